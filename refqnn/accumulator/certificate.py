@@ -1,0 +1,454 @@
+"""Certificate: for every value of a network, bounds that hold for every input of a domain.
+
+Each bound carries how it was proved and what is known of its tightness:
+
+    exact      an input of the domain reaches it
+    upper      proved to hold; whether an input reaches it was not asked
+    unknown    proved to hold; a tighter bound was searched for and the time ran out
+
+All three are sound.  The first axis of length 2 of `proof`, `status` and `witness` is (lo, hi).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.accumulator.domain import Domain
+from refqnn.container import write_atomically
+from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, RefqnnError, mismatch
+from refqnn.formats import as_integers, signed_bits, span_bits
+from refqnn.network import INPUT, Network
+from refqnn.ops.base import IntArray, Interval
+
+__all__ = ["HI", "LO", "Certificate", "LayerCertificate", "Proof", "Row", "Status", "load"]
+
+LO, HI = 0, 1  # index of the first axis of proof, status and witness
+NO_WITNESS = -1
+
+FORMAT_NAME = "refqnn certificate"
+FORMAT_VERSION = 1
+
+
+class Proof(IntEnum):
+    """How a bound was proved."""
+
+    INTERVAL = 0  # the node's exact rule, applied to the bounds of its inputs
+    EXHAUSTIVE = 1  # every input of the domain was computed
+    BOX_SEARCH = 2  # the domain was split into boxes whose intervals were enough
+    SOLVER = 3  # a constraint solver refuted a tighter bound
+
+    @property
+    def label(self) -> str:
+        """The name in files and tables: interval, exhaustive, box-search, solver."""
+        return self.name.lower().replace("_", "-")
+
+
+class Status(IntEnum):
+    """What is known of a bound's tightness; see the module."""
+
+    EXACT = 0
+    UPPER = 1
+    UNKNOWN = 2
+
+    @property
+    def label(self) -> str:
+        """The name in files and tables: exact, upper, unknown."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCertificate:
+    """The bounds of one node.
+
+    Attributes:
+        name, kind: of the node; "input" for the network's input.
+        lo, hi: proved bounds, integers [*shape].
+        proof, status: `Proof` and `Status` of each bound, int8 [2, *shape], (lo, hi) first.
+        witness: for each bound a row of `Certificate.witnesses` that reaches it, or -1,
+            int64 [2, *shape].
+        mass: M = sum |w| max|x| + |b|, integers [*shape]; None for nodes that do not sum.
+        datatype: (lo, hi) that follows from the formats of weights and inputs and the fan-in alone;
+            None for nodes that do not sum.
+        by_weights: (lo, hi) over the layer for the known weights and any code of the input formats;
+            None for nodes that do not sum.
+        by_interval: (lo, hi) over the layer by interval rules alone, from the domain on; None for
+            nodes that do not sum.
+    """
+
+    name: str
+    kind: str
+    lo: IntArray
+    hi: IntArray
+    proof: NDArray[np.int8]
+    status: NDArray[np.int8]
+    witness: NDArray[np.int64]
+    mass: IntArray | None = None
+    datatype: tuple[int, int] | None = None
+    by_weights: tuple[int, int] | None = None
+    by_interval: tuple[int, int] | None = None
+
+    @property
+    def range(self) -> Interval:
+        """lo and hi together."""
+        return Interval(self.lo, self.hi)
+
+    @property
+    def exact(self) -> NDArray[np.bool_]:
+        """Are both bounds reached?  [*shape]"""
+        return np.asarray((self.status == Status.EXACT).all(axis=0))
+
+    @property
+    def signed_bits(self) -> int:
+        """Two's complement width that holds every neuron."""
+        return signed_bits(int(self.lo.min()), int(self.hi.max()))
+
+    @property
+    def span_bits(self) -> int:
+        """Width that holds every neuron after a constant of its own is added to it."""
+        spans = self.hi.astype(object) - self.lo.astype(object)
+        return span_bits(0, int(spans.max()))
+
+    @property
+    def datatype_bits(self) -> int | None:
+        """Two's complement width that the formats and the fan-in ask for."""
+        return None if self.datatype is None else signed_bits(*self.datatype)
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Two's complement width for the known weights and any code of the input formats."""
+        return None if self.by_weights is None else signed_bits(*self.by_weights)
+
+    @property
+    def interval_bits(self) -> int | None:
+        """Two's complement width by interval rules alone."""
+        return None if self.by_interval is None else signed_bits(*self.by_interval)
+
+    @property
+    def reached_bits(self) -> int | None:
+        """Two's complement width that bounds known to be reached ask for, None if there is none.
+
+        Where it equals `signed_bits`, the width of the layer is exact.
+        """
+        reached = self.status == Status.EXACT
+        values = [*self.lo[reached[LO]].tolist(), *self.hi[reached[HI]].tolist()]
+        return signed_bits(min(values), max(values)) if values else None
+
+    @property
+    def channels(self) -> Interval:
+        """Bounds of each channel over all its positions, [channels]."""
+        channels = self.lo.shape[0]
+        lo = self.lo.reshape(channels, -1).min(axis=1)
+        return Interval(lo, self.hi.reshape(channels, -1).max(axis=1))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `Certificate.table`: an accumulating layer."""
+
+    layer: str
+    kind: str
+    neurons: int
+    lo: int
+    hi: int
+    datatype_bits: int
+    weight_bits: int
+    interval_bits: int
+    signed_bits: int
+    span_bits: int
+    mass: int
+    exact: int  # neurons whose two bounds are reached
+    unknown: int  # neurons with a bound that a search left open
+    proofs: str
+
+
+class Certificate:
+    """Bounds of every value of one network, for every input of one domain.
+
+    Attributes:
+        nodes: "input" and every node by name, in topological order.
+        digest: sha256 of the network it speaks of.
+        domain: the inputs it speaks of.
+        witnesses: inputs of the domain, int64 [m, *input_shape].
+
+    >>> from refqnn import IntFormat, Linear, Network, Node, certify
+    >>> fc1 = Node("fc1", Linear([[1, -2]], [3]))
+    >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(3, signed=False))
+    >>> certificate = certify(net, method="interval")
+    >>> certificate["fc1"].range
+    Interval(lo=array([-11]), hi=array([10]))
+    >>> certificate["fc1"].signed_bits, certificate["fc1"].datatype_bits
+    (5, 6)
+    >>> certificate.verify(net)
+    {'interval': 6}
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, LayerCertificate],
+        digest: str,
+        domain: Domain,
+        witnesses: NDArray[np.int64],
+    ) -> None:
+        self.nodes = dict(nodes)
+        self.digest = digest
+        self.domain = domain
+        self.witnesses = witnesses
+
+    def __getitem__(self, name: str) -> LayerCertificate:
+        if name not in self.nodes:
+            raise InvalidArgument(mismatch("name", repr(name), f"one of {list(self.nodes)}"))
+        return self.nodes[name]
+
+    @property
+    def layers(self) -> dict[str, LayerCertificate]:
+        """The accumulating nodes alone, by name."""
+        return {name: layer for name, layer in self.nodes.items() if layer.mass is not None}
+
+    @property
+    def ranges(self) -> dict[str, Interval]:
+        """Proved bounds of "input" and of every node, [*shape] each."""
+        return {name: layer.range for name, layer in self.nodes.items()}
+
+    def range(self, name: str) -> Interval:
+        """Proved bounds of one value.  Raises: InvalidArgument for an unknown name."""
+        return self[name].range
+
+    def witness(
+        self, network: Network, name: str, index: int | tuple[int, ...], end: int
+    ) -> NDArray[np.int64] | None:
+        """An input [*input_shape] that reaches lo (end 0) or hi (end 1) of a neuron, or None.
+
+        Witnesses of a first layer over a box are not stored: its weights say what they are.
+        """
+        from refqnn.accumulator.ladder import corner
+
+        layer = self[name]
+        where = (index,) if isinstance(index, int) else tuple(index)
+        number = int(layer.witness[(end, *where)])
+        if number != NO_WITNESS:
+            return np.asarray(self.witnesses[number])
+        if layer.status[(end, *where)] != Status.EXACT:
+            return None
+        return corner(network, self.domain, name, where, end)
+
+    def table(self) -> list[Row]:
+        """One row per accumulating layer."""
+        rows = []
+        for name, layer in self.layers.items():
+            assert layer.mass is not None
+            assert layer.datatype_bits is not None
+            assert layer.weight_bits is not None
+            assert layer.interval_bits is not None
+            unknown = (layer.status == Status.UNKNOWN).any(axis=0)
+            proofs = [Proof(p).label for p in np.unique(layer.proof).tolist()]
+            rows.append(
+                Row(
+                    layer=name,
+                    kind=layer.kind,
+                    neurons=int(layer.lo.size),
+                    lo=int(layer.lo.min()),
+                    hi=int(layer.hi.max()),
+                    datatype_bits=layer.datatype_bits,
+                    weight_bits=layer.weight_bits,
+                    interval_bits=layer.interval_bits,
+                    signed_bits=layer.signed_bits,
+                    span_bits=layer.span_bits,
+                    mass=int(layer.mass.max()),
+                    exact=int(layer.exact.sum()),
+                    unknown=int(unknown.sum()),
+                    proofs=", ".join(proofs),
+                )
+            )
+        return rows
+
+    def __str__(self) -> str:
+        heads = (
+            *("layer", "neurons", "range", "datatype", "weights"),
+            *("interval", "proved", "span", "exact"),
+        )
+        lines: list[tuple[str, ...]] = [heads]
+        for row in self.table():
+            ends = f"[{row.lo}, {row.hi}]"
+            bits = (
+                *(row.datatype_bits, row.weight_bits, row.interval_bits),
+                *(row.signed_bits, row.span_bits),
+            )
+            share = f"{row.exact}/{row.neurons}"
+            lines.append((row.layer, str(row.neurons), ends, *(str(b) for b in bits), share))
+        widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+        text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths)) for line in lines]
+        return "\n".join([f"accumulator bits for {self.domain}", *text])
+
+    def verify(
+        self, network: Network, *, budget_s: float | None = None, solver: bool = False
+    ) -> dict[str, int]:
+        """Recheck every bound, without trusting whoever made this certificate.
+
+        Interval bounds are computed again from the bounds of the node's inputs, exhaustive ones by
+        walking through the domain, searched ones by a new search that has to refute only what lies
+        beyond the bound; every witness is replayed.  Bounds of a solver go to the solver again when
+        `solver` is true, else to a search where there is a budget for it.
+
+        Args:
+            network: must have the digest of the certificate.
+            budget_s: seconds for the searches; None for no limit.
+            solver: ask the solver again (needs the `verify` extra).
+
+        Returns: how many bounds were confirmed, by proof.  A bound that could not be rechecked
+            counts as "trusted" followed by its proof: what the time did not suffice for, and bounds
+            of a solver with neither solver nor budget.
+
+        Raises: CertificateError for another network, or a bound, status or witness that does not
+            hold.
+        """
+        from refqnn.accumulator.recheck import verify
+
+        return verify(self, network, budget_s=budget_s, solver=solver)
+
+    # --- files ------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for json.dump."""
+        domain: dict[str, Any] = {
+            "lo": _encode(self.domain.hull.lo),
+            "hi": _encode(self.domain.hull.hi),
+            "rows": None if self.domain.listed is None else _encode(self.domain.listed),
+            "step": self.domain.step,
+        }
+        content = {
+            "format": FORMAT_NAME,
+            "version": FORMAT_VERSION,
+            "network": self.digest,
+            "domain": domain,
+            "witnesses": _encode(self.witnesses),
+            "nodes": [_encode_layer(layer) for layer in self.nodes.values()],
+        }
+        return {**content, "sha256": _checksum(content)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Certificate:
+        """The certificate in `to_json` data.  Raises: FileFormatError."""
+        try:
+            if content["format"] != FORMAT_NAME:
+                got = content["format"]
+                raise FileFormatError(f"got a file of {got!r}, expected {FORMAT_NAME!r}")
+            if content["version"] != FORMAT_VERSION:
+                got = content["version"]
+                raise FileFormatError(f"format version {got}, expected {FORMAT_VERSION}")
+            body = {key: value for key, value in content.items() if key != "sha256"}
+            if _checksum(body) != content["sha256"]:
+                raise FileFormatError("the content does not match its checksum: it was altered")
+            box = content["domain"]
+            hull = Interval(_decode(box["lo"]), _decode(box["hi"]))
+            listed = None if box["rows"] is None else _decode(box["rows"])
+            layers = [_decode_layer(item) for item in content["nodes"]]
+            return cls(
+                {layer.name: layer for layer in layers},
+                str(content["network"]),
+                Domain(hull, listed, int(box["step"])),
+                _decode(content["witnesses"]),
+            )
+        except FileFormatError:
+            raise
+        except (RefqnnError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(f"malformed certificate ({error!r})") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one JSON file, atomically."""
+        text = json.dumps(self.to_json(), indent=None, separators=(",", ":")) + "\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read what `save` wrote.  Raises: FileFormatError; OSError as open does."""
+        try:
+            content = json.loads(Path(path).read_bytes())
+        except ValueError as error:
+            raise FileFormatError(f"{path}: not a JSON file ({error})") from error
+        try:
+            return cls.from_json(content)
+        except FileFormatError as error:
+            raise FileFormatError(f"{path}: {error}") from error
+
+
+load = Certificate.load
+
+
+def check_same_network(certificate: Certificate, network: Network) -> None:
+    """Raises: CertificateError unless the certificate speaks of this network."""
+    if certificate.digest != network.digest:
+        got = f"a certificate of network {certificate.digest[:12]}..."
+        raise CertificateError(mismatch("network", got, f"one of {network.digest[:12]}..."))
+    expected = {INPUT: network.input_shape, **network.shapes}
+    shapes = {name: layer.lo.shape for name, layer in certificate.nodes.items()}
+    if shapes != expected:
+        raise CertificateError(f"certificate: got bounds of shapes {shapes}, expected {expected}")
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _encode(array: IntArray) -> dict[str, Any]:
+    """Shape and values in row-major order; one value where all are equal."""
+    values = array.reshape(-1)
+    constant = array.size > 0 and bool((values == values[0]).all())
+    return {
+        "shape": list(array.shape),
+        "values": int(values[0]) if constant else [int(v) for v in values.tolist()],
+    }
+
+
+def _decode(item: Any) -> IntArray:
+    values, shape = item["values"], tuple(item["shape"])
+    if isinstance(values, list):
+        return as_integers(np.array(values, dtype=object).reshape(shape), "values")
+    return as_integers(np.full(shape, values, dtype=object), "values")
+
+
+def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": layer.name, "kind": layer.kind}
+    for key in ("lo", "hi", "proof", "status", "witness"):
+        item[key] = _encode(getattr(layer, key))
+    item["mass"] = None if layer.mass is None else _encode(layer.mass)
+    item["datatype"] = None if layer.datatype is None else list(layer.datatype)
+    item["by_weights"] = None if layer.by_weights is None else list(layer.by_weights)
+    item["by_interval"] = None if layer.by_interval is None else list(layer.by_interval)
+    return item
+
+
+def _decode_layer(item: Any) -> LayerCertificate:
+    lo, hi = _decode(item["lo"]), _decode(item["hi"])
+    proof, status = (_decode(item[key]).astype(np.int8) for key in ("proof", "status"))
+    witness = _decode(item["witness"])
+    if any(a.shape != (2, *lo.shape) for a in (proof, status, witness)) or hi.shape != lo.shape:
+        raise FileFormatError(f"node {item['name']!r}: arrays of different shapes")
+    return LayerCertificate(
+        name=str(item["name"]),
+        kind=str(item["kind"]),
+        lo=lo,
+        hi=hi,
+        proof=proof,
+        status=status,
+        witness=witness,
+        mass=None if item["mass"] is None else _decode(item["mass"]),
+        datatype=_pair(item["datatype"]),
+        by_weights=_pair(item["by_weights"]),
+        by_interval=_pair(item["by_interval"]),
+    )
+
+
+def _pair(values: Any) -> tuple[int, int] | None:
+    if values is None:
+        return None
+    lo, hi = values
+    return int(lo), int(hi)

@@ -1,0 +1,37 @@
+"""Brevitas modules, integer for integer.
+
+    from_brevitas(module, example_input)    a trained module in evaluation mode -> Network
+    verify_against(module, network, X)      every quantizer of the module against the network
+    exact_accumulators()                    Brevitas itself, with integer accumulation
+
+Brevitas computes in float32.  Between two quantizers stands one integer accumulator `acc` and one
+float32 function of it,
+
+    v    = fl32(fl32(acc) * s),    s = fl32(s_in * s_w)
+    code = quantizer(activation(norm(v + bias)))
+
+and the importer replaces that function by integer thresholds found on the function itself.  What is
+left to compare is the accumulator: Brevitas sums float32 numbers.
+
+*Strict profile*: every scale is a power of two and the bias is quantized on the accumulator's grid
+or absent.  All sums are integers times one power of two, exact in float32 while |acc| < 2**24, and
+the codes are those of the unmodified module.
+
+*General profile*: float32 sums round, so a value that lies on the boundary between two codes may
+fall on either side.  Under `exact_accumulators()` the codes are equal; without it, each difference
+must lie inside the near-tie certificate that `verify_against` computes (refqnn.brevitas.verify).
+"""
+
+from refqnn.errors import MissingExtra
+
+try:
+    import brevitas as _brevitas  # noqa: F401
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise MissingExtra("train", "brevitas") from error
+
+from refqnn.brevitas.convert import from_brevitas
+from refqnn.brevitas.exact import exact_accumulators
+from refqnn.brevitas.verify import LayerReport, Report, verify_against
+
+__all__ = ["LayerReport", "Report", "exact_accumulators", "from_brevitas", "verify_against"]

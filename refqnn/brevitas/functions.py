@@ -1,0 +1,100 @@
+"""Float functions between an accumulator and a quantizer: the known kinds, a test for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from brevitas.core.function_wrapper import Identity
+from torch import Tensor, nn
+
+from refqnn.ops.base import Shape
+
+__all__ = [
+    "SHARED",
+    "SINGLE",
+    "SINGLE_FUNCTIONS",
+    "is_identity",
+    "is_kind",
+    "not_elementwise",
+]
+
+# Functions of one float that are the same whatever the channel, ...
+SHARED = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Sigmoid,
+    nn.LogSigmoid,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Threshold,
+)
+# ... and those that round at most once, so that every kernel gives the same float.
+SINGLE = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.Threshold)
+SINGLE_FUNCTIONS = {F.relu, F.relu6, F.hardtanh, F.leaky_relu, torch.relu, Tensor.relu}
+_IDENTITIES = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    Identity,
+)
+
+
+def is_identity(module: nn.Module) -> bool:
+    """Whether the module returns its input in evaluation mode."""
+    return is_kind(module, *_IDENTITIES)
+
+
+def is_kind(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether the module is of one of the kinds and computes what they do."""
+    return any(isinstance(module, k) and type(module).forward is k.forward for k in kinds)
+
+
+def not_elementwise(function: Callable[[Tensor], Any], shape: Shape) -> str | None:
+    """Why a function of [n, *shape] is not one of each value alone (and its channel), or None.
+
+    A probe: half of the values are exchanged, and the results of the other half must stay; equal
+    values in one channel must have equal results.
+    """
+    generator = torch.Generator().manual_seed(0)
+    samples = (4, *shape)
+    x, other = (torch.randn(samples, generator=generator) * 3 for _ in range(2))
+    try:
+        with torch.no_grad():
+            y = function(x.clone())  # the function may work in place
+            if not isinstance(y, Tensor) or y.shape != x.shape:
+                return "changes the shape"
+            for _ in range(4):
+                keep = torch.rand(samples, generator=generator) < 0.5
+                changed = function(torch.where(keep, x, other))
+                if not torch.allclose(changed[keep], y[keep], rtol=1e-5, atol=1e-6, equal_nan=True):
+                    return "is not a function of one value at a time"
+            column = (1, shape[0], *(1,) * (len(shape) - 1))
+            constant = torch.randn(column, generator=generator).expand(samples).contiguous()
+            z = function(constant.clone())
+            first = z[(slice(0, 1), slice(None), *(slice(0, 1),) * (len(shape) - 1))]
+            if not torch.allclose(z, first.expand(samples), rtol=1e-5, atol=1e-6, equal_nan=True):
+                return "differs between samples or positions"
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"fails on other values: {error}"
+    return None

@@ -1,0 +1,533 @@
+"""One method per layer kind: which integer node it becomes, and what stays a float function."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import brevitas.nn as qnn
+import numpy as np
+import torch
+import torch.nn.functional as F
+from brevitas.core.quant import BinaryQuant, ClampedBinaryQuant, TernaryQuant
+from brevitas.nn.mixin.base import QuantLayerMixin
+from brevitas.nn.quant_layer import QuantNonLinearActLayer
+from brevitas.quant_tensor import IntQuantTensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from refqnn.brevitas.door import input_quantizer
+from refqnn.brevitas.functions import (
+    SHARED,
+    SINGLE,
+    SINGLE_FUNCTIONS,
+    is_identity,
+    is_kind,
+    not_elementwise,
+)
+from refqnn.brevitas.lower import Closing, Program
+from refqnn.brevitas.record import Recording
+from refqnn.brevitas.values import (
+    Function,
+    Step,
+    Value,
+    along_channels,
+    codes_of,
+    integers_of,
+    refuse,
+)
+from refqnn.formats import BIPOLAR, TERNARY, IntFormat
+from refqnn.network import INPUT
+from refqnn.ops import Add, Concat, Conv1d, Conv2d, Linear, MaxPool2d, Op, Reshape, SumPool2d
+from refqnn.ops.base import Shape
+
+__all__ = ["Layers", "common_scale"]
+
+_FLOAT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear, nn.Embedding)
+
+Pair = tuple[int, int]
+
+
+class Layers:
+    """Lowers single layers into a `Program`, with the results that the module itself recorded."""
+
+    def __init__(self, program: Program, recording: Recording) -> None:
+        self.program = program
+        self.recording = recording
+        self.calls: dict[int, int] = defaultdict(int)
+
+    def module(self, part: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
+        """The value behind a layer; NotImplemented for kinds that are not layers here."""
+        if isinstance(part, QuantLayerMixin):
+            return self._brevitas(part, name, args, kwargs)
+        if isinstance(part, _FLOAT_LAYERS):
+            raise refuse(name, part, "its weights are not quantized")
+        if is_kind(part, nn.MaxPool1d, nn.MaxPool2d):
+            if part.return_indices:
+                raise refuse(name, part, "returns indices")
+            dilated = (part.kernel_size, part.stride, part.padding, part.dilation)
+            return self.max_pool(args[0], dilated, part.ceil_mode, name, part)
+        if is_kind(part, nn.AvgPool1d, nn.AvgPool2d):
+            divisor = getattr(part, "divisor_override", None)
+            window = (part.kernel_size, part.stride, part.padding)
+            options = (part.ceil_mode, part.count_include_pad, divisor)
+            return self.average_pool(args[0], window, options, name, part)
+        if is_kind(part, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d):
+            return self.adaptive_pool(args[0], part.output_size, name, part)
+        if is_kind(part, *SHARED):
+            step = Step(name, part, per_channel=False, rounds=not is_kind(part, *SINGLE))
+            return self._then(args[0], step, part)
+        return NotImplemented
+
+    def functional(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """The pooling functions of torch.nn.functional; NotImplemented for others."""
+
+        def bound(*names: str, **defaults: Any) -> list[Any]:
+            given = dict(zip(("input", *names), args)) | kwargs
+            return [given.get(n, defaults.get(n)) for n in names]
+
+        if target in (F.max_pool1d, F.max_pool2d):
+            *window, ceil_mode = bound(
+                "kernel_size", "stride", "padding", "dilation", "ceil_mode", padding=0, dilation=1
+            )
+            return self.max_pool(args[0], window, bool(ceil_mode), name, target.__name__)
+        if target in (F.avg_pool1d, F.avg_pool2d):
+            *window, ceil_mode, include, divisor = bound(
+                "kernel_size",
+                "stride",
+                "padding",
+                "ceil_mode",
+                "count_include_pad",
+                "divisor_override",
+                padding=0,
+                count_include_pad=True,
+            )
+            options = (bool(ceil_mode), include, divisor)
+            return self.average_pool(args[0], window, options, name, target.__name__)
+        if target in (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d):
+            (size,) = bound("output_size")
+            return self.adaptive_pool(args[0], size, name, target.__name__)
+        return NotImplemented
+
+    # --- Brevitas layers --------------------------------------------------------------------
+
+    def _brevitas(self, part: Any, name: str, args: Any, kwargs: Any) -> Value:
+        if isinstance(part, QuantNonLinearActLayer):
+            value = self.quantize(args[0], part.input_quant, f"{name}.input_quant")
+            return self.quantize(value, part.act_quant, name)
+        if isinstance(part, (qnn.QuantLinear, qnn.QuantConv1d, qnn.QuantConv2d)):
+            return self._weighted(part, name, args[0])
+        if isinstance(part, (qnn.TruncAvgPool2d, qnn.TruncAdaptiveAvgPool2d)):
+            return self._truncated_pool(part, name, args[0])
+        if isinstance(part, qnn.QuantEltwiseAdd):
+            operands = [self.quantize(a, part.input_quant, f"{name}.input_quant") for a in args]
+            total = self.add(operands, (1, 1), name)
+            return self.quantize(total, part.output_quant, f"{name}.output_quant")
+        raise refuse(name, part, "this Brevitas layer is not covered")
+
+    def _weighted(self, part: Any, name: str, x: Value) -> Value:
+        """QuantLinear, QuantConv1d, QuantConv2d: the accumulator, its scale and its bias."""
+        x = self.quantize(x, part.input_quant, f"{name}.input_quant")
+        x = self.program.settle(self._quantized(x, name, part), name, part)
+        weight = self._recorded(part.weight_quant)
+        if not isinstance(weight, IntQuantTensor):
+            raise refuse(name, part, "its weights are not quantized to integers")
+        if x.scale.ndim:
+            raise refuse(name, part, "its input has one scale per channel")
+        scale = weight.scale.reshape(-1) if weight.scale.numel() > 1 else weight.scale.reshape(())
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise refuse(name, part, "its weight scale is not a positive finite number")
+        integers = integers_of(weight)  # zero point taken off
+        if not torch.allclose(integers * weight.scale, weight.value, rtol=1e-5, atol=0.0):
+            raise refuse(name, part, "its weights are not integer multiples of their scale")
+        if scale.ndim and len(scale) != len(integers):
+            raise refuse(name, part, f"weight scale of shape {tuple(weight.scale.shape)}")
+        acc_scale = x.step_scale * scale
+        bias, float_bias = self._bias(part, name, acc_scale)
+        w = integers.numpy()
+        if x.zero_point:
+            # sum w (c - z) = sum w c - z sum w
+            correction = -x.zero_point * w.reshape(len(w), -1).sum(axis=1)
+            bias = correction if bias is None else bias + correction
+        op = self._accumulate(part, name, x, w, bias)
+        assert x.node is not None
+        node = self.program.add(name, op, x.node)
+        acc = Value(node, self.program.shapes[node], acc_scale, exclusive=True)
+        if float_bias is not None:
+            acc = acc.then(_bias_step(name, float_bias))
+        return self.quantize(acc, part.output_quant, f"{name}.output_quant")
+
+    def _bias(
+        self, part: Any, name: str, acc_scale: Tensor
+    ) -> tuple[NDArray[np.int64] | None, Tensor | None]:
+        """The bias as integers on the accumulator's grid, or else as floats."""
+        if part.bias is None:
+            return None, None
+        bias = self._recorded(part.bias_quant)
+        if isinstance(bias, IntQuantTensor):
+            on_grid = torch.broadcast_to(bias.scale.reshape(-1), (len(part.bias),)) == acc_scale
+            if bool(on_grid.all()):
+                return integers_of(bias).reshape(-1).numpy(), None
+            bias = bias.value
+        if not bool(torch.isfinite(bias).all()):
+            raise refuse(name, part, "its bias is not finite")
+        return None, bias.detach().reshape(-1)
+
+    def _accumulate(self, part: Any, name: str, x: Value, w: NDArray[np.int64], bias: Any) -> Op:
+        if isinstance(part, qnn.QuantLinear):
+            if len(x.shape) != 1:
+                raise refuse(name, part, f"its input has shape {x.shape}; expected one axis")
+            return Linear(w, bias)
+        if part.padding_mode != "zeros":
+            raise refuse(name, part, f"padding_mode {part.padding_mode!r}; expected 'zeros'")
+        options = {
+            "stride": part.stride,
+            "padding": self._conv_padding(part, x.shape[1:]),
+            "dilation": part.dilation,
+            "groups": part.groups,
+            "pad_code": x.zero_point,
+        }
+        return Conv1d(w, bias, **options) if w.ndim == 3 else Conv2d(w, bias, **options)
+
+    def _conv_padding(self, part: Any, sizes: Shape) -> Any:
+        """(before, after) for each spatial axis."""
+        if part.is_same_padded_strided:
+            # as much as ceil(size / stride) windows need; the odd one after
+            total = [
+                max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
+                for size, s, k, d in zip(sizes, part.stride, part.kernel_size, part.dilation)
+            ]
+            return tuple((t // 2, t - t // 2) for t in total)
+        if part.padding == "valid":
+            return 0
+        if part.padding == "same":
+            total = [d * (k - 1) for d, k in zip(part.dilation, part.kernel_size)]
+            return tuple((t // 2, t - t // 2) for t in total)
+        return tuple((p, p) for p in part.padding)
+
+    # --- quantizers -------------------------------------------------------------------------
+
+    def quantize(self, value: Value, proxy: Any, name: str) -> Value:
+        """The value behind one of the module's activation quantizers."""
+        call = self.calls[id(proxy)]
+        self.calls[id(proxy)] += 1
+        if not proxy.is_quant_enabled:
+            if proxy.fused_activation_quant_proxy is None:
+                return value
+            return self._activation(value, proxy.fused_activation_quant_proxy, name)
+        quantized = self.recording.output_of(proxy, call)
+        fmt, scale, zero_point = self._format(quantized, proxy, name)
+        received = self.recording.input_of(proxy, call)
+        other = proxy(3 * getattr(received, "value", received) + 1)
+        if not torch.equal(other.scale, quantized.scale):
+            raise refuse(name, proxy, "its scale depends on the data it quantizes")
+
+        def function(x: Tensor) -> Tensor:
+            return codes_of(proxy(x))
+
+        if value.node is None:
+            return self._door(value, proxy, call, function, (fmt, scale, zero_point), name)
+        per_channel = scale.ndim > 0
+        node, source = self.program.close(
+            value, function, fmt, name, proxy, per_channel=per_channel
+        )
+        self.program.closings.append(Closing(node, proxy, call, source, function))
+        return self.program.remember(Value(node, value.shape, scale, zero_point, format=fmt))
+
+    def _activation(self, value: Value, fused: Any, name: str) -> Value:
+        """The activation of a layer whose quantizer is off."""
+        activation = fused.activation_impl
+        if is_identity(activation):
+            return value
+        result = self.module(activation, name, (value,), {})
+        if result is NotImplemented:
+            result = self.function(value, activation, name, activation, required=True)
+        assert isinstance(result, Value)
+        return result
+
+    def _door(
+        self,
+        value: Value,
+        proxy: Any,
+        call: int,
+        function: Function,
+        described: tuple[IntFormat, Tensor, int],
+        name: str,
+    ) -> Value:
+        """The input quantizer; a second one must be the same function."""
+        fmt, scale, zero_point = described
+        if scale.ndim:
+            raise refuse(name, proxy, "an input quantizer with one scale per channel")
+        quantizer = input_quantizer(
+            function,
+            float(scale),
+            zero_point,
+            fmt,
+            named=proxy.rounding_mode,
+            layer=name,
+            proxy=proxy,
+        )
+        present = self.program.input_quantizer
+        if present is None:
+            self.program.open(quantizer)
+        elif repr(present) != repr(quantizer):
+            raise refuse(name, proxy, "the float input has a second, different quantizer")
+        self.program.closings.append(Closing(INPUT, proxy, call, value, function))
+        codes = Value(INPUT, self.program.input_shape, scale, zero_point, format=fmt)
+        self.program.remember(codes)
+        return self.program.reshape(codes, value.shape, f"{name}.reshape", proxy)
+
+    def _format(self, quantized: Any, proxy: Any, name: str) -> tuple[IntFormat, Tensor, int]:
+        """Codes, scale [] or [channels] and zero point, as the module reports them."""
+        if not isinstance(quantized, IntQuantTensor):
+            raise refuse(name, proxy, "does not quantize to integers")
+        bits, zero_points = float(quantized.bit_width), quantized.zero_point.double().unique()
+        if bits != int(bits) or not 1 <= bits <= 16:
+            raise refuse(name, proxy, f"bit width {bits:g}; expected an integer from 1 to 16")
+        if len(zero_points) != 1 or float(zero_points) != round(float(zero_points)):
+            raise refuse(name, proxy, "its zero point is not one integer")
+        scale = quantized.scale.detach().to(torch.float32)
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise refuse(name, proxy, "its scale is not a positive finite number")
+        if scale.numel() > 1 and (scale.ndim < 2 or scale.numel() != scale.shape[1]):
+            raise refuse(name, proxy, f"scale of shape {tuple(scale.shape)}")
+        scale = scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1)
+        kind = getattr(proxy.tensor_quant, "tensor_quant", proxy.tensor_quant)
+        fused = getattr(proxy, "fused_activation_quant_proxy", None)
+        kind = getattr(fused, "tensor_quant", kind)
+        if isinstance(kind, (BinaryQuant, ClampedBinaryQuant)):
+            return BIPOLAR, scale, 0
+        if isinstance(kind, TernaryQuant):
+            return TERNARY, scale, 0
+        narrow = bool(proxy.is_narrow_range)
+        fmt = IntFormat(int(bits), bool(quantized.signed), narrow)
+        return fmt, scale, round(float(zero_points))
+
+    def _recorded(self, proxy: Any) -> Any:
+        """What a weight or bias quantizer returned at its next call."""
+        call = self.calls[id(proxy)]
+        self.calls[id(proxy)] += 1
+        return self.recording.output_of(proxy, call)
+
+    # --- functions --------------------------------------------------------------------------
+
+    def function(
+        self,
+        value: Value,
+        function: Callable[[Tensor], Any],
+        name: str,
+        part: Any,
+        *,
+        required: bool,
+        per_channel: bool = True,
+    ) -> Value | None:
+        """One more float function of the value, after a test that it is elementwise.
+
+        `per_channel` is false when it is known not to differ between channels.
+
+        Returns: None when it is not and `required` is false.  Raises: NotCovered when required.
+        """
+        kind = part if isinstance(part, nn.Module) else getattr(part, "__name__", str(part))
+        problem = not_elementwise(function, value.shape)
+        if problem is not None:
+            if required:
+                raise refuse(name, kind, f"a float operation between integers that {problem}")
+            return None
+        single = not isinstance(part, nn.Module) and part in SINGLE_FUNCTIONS
+        step = Step(name, function, per_channel=per_channel, rounds=not single)
+        return self._then(value, step, kind)
+
+    def _then(self, value: Value, step: Step, part: Any) -> Value:
+        return self._quantized(value, step.name, part).then(step)
+
+    def _quantized(self, value: Value, name: str, part: Any) -> Value:
+        if value.node is None:
+            raise refuse(name, part, "no quantizer stands between the float input and it")
+        return value
+
+    # --- pooling, addition, concatenation ---------------------------------------------------
+
+    def max_pool(self, x: Value, window: Any, ceil_mode: bool, name: str, part: Any) -> Value:
+        """A maximum commutes with every nondecreasing function of the integers."""
+        kernel, stride, padding, dilation = window
+        kernel, stride, pads = self._windows(x, kernel, stride, padding, ceil_mode)
+        if set(_pair(dilation, len(x.shape) - 1)) != {1}:
+            raise refuse(name, part, "dilated windows")
+        x = self.program.rising(self._quantized(x, name, part), name, part)
+        return self._pooled(x, MaxPool2d(kernel, stride, pads), name, part)
+
+    def average_pool(
+        self, x: Value, window: Any, options: tuple[bool, bool, int | None], name: str, part: Any
+    ) -> Value:
+        """The sum of the window; its divisor belongs to the function behind it."""
+        ceil_mode, include_pad, divisor = options
+        kernel, stride, padding = window
+        kernel, stride, pads = self._windows(x, kernel, stride, padding, ceil_mode)
+        padded = any(before or after for before, after in pads)
+        uneven = any(before != after for before, after in pads)
+        if uneven or (padded and not include_pad and divisor is None):
+            raise refuse(name, part, "windows with different divisors")
+        count = kernel[0] * kernel[1]
+        return self._sum_pool(x, (kernel, stride, pads), divisor or count, name, part)
+
+    def adaptive_pool(self, x: Value, size: Any, name: str, part: Any) -> Value:
+        """Adaptive average pooling where all windows are equal."""
+        sizes = x.shape[1:]
+        wanted = [size] * len(sizes) if isinstance(size, int) else list(size)
+        wanted = [n if w is None else w for w, n in zip(wanted, sizes)]
+        if any(n % w for n, w in zip(sizes, wanted)):
+            raise refuse(name, part, f"windows of different sizes ({sizes} to {tuple(wanted)})")
+        kernel = [n // w for n, w in zip(sizes, wanted)]
+        kernel = [1, *kernel] if len(kernel) == 1 else kernel
+        window = (tuple(kernel), tuple(kernel), ((0, 0), (0, 0)))
+        return self._sum_pool(x, window, math.prod(kernel), name, part)
+
+    def global_average(self, x: Value, name: str, keep: bool) -> Value:
+        """The mean over all positions."""
+        sizes = x.shape[1:]
+        pooled = self.adaptive_pool(x, [1] * len(sizes), name, "mean")
+        return pooled if keep else self.program.reshape(pooled, x.shape[:1], name, "mean")
+
+    def _sum_pool(self, x: Value, window: Any, divisor: int, name: str, part: Any) -> Value:
+        x = self.program.settle(self._quantized(x, name, part), name, part)
+        kernel, stride, pads = window
+        op = SumPool2d(kernel, stride, pads, pad_code=x.zero_point)
+        pooled = self._pooled(replace(x, format=None), op, name, part)
+        zero_point = x.zero_point * kernel[0] * kernel[1]
+        scale = x.step_scale  # exact where the divisor so far is a power of two
+        pooled = replace(pooled, scale=scale, divisor=divisor, zero_point=zero_point)
+        return self.program.remember(pooled)
+
+    def _truncated_pool(self, part: Any, name: str, x: Value) -> Value:
+        """TruncAvgPool2d: an average, then the module's own truncation of it."""
+        if isinstance(part, qnn.TruncAdaptiveAvgPool2d):
+            pooled = self.adaptive_pool(x, part.output_size, f"{name}.sum", part)
+        else:
+            window = (part.kernel_size, part.stride, part.padding)
+            options = (part.ceil_mode, part.count_include_pad, part.divisor_override)
+            pooled = self.average_pool(x, window, options, f"{name}.sum", part)
+        proxy = part.trunc_quant
+        if not proxy.is_quant_enabled or not self.recording.calls[id(proxy)]:
+            return pooled
+        call = self.calls[id(proxy)]
+        self.calls[id(proxy)] += 1
+        received = self.recording.input_of(proxy, call)
+        fmt, scale, zero_point = self._format(self.recording.output_of(proxy, call), proxy, name)
+
+        def truncate(average: Tensor) -> Tensor:
+            return codes_of(proxy(received.set(value=average)))
+
+        node, source = self.program.close(pooled, truncate, fmt, name, part)
+        self.program.closings.append(Closing(node, proxy, call, source, truncate))
+        return self.program.remember(Value(node, pooled.shape, scale, zero_point, format=fmt))
+
+    def _windows(
+        self, x: Value, kernel: Any, stride: Any, padding: Any, ceil_mode: bool
+    ) -> tuple[Pair, Pair, tuple[Pair, Pair]]:
+        """Kernel, stride and (before, after) padding over two axes; one axis gets a unit axis."""
+        sizes = x.shape[1:]
+        axes = len(sizes)
+        kernels = _pair(kernel, axes)
+        strides = kernels if stride in (None, [], ()) else _pair(stride, axes)
+        paddings = _pair(padding, axes)
+        pads = []
+        for n, k, s, p in zip(sizes, kernels, strides, paddings):
+            extra = 0
+            if ceil_mode:
+                windows = math.ceil((n + 2 * p - k) / s) + 1
+                if (windows - 1) * s >= n + p:  # the last one would begin in the padding
+                    windows -= 1
+                extra = max((windows - 1) * s + k - n - 2 * p, 0)
+            pads.append((p, p + extra))
+        if axes == 1:
+            return (1, kernels[0]), (1, strides[0]), ((0, 0), pads[0])
+        return (kernels[0], kernels[1]), (strides[0], strides[1]), (pads[0], pads[1])
+
+    def _pooled(self, x: Value, op: Op, name: str, part: Any) -> Value:
+        """Append a pooling node, with unit axes around it for samples [channels, length]."""
+        assert x.node is not None
+        if len(x.shape) not in (2, 3):
+            raise refuse(name, part, f"its input has shape {x.shape}")
+        if len(x.shape) == 3:
+            node = self.program.add(name, op, x.node)
+            return replace(x, node=node, shape=self.program.shapes[node], exclusive=False)
+        planar = Reshape((x.shape[0], 1, x.shape[1]))
+        before = self.program.add(f"{name}.unsqueeze", planar, x.node)
+        self.program.zero_points[before] = x.zero_point
+        node = self.program.add(name, op, before)
+        channels, _, length = self.program.shapes[node]
+        after = self.program.add(f"{name}.squeeze", Reshape((channels, length)), node)
+        return replace(x, node=after, shape=(channels, length), exclusive=False)
+
+    def add(self, values: list[Value], signs: tuple[int, ...], name: str) -> Value:
+        """Operands on integer multiples of one scale."""
+        label = "addition"
+        settled = [
+            self.program.settle(self._quantized(v, name, label), name, label) for v in values
+        ]
+        if len({v.shape for v in settled}) != 1:
+            raise refuse(name, label, f"operands of shapes {[v.shape for v in settled]}")
+        if any(v.sign is not None for v in settled):
+            raise refuse(name, label, "an operand has negated channels")
+        scale, factors = common_scale([v.step_scale for v in settled])
+        if scale is None:
+            got = [v.step_scale.tolist() for v in settled]
+            reason = f"scales {got} have no small common unit; quantize both operands alike"
+            raise refuse(name, label, reason)
+        multipliers = tuple(s * f for s, f in zip(signs, factors))
+        nodes = [v.node for v in settled if v.node is not None]
+        node = self.program.add(name, Add(multipliers), *nodes)
+        zero_point = sum(m * v.zero_point for m, v in zip(multipliers, settled))
+        return self.program.remember(Value(node, settled[0].shape, scale, zero_point))
+
+    def concat(self, values: list[Value], dim: int, name: str) -> Value:
+        """Channels side by side."""
+        label = "concatenation"
+        settled = [
+            self.program.settle(self._quantized(v, name, label), name, label) for v in values
+        ]
+        if dim % (len(settled[0].shape) + 1) != 1:
+            raise refuse(name, label, f"along axis {dim}; expected the channels, axis 1")
+        if any(v.sign is not None for v in settled) or len({v.zero_point for v in settled}) > 1:
+            raise refuse(name, label, "operands with different zero points or negated channels")
+        node = self.program.add(name, Concat(), *(v.node for v in settled if v.node is not None))
+        scales = [torch.broadcast_to(v.step_scale, (v.shape[0],)) for v in settled]
+        scale = torch.cat(scales)
+        if bool((scale == scale[0]).all()):
+            scale = scale[0]
+        formats = {repr(v.format) for v in settled}
+        fmt = settled[0].format if len(formats) == 1 else None
+        shape = self.program.shapes[node]
+        return self.program.remember(Value(node, shape, scale, settled[0].zero_point, format=fmt))
+
+
+def _bias_step(name: str, bias: Tensor) -> Step:
+    def add_bias(x: Tensor) -> Tensor:
+        return x + along_channels(bias, x.ndim)
+
+    return Step(f"{name}.bias", add_bias, per_channel=True, rounds=False, bias=bias)
+
+
+def _pair(value: Any, axes: int) -> list[int]:
+    return list(value) if isinstance(value, (tuple, list)) else [int(value)] * axes
+
+
+def common_scale(scales: list[Tensor]) -> tuple[Tensor | None, list[int]]:
+    """A float32 scale of which all are exact integer multiples (below 2**16), and the multiples."""
+    if any(s.ndim for s in scales):
+        equal = all(s.shape == scales[0].shape and bool((s == scales[0]).all()) for s in scales)
+        return (scales[0], [1] * len(scales)) if equal else (None, [])
+    exact = [Fraction(float(s)) for s in scales]
+    unit = exact[0]
+    for other in exact[1:]:
+        ratio = other / unit
+        unit = unit / ratio.denominator
+    factors = [int(s / unit) for s in exact]
+    scale = torch.tensor(float(unit), dtype=torch.float32)
+    if Fraction(float(scale)) != unit or max(factors) >= 2**16 or not float(scale) > 0:
+        return None, []
+    return scale, factors

@@ -1,0 +1,73 @@
+"""One forward pass of the real module, with the results of its quantizers kept.
+
+Scales, weights and biases are read out of what the module itself computed, never recomputed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from brevitas.core.function_wrapper import LearnedRoundSte, StochasticRoundSte
+from brevitas.core.quant.delay import _DelayQuant
+from brevitas.proxy.quant_proxy import QuantProxyFromInjector
+from torch import Tensor, nn
+
+from refqnn.brevitas.values import refuse
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
+
+__all__ = ["Recording", "check_module", "record"]
+
+
+class Recording:
+    """Inputs and outputs of every quantizer, call by call."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, list[tuple[Any, Any]]] = defaultdict(list)
+        self.output: Any = None
+
+    def output_of(self, proxy: nn.Module, call: int) -> Any:
+        """What the quantizer returned at its call-th call."""
+        return self.calls[id(proxy)][call][1]
+
+    def input_of(self, proxy: nn.Module, call: int) -> Any:
+        """What the quantizer received at its call-th call."""
+        return self.calls[id(proxy)][call][0]
+
+
+def record(module: nn.Module, x: Tensor) -> Recording:
+    """Run the unmodified module on x [n, *input_shape] and keep what its quantizers compute."""
+    recording = Recording()
+
+    def keep(proxy: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        recording.calls[id(proxy)].append((inputs[0], output))
+
+    quantizers = [m for m in module.modules() if isinstance(m, QuantProxyFromInjector)]
+    hooks = [quantizer.register_forward_hook(keep) for quantizer in quantizers]
+    try:
+        with torch.no_grad():
+            recording.output = module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return recording
+
+
+def check_module(module: object) -> None:
+    """Raises: InvalidType, InvalidArgument for training mode, NotCovered naming the layer."""
+    if not isinstance(module, nn.Module):
+        raise InvalidType(mismatch("module", type(module).__name__, "a torch.nn.Module"))
+    for name, part in module.named_modules():
+        if part.training and not isinstance(part, torch.jit.ScriptModule):
+            got = f"{name or 'the module'} ({type(part).__name__}) in training mode"
+            raise InvalidArgument(mismatch("module", got, "evaluation mode; call module.eval()"))
+        if isinstance(part, LearnedRoundSte):
+            raise refuse(name, part, "learned rounding has no fixed rounding mode")
+        if isinstance(part, StochasticRoundSte):
+            raise refuse(name, part, "stochastic rounding is not a function")
+        if isinstance(part, _DelayQuant):
+            raise refuse(name, part, "delayed quantization (quant_delay_steps) changes over time")
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise NotCovered(f"{name}: got dtype {parameter.dtype}, expected torch.float32")

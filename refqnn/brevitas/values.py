@@ -1,0 +1,123 @@
+"""What the importer knows about a tensor of the module: an integer node and a float32 function.
+
+    x[n, c, ...] = steps(fl32(fl32(sign[c] * integer[n, c, ...] - zero_point) * scale[c]) / divisor)
+
+Codes have no steps.  An accumulator collects them (bias, normalization, activation) until a
+quantizer closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from brevitas.quant_tensor import IntQuantTensor
+from torch import Tensor
+
+from refqnn.errors import NotCovered
+from refqnn.formats import IntFormat
+from refqnn.ops.base import Shape
+
+__all__ = ["Step", "Value", "along_channels", "codes_of", "integers_of", "refuse"]
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One float32 function, elementwise and the same for every sample.
+
+    Attributes:
+        name: where it stands in the module.
+        function: float32 [n, *shape] to the same.
+        per_channel: whether channels differ.
+        rounds: whether evaluating it twice may round differently (vectorized and scalar kernels).
+        bias: [channels or 1] when the function is `x + bias`, else None.
+    """
+
+    name: str
+    function: Function
+    per_channel: bool
+    rounds: bool
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor of the module: the integers of a network node, and how they become floats.
+
+    Attributes:
+        node: name of the network node; None for the float input of the module.
+        shape: of one sample.
+        scale: float32, of shape () or [channels].
+        zero_point, divisor, sign, steps: see the module's formula; sign is None where all are +1.
+        format: of codes; None for accumulators.
+        exclusive: nothing else reads the node, so its rows may be negated in place.
+    """
+
+    node: str | None
+    shape: Shape
+    scale: Tensor
+    zero_point: int = 0
+    divisor: int = 1
+    sign: Tensor | None = None
+    steps: tuple[Step, ...] = ()
+    format: IntFormat | None = None
+    exclusive: bool = False
+
+    def first(self, integers: Tensor) -> Tensor:
+        """The float32 value before the steps, of integers [n, *shape]."""
+        if self.sign is not None:
+            integers = integers * along_channels(self.sign, integers.ndim)
+        centred = (integers - self.zero_point).to(torch.float32)
+        value = centred * along_channels(self.scale, integers.ndim)
+        return value / self.divisor if self.divisor != 1 else value
+
+    def decode(self, integers: Tensor) -> Tensor:
+        """The float32 value of integers [n, *shape]."""
+        value = self.first(integers)
+        for step in self.steps:
+            value = step.function(value)
+        return value
+
+    def then(self, step: Step) -> Value:
+        """The value behind one more function."""
+        return replace(self, steps=(*self.steps, step), format=None)
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether channels have different functions."""
+        return (
+            self.scale.ndim > 0
+            or self.sign is not None
+            or any(step.per_channel for step in self.steps)
+        )
+
+    @property
+    def step_scale(self) -> Tensor:
+        """float32 distance between neighbouring values: scale / divisor."""
+        return self.scale / self.divisor
+
+
+def along_channels(values: Tensor, ndim: int) -> Tensor:
+    """[channels] shaped to broadcast against [n, channels, ...]; a scalar as it is."""
+    return values if values.ndim == 0 else values.reshape(1, -1, *(1,) * (ndim - 2))
+
+
+def integers_of(tensor: IntQuantTensor) -> Tensor:
+    """value / scale as int64: the codes minus the zero point."""
+    return torch.round(tensor.value.double() / tensor.scale.double()).to(torch.int64)
+
+
+def codes_of(tensor: IntQuantTensor) -> Tensor:
+    """The integer codes, int64."""
+    zero_point = torch.round(tensor.zero_point.double()).to(torch.int64)
+    return integers_of(tensor) + zero_point
+
+
+def refuse(name: str, module: Any, reason: str) -> NotCovered:
+    """The error for a layer that has no exact integer form here."""
+    kind = module if isinstance(module, str) else type(module).__name__
+    return NotCovered(f"{name or 'the module'} ({kind}): {reason}")

@@ -1,0 +1,344 @@
+"""Walking a module: torch.fx over its forward, with Brevitas layers as leaves.
+
+Every intermediate tensor is a `Value` (integers of a node, and the float32 function on them); sizes
+and constants are what they are.  Each layer kind has one method of `_Walker` that says which node
+it becomes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from brevitas.nn.mixin.base import QuantLayerMixin
+from brevitas.proxy.quant_proxy import QuantProxyFromInjector
+from numpy.typing import ArrayLike
+from torch import Tensor, fx, nn
+
+from refqnn.brevitas.functions import is_identity
+from refqnn.brevitas.layers import Layers
+from refqnn.brevitas.lower import Closing, Program
+from refqnn.brevitas.record import Recording, check_module, record
+from refqnn.brevitas.values import Value, refuse
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
+from refqnn.network import INPUT, Network
+from refqnn.ops.base import Shape
+from refqnn.quantizers import Dequantizer
+
+__all__ = ["Import", "as_batch", "import_module"]
+
+_SAMPLES = 3  # rows of the example that is run: one could hide a function that mixes samples
+
+_SIZE_METHODS = {"size", "dim", "ndimension", "numel"}
+_RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
+_RESHAPE_FUNCTIONS = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten}
+_ADDITIONS = {operator.add, operator.iadd, torch.add}
+_SUBTRACTIONS = {operator.sub, operator.isub, torch.sub}
+_CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
+_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
+
+
+@dataclass(frozen=True, eq=False)
+class Import:
+    """A network, and for each quantizer of the module the node that stands for it."""
+
+    network: Network
+    closings: list[Closing]
+    output: Value
+    zero_points: dict[str, int]
+
+
+def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Import:
+    """The network of a module, and what a comparison needs.  Raises: as `from_brevitas`."""
+    check_module(module)
+    batch = as_batch(example_input, "example_input")
+    batch = batch.repeat(_SAMPLES, *(1,) * (batch.ndim - 1))[:_SAMPLES]
+    try:
+        recording = record(module, batch)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = f"the module itself fails on it: {error}"
+        raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
+    root = nn.Sequential(module) if isinstance(module, QuantLayerMixin) else module
+    walker = _Walker(root, recording, tuple(batch.shape[1:]))
+    with torch.no_grad():
+        output = walker.run()
+    return _finish(walker.program, output)
+
+
+def as_batch(x: ArrayLike | Tensor, argument: str) -> Tensor:
+    """float32 tensor [n, ...].  Raises: InvalidType, ShapeMismatch."""
+    if isinstance(x, Tensor):
+        tensor = x.detach()
+    else:
+        array = np.asarray(x)
+        if array.dtype.kind not in "fiu":
+            raise InvalidType(mismatch(argument, f"dtype {array.dtype}", "real numbers"))
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if tensor.ndim < 2 or len(tensor) == 0:
+        raise ShapeMismatch(mismatch(argument, f"shape {tuple(tensor.shape)}", "[n, ...], n >= 1"))
+    return tensor.to(torch.float32)
+
+
+def _finish(program: Program, output: Any) -> Import:
+    """The network of the nodes that the output needs."""
+    if isinstance(output, (tuple, list)):
+        raise NotCovered(f"the module returns {len(output)} tensors; expected one")
+    if not isinstance(output, Value) or output.node is None or program.input_quantizer is None:
+        raise NotCovered("the module: its output does not come from a quantized layer")
+    if output.node == INPUT:
+        raise NotCovered("the module: it has an input quantizer and no layer behind it")
+    offset = torch.zeros(())
+    for step in output.steps:
+        if step.bias is None:
+            reason = "stands behind the last layer without a quantizer; leave it to the caller"
+            raise NotCovered(f"{step.name}: a float function {reason}")
+        offset = offset + step.bias
+    scale = output.step_scale if output.sign is None else output.step_scale * output.sign
+    offset = offset - output.zero_point * scale
+    needed = {output.node}
+    for node in reversed(program.nodes):
+        if node.name in needed:
+            needed.update(node.inputs or ())
+    network = Network(
+        [node for node in program.nodes if node.name in needed],
+        input_shape=program.input_shape,
+        input_quantizer=program.input_quantizer,
+        output_dequantizer=Dequantizer(scale.numpy(), offset.numpy()),
+        output=output.node,
+    )
+    closings = [c for c in program.closings if c.node in needed]
+    return Import(network, closings, output, program.zero_points)
+
+
+class _Tracer(fx.Tracer):
+    """Leaves: Brevitas layers, and every module that contains none."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, (QuantLayerMixin, QuantProxyFromInjector)):
+            return True
+        if isinstance(m, (nn.Sequential, nn.ModuleList)):
+            return False
+        return not _has_quantizers(m)
+
+
+def _has_quantizers(module: nn.Module) -> bool:
+    return any(isinstance(part, QuantProxyFromInjector) for part in module.modules())
+
+
+class _Walker:
+    """Interprets the graph of a module over `Value`s."""
+
+    def __init__(self, root: nn.Module, recording: Recording, input_shape: Shape) -> None:
+        self.root = root
+        self.recording = recording
+        self.program = Program(input_shape)
+        self.layers = Layers(self.program, recording)
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def run(self) -> Any:
+        """The output of the root for its float input."""
+        value = Value(None, self.program.input_shape, torch.ones(()))
+        return self._interpret(self.root, "", [value])
+
+    def _interpret(self, module: nn.Module, prefix: str, arguments: list[Any]) -> Any:
+        graph = _trace(module, prefix)
+        inputs = iter(arguments)
+        values: dict[fx.Node, Any] = {}
+        output: Any = None
+
+        def look_up(argument: Any) -> Any:
+            return fx.node.map_arg(argument, lambda node: values[node])
+
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(inputs, node.args[0] if node.args else None)
+                continue
+            args, kwargs = look_up(node.args), look_up(node.kwargs)
+            if node.op == "output":
+                output = args[0]
+            elif node.op == "get_attr":
+                values[node] = _attribute(module, node.target).detach()
+            elif node.op == "call_module":
+                part = module.get_submodule(node.target)
+                values[node] = self._module(part, prefix + node.target, args, kwargs)
+            elif node.op == "call_method":
+                name = prefix + node.name
+                values[node] = self._method(node.target, name, args, kwargs)
+            else:
+                values[node] = self._function(node.target, prefix + node.name, args, kwargs)
+            value = values.get(node)
+            if isinstance(value, Value) and value.exclusive and _readers(node) > 1:
+                values[node] = replace(value, exclusive=False)
+        return output
+
+    # --- modules ----------------------------------------------------------------------------
+
+    def _module(self, part: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
+        if not any(isinstance(a, Value) for a in _flat(args)):
+            return part(*args, **kwargs)
+        if kwargs and not isinstance(part, QuantLayerMixin):
+            return self._custom(part, name, args, kwargs)
+        lowered = self.layers.module(part, name, args, kwargs)
+        if lowered is not NotImplemented:
+            return lowered
+        if is_identity(part):
+            return args[0]
+        if isinstance(part, (nn.Flatten, nn.Unflatten)):
+            return self._reshape(part, name, args, {})
+        return self._custom(part, name, args, kwargs)
+
+    def _custom(self, part: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
+        """A module of one's own: a function of one integer, or the graph inside it."""
+        values = [a for a in _flat((args, kwargs)) if isinstance(a, Value)]
+        if len(values) == 1 and isinstance(args[0], Value):
+            others = args[1:]
+            probe = self.layers.function(
+                values[0], lambda x: part(x, *others, **kwargs), name, part, required=False
+            )
+            if probe is not None:
+                return probe
+        if type(part).__module__.startswith("torch.nn"):
+            reason = "neither an integer operation nor a function of one value at a time"
+            raise refuse(name, part, reason)
+        if kwargs:
+            raise refuse(name, part, "is called with keyword arguments")
+        return self._interpret(part, f"{name}.", list(args))
+
+    # --- functions and methods --------------------------------------------------------------
+
+    def _function(self, target: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+        values = [a for a in _flat((args, kwargs)) if isinstance(a, Value)]
+        if not values:
+            return target(*args, **kwargs)
+        if target is getattr:
+            return self._attribute_of(args[0], args[1], name)
+        if target in _RESHAPE_FUNCTIONS:
+            return self._reshape(target, name, args, kwargs)
+        if target in _DROPOUTS:
+            training = kwargs.get("training", args[2] if len(args) > 2 else True)
+            if training:
+                raise refuse(name, target.__name__, "is random; pass training=self.training")
+            return args[0]
+        if target in _CONCATENATIONS:
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+            return self.layers.concat(list(args[0]), dim, name)
+        if len(values) == 2 and target in _ADDITIONS | _SUBTRACTIONS and not kwargs:
+            sign = 1 if target in _ADDITIONS else -1
+            return self.layers.add(values, (1, sign), name)
+        if target is torch.mean:
+            return self._mean(name, args, kwargs)
+        lowered = self.layers.functional(target, name, args, kwargs)
+        if lowered is not NotImplemented:
+            return lowered
+        return self._univariate(target, name, args, kwargs, values)
+
+    def _method(self, method: str, name: str, args: Any, kwargs: Any) -> Any:
+        values = [a for a in _flat((args, kwargs)) if isinstance(a, Value)]
+        if not values or not isinstance(args[0], Value):
+            return getattr(args[0], method)(*args[1:], **kwargs)
+        if method in _SIZE_METHODS:
+            return getattr(_example(args[0]), method)(*args[1:], **kwargs)
+        if method in _RESHAPES:
+            return self._reshape(getattr(Tensor, method), name, args, kwargs)
+        if method in ("contiguous", "detach", "clone", "float"):
+            return args[0]
+        if method in ("add", "add_", "sub", "sub_") and len(values) == 2 and not kwargs:
+            sign = 1 if method.startswith("add") else -1
+            return self.layers.add(values, (1, sign), name)
+        if method == "mean":
+            return self._mean(name, args, kwargs)
+        if not hasattr(Tensor, method):
+            raise refuse(name, method, "is not an operation on one value at a time")
+        return self._univariate(getattr(Tensor, method), name, args, kwargs, values)
+
+    def _univariate(
+        self, target: Callable[..., Any], name: str, args: Any, kwargs: Any, values: list[Value]
+    ) -> Value:
+        if len(values) > 1:
+            reason = "a float operation on two quantized tensors is not a function of one integer"
+            raise refuse(name, getattr(target, "__name__", str(target)), reason)
+
+        def function(x: Tensor) -> Any:
+            def put(argument: Any) -> Any:
+                return x if isinstance(argument, Value) else argument
+
+            return target(*_mapped(args, put), **_mapped(kwargs, put))
+
+        constants = any(isinstance(a, Tensor) for a in _flat((args, kwargs)))
+        result = self.layers.function(
+            values[0], function, name, target, required=True, per_channel=constants
+        )
+        assert result is not None
+        return result
+
+    def _attribute_of(self, value: Any, attribute: str, name: str) -> Any:
+        if attribute in ("shape", "ndim", "dtype", "device"):
+            return getattr(_example(value), attribute)
+        raise refuse(name, f"attribute {attribute}", "is not known before the module runs")
+
+    def _reshape(self, target: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Value:
+        value = args[0]
+        shape = tuple(target(_example(value), *args[1:], **kwargs).shape)
+        if not shape or shape[0] != _SAMPLES or len(shape) < 2:
+            label = getattr(target, "__name__", type(target).__name__)
+            raise refuse(name, label, f"makes shape {shape} of a batch of {_SAMPLES}")
+        return self.program.reshape(value, shape[1:], name, getattr(target, "__name__", target))
+
+    def _mean(self, name: str, args: Any, kwargs: Any) -> Value:
+        value = args[0]
+        dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+        rank = len(value.shape) + 1
+        axes = {dims % rank} if isinstance(dims, int) else {d % rank for d in dims or ()}
+        if rank < 3 or axes != set(range(2, rank)):
+            raise refuse(name, "mean", f"over axes {dims}; expected all spatial axes")
+        return self.layers.global_average(value, name, keep)
+
+
+def _trace(module: nn.Module, prefix: str) -> fx.Graph:
+    try:
+        return _Tracer().trace(module)
+    except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        reason = f"its forward cannot be traced (control flow that depends on data?): {error}"
+        raise refuse(prefix.rstrip("."), module, reason) from error
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _readers(node: fx.Node) -> int:
+    """How many nodes read the values (not just the shape) of this one."""
+    return sum(
+        not ((user.op == "call_method" and user.target in _SIZE_METHODS) or user.target is getattr)
+        for user in node.users
+    )
+
+
+def _example(value: Value) -> Tensor:
+    """A tensor of the value's shape, for a batch of `_SAMPLES`."""
+    return torch.zeros(_SAMPLES, *value.shape)
+
+
+def _flat(tree: Any) -> list[Any]:
+    if isinstance(tree, (tuple, list)):
+        return [leaf for part in tree for leaf in _flat(part)]
+    if isinstance(tree, dict):
+        return [leaf for part in tree.values() for leaf in _flat(part)]
+    return [tree]
+
+
+def _mapped(tree: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_mapped(part, function) for part in tree)
+    if isinstance(tree, dict):
+        return {key: _mapped(part, function) for key, part in tree.items()}
+    return function(tree)

@@ -1,0 +1,110 @@
+"""Trained networks as vectors: from a saved file to the description that a vector carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refqnn.conformance.samplers import Stream
+from refqnn.network import Network, inputs_of, load
+from refqnn.ops import Op
+from refqnn.quantizers import Quantizer
+
+__all__ = ["describe", "trained_cases"]
+
+_SAMPLES = 6
+
+_NAMES = {
+    "Linear": "linear",
+    "Conv1d": "conv1d",
+    "Conv2d": "conv2d",
+    "Requantize": "requantize_thresholds",
+    "Lookup": "lookup",
+    "MaxPool2d": "max_pool2d",
+    "SumPool2d": "sum_pool2d",
+    "GlobalSumPool": "global_sum_pool",
+    "Add": "add",
+    "Concat": "concat",
+    "Flatten": "flatten",
+    "Reshape": "reshape",
+}
+
+
+def describe(network: Network) -> dict[str, Any]:
+    """The program as a vector writes it: every node an operation of the suite."""
+    return {
+        "input_shape": list(network.input_shape),
+        "input_format": _format(network.input_format),
+        "nodes": [
+            {
+                "name": node.name,
+                "operation": _NAMES[node.op.kind],
+                "inputs": list(inputs_of(node)),
+                "parameters": _parameters(node.op),
+            }
+            for node in network.nodes
+        ],
+        "output": network.output,
+    }
+
+
+def _parameters(op: Op) -> dict[str, Any]:
+    values = {f.name: getattr(op, f.name) for f in fields(op) if f.init}  # type: ignore[arg-type]
+    fmt = values.pop("format", None)
+    if op.kind == "Requantize":
+        values |= _format(fmt)
+    if op.kind == "Linear":
+        values |= {"x_zero_point": 0, "weight_zero_point": np.array(0)}
+    return values
+
+
+def _is_plain(door: Quantizer) -> bool:
+    """Is it a door that `predict` describes: one float32 scale, round, then add?"""
+    late = not getattr(door, "zero_point_first", False)
+    return late and door.precision == "float32" and np.ndim(door.scale) == 0
+
+
+def _format(fmt: Any) -> dict[str, Any]:
+    return {"bits": fmt.bits, "signed": fmt.signed, "narrow": fmt.narrow}
+
+
+def trained_cases(folder: Path) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """(id, operation, arguments, comment) for each saved network, in the order of their names."""
+    for path in sorted(folder.glob("*.npz")):
+        network, name = load(path), path.stem
+        fmt, stream = network.input_format, Stream(1, name)
+        codes = stream.tensor((_SAMPLES, *network.input_shape), fmt.q_min, fmt.q_max)
+        corners = np.stack([np.full(network.input_shape, v) for v in (fmt.q_min, fmt.q_max)])
+        program = describe(network)
+        arguments = {"network": program, "codes": np.concatenate([corners, codes])}
+        comment = (
+            f"trained network {name}: the two corners of the domain and {_SAMPLES} random codes"
+        )
+        yield f"network-{name}-codes", "network", arguments, comment
+        door, out = network.input_quantizer, network.output_dequantizer
+        if door is None or out is None or not _is_plain(door):
+            continue
+        # Codes plus eighths, so that every eighth value or so is a tie.
+        eighths = stream.tensor(
+            (_SAMPLES, *network.input_shape), 8 * fmt.q_min - 8, 8 * fmt.q_max + 8
+        )
+        zero_point = np.asarray(getattr(door, "zero_point", 0))
+        x = (eighths / 8 - zero_point) * np.float64(door.scale)
+        doors = {
+            "scale": np.asarray(door.scale),
+            "zero_point": zero_point,
+            "rounding": door.rounding.value,
+            "output_scale": np.asarray(out.scale),
+            "output_offset": np.asarray(out.offset),
+            "x": x.astype(np.float32),
+        }
+        yield (
+            f"predict-{name}-floats",
+            "predict",
+            {"network": program, **doors},
+            (f"trained network {name}: float inputs, some of them ties"),
+        )

@@ -1,0 +1,231 @@
+"""Run the vectors against any program that speaks JSON lines on standard input and output.
+
+    harness                                            program
+    {"cmd": "start", "protocol": 1, ...}               {"protocol": 1, "name", "operations"}
+    {"cmd": "run", "seq": 0, "operation": "echo", ...} {"seq": 0, "result": the arguments}
+    {"cmd": "run", "seq": 1, "operation": ...,         {"seq": 1, "result": {...}}
+     "arguments": {...}}                               or {"seq": 1, "error": code, "message": ...}
+                                                       or {"seq": 1, "skipped": why}
+    {"cmd": "stop"}                                    (it ends)
+
+The handshake tells faults of the harness from faults of the implementation: until `start` and
+`echo` are answered, nothing has been computed, so whatever is wrong is in how the program reads and
+writes; that raises `HarnessError`.  After it, a crash, a time limit or garbage is the verdict on
+one vector, and the program is started anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import shlex
+import subprocess
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from refqnn.conformance.encoding import decode_fields
+from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
+from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge
+from refqnn.conformance.suite import (
+    SEMANTICS_VERSION,
+    SUITE_VERSION,
+    Answer,
+    Vector,
+    load_vectors,
+    select,
+)
+from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
+
+__all__ = ["PROTOCOL", "HarnessError", "conform", "read_answer"]
+
+PROTOCOL = 1
+_RESTARTS = 10
+
+# What the echo must bring back: integers around and beyond 2**53, floats, no shape, no values.
+_ECHO = {
+    "x": {"dtype": "int", "shape": [2, 2], "data": [-1, 2**53, "-9007199254740993", str(2**63)]},
+    "y": {"dtype": "float32", "shape": [], "data": ["-0x1.8000000000000p-3"]},
+    "z": {"dtype": "int", "shape": [0], "data": []},
+    "flags": [True, None, "half_even"],
+}
+
+
+class HarnessError(RefqnnError, RuntimeError):
+    """The program cannot be talked to; nothing is known about its arithmetic."""
+
+
+class _Fault(Exception):
+    """The program crashed, took too long, or wrote something that is no answer."""
+
+
+class _Process:
+    """One run of the program."""
+
+    def __init__(self, command: Sequence[str], seconds: float) -> None:
+        self._seconds = seconds
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise HarnessError(f"cannot start {shlex.join(command)}: {error}") from error
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.about = self._handshake()
+        except (_Fault, HarnessError) as error:
+            self.kill()
+            raise HarnessError(f"{shlex.join(command)}: {error}") from error
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _handshake(self) -> dict[str, Any]:
+        versions = {"suite_version": SUITE_VERSION, "semantics_version": SEMANTICS_VERSION}
+        about = self.ask({"cmd": "start", "protocol": PROTOCOL, **versions})
+        if about.get("protocol") != PROTOCOL:
+            got = repr(about.get("protocol"))
+            raise HarnessError(mismatch("protocol in the answer to start", got, str(PROTOCOL)))
+        operations = about.get("operations")
+        if not isinstance(operations, list) or not isinstance(about.get("name"), str):
+            raise HarnessError('answer to start: expected "name" and a list "operations"')
+        if unknown := [name for name in operations if name not in OPERATIONS]:
+            raise HarnessError(mismatch("operations", unknown, "operations of this suite"))
+        echo = self.ask({"cmd": "run", "seq": 0, "operation": "echo", "arguments": _ECHO})
+        if echo != {"seq": 0, "result": _ECHO}:
+            raise HarnessError(f"echo: got {json.dumps(echo)[:200]}, expected the arguments")
+        return about
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """One line there, one line back.  Raises: _Fault."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise _Fault(self._death()) from None
+        try:
+            line = self._lines.get(timeout=self._seconds)
+        except queue.Empty:
+            raise _Fault(f"no answer within {self._seconds:g} s") from None
+        if line is None:
+            raise _Fault(self._death())
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            raise _Fault(f"not a line of JSON: {line[:200]!r}") from None
+        if not isinstance(answer, dict):
+            raise _Fault(f"not a JSON object: {line[:200]!r}")
+        return answer
+
+    def _death(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return f"ended without an answer, exit code {self._process.returncode}"
+
+    def stop(self) -> None:
+        """Ask it to end; kill it where it does not."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(b'{"cmd": "stop"}\n')
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it now."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(timeout=1)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def conform(
+    command: Sequence[str],
+    *,
+    operations: Iterable[str] | None = None,
+    profiles: Iterable[str] | None = None,
+    seconds: float = 10.0,
+    name: str | None = None,
+) -> Report:
+    """Ask every vector of a program.
+
+    Args:
+        command: the program and its arguments.
+        operations, profiles: as for `run`.
+        seconds: time limit of one answer.
+        name: for the report; what the program calls itself by default.
+
+    Raises: HarnessError when the program cannot be talked to, InvalidArgument.
+    """
+    if not command:
+        raise InvalidArgument(mismatch("command", "nothing", "a program and its arguments"))
+    vectors = select(load_vectors(), operations, profiles)
+    process = _Process(command, seconds)
+    about, outcomes, restarts = process.about, [], 0
+    known = set(about["operations"])
+    for seq, vector in enumerate(vectors, start=1):
+        if vector.operation not in known:
+            outcomes.append(Outcome(vector, "unsupported", message="not in its operations"))
+            continue
+        if restarts > _RESTARTS:
+            text = f"not asked: the program failed {restarts} times"
+            outcomes.append(Outcome(vector, "fault", message=text))
+            continue
+        message = {
+            "cmd": "run",
+            "seq": seq,
+            "operation": vector.operation,
+            "arguments": encoded_arguments(vector),
+        }
+        try:
+            answer = process.ask(message)
+            if answer.get("seq") != seq:
+                raise _Fault(f"answer to question {answer.get('seq')!r}, expected {seq}")
+            verdict = read_answer(vector, answer)
+        except _Fault as fault:
+            verdict = Answer("fault", message=str(fault))
+            process.kill()
+            restarts += 1
+            process = _Process(command, seconds)
+        outcomes.append(judge(vector, verdict, _reproduction(command, message)))
+    process.stop()
+    return Report(name or about["name"], tuple(outcomes))
+
+
+def read_answer(vector: Vector, answer: dict[str, Any]) -> Answer:
+    """An answer from the wire or from a file of answers; "fault" for what is none."""
+    kinds = [k for k in ("result", "error", "skipped") if k in answer]
+    if len(kinds) != 1:
+        return Answer("fault", message='expected one of "result", "error", "skipped"')
+    if kinds == ["skipped"]:
+        return Answer("skipped", message=str(answer["skipped"]))
+    if kinds == ["error"]:
+        if answer["error"] not in ERROR_CODES:
+            expected = f"one of {', '.join(ERROR_CODES)}"
+            return Answer("fault", message=mismatch("error", repr(answer["error"]), expected))
+        return Answer("error", message=f"{answer['error']}: {answer.get('message', '')}")
+    try:
+        results = decode_fields(answer["result"], OPERATIONS[vector.operation].results)
+    except FileFormatError as error:
+        return Answer("fault", message=str(error))
+    return Answer("result", results)
+
+
+def _reproduction(command: Sequence[str], message: dict[str, Any]) -> str:
+    start = json.dumps({"cmd": "start", "protocol": PROTOCOL})
+    lines = (start, json.dumps({**message, "seq": 1}), '{"cmd": "stop"}')
+    return f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} | {shlex.join(command)}"

@@ -1,0 +1,275 @@
+"""Run the vectors against an implementation, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from refqnn.conformance.encoding import encode_fields
+from refqnn.conformance.notes import NOTES
+from refqnn.conformance.operations import OPERATIONS
+from refqnn.conformance.suite import (
+    SEMANTICS_VERSION,
+    SUITE_VERSION,
+    Answer,
+    Mismatch,
+    Vector,
+    call,
+    compare,
+    load_vectors,
+    select,
+)
+from refqnn.container import write_atomically
+from refqnn.errors import InvalidType, mismatch
+
+__all__ = ["Outcome", "Report", "functions_of", "judge", "run"]
+
+Implementation = Mapping[str, Callable[..., Any]] | ModuleType
+Status = Literal["passed", "failed", "unsupported", "fault"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict on one vector.
+
+    Attributes:
+        status: "passed"; "failed" (a wrong result, a valid vector refused, an invalid one
+            accepted); "unsupported"; "fault" (crash, time limit, garbage).
+        mismatch: the first differing value, where there is one.
+        message: what the implementation said.
+        resembles: mutants that give the very same wrong answer: likely causes.
+        reproduction: how to see it again.
+    """
+
+    vector: Vector
+    status: Status
+    mismatch: Mismatch | None = None
+    message: str = ""
+    resembles: tuple[str, ...] = ()
+    reproduction: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of the report."""
+        v = self.vector
+        line: dict[str, Any] = {"id": v.id, "operation": v.operation, "status": self.status}
+        if self.status in ("passed", "unsupported"):
+            return line | ({"message": self.message} if self.message else {})
+        found = None
+        if self.mismatch is not None:
+            found = {
+                "output": self.mismatch.output,
+                "index": None if self.mismatch.index is None else list(self.mismatch.index),
+                "expected": self.mismatch.expected,
+                "got": self.mismatch.got,
+                "differing": self.mismatch.differing,
+                "total": self.mismatch.total,
+            }
+        return line | {
+            "file": v.file,
+            "comment": v.comment,
+            "mismatch": found,
+            "message": self.message,
+            "flags": {name: NOTES[name].effect for name in v.flags},
+            "resembles": list(self.resembles),
+            "reproduction": self.reproduction,
+        }
+
+    def __str__(self) -> str:
+        what = str(self.mismatch) if self.mismatch is not None else self.message
+        lines = [f"{self.vector.id}: {self.status}: {what}", f"  {self.vector.comment}"]
+        lines += [f"  gives the answer of: {cause}" for cause in self.resembles[:4]]
+        if not self.resembles and self.vector.flags:
+            lines.append(f"  may be: {', '.join(NOTES[f].bug_type for f in self.vector.flags[:4])}")
+        return "\n".join([*lines, f"  reproduce: {self.reproduction}"])
+
+
+@dataclass(frozen=True)
+class Report:
+    """All verdicts of a run.
+
+    Attributes:
+        implementation: its name.
+        outcomes: in the order of the suite.
+    """
+
+    implementation: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many vectors passed, failed, were unsupported, or ended in a fault."""
+        count = Counter(outcome.status for outcome in self.outcomes)
+        statuses: tuple[Status, ...] = ("passed", "failed", "unsupported", "fault")
+        return {status: count[status] for status in statuses}
+
+    @property
+    def conforms(self) -> bool:
+        """Something passed, nothing failed, no fault.  Unsupported operations are not held against
+        an implementation; they are never counted as passed either."""
+        return bool(self.counts["passed"]) and not self.failures
+
+    @property
+    def failures(self) -> list[Outcome]:
+        """The outcomes that failed or ended in a fault."""
+        return [o for o in self.outcomes if o.status in ("failed", "fault")]
+
+    def summary(self) -> str:
+        """A table by operation, then one by flag for what failed, then the first failures."""
+        head = f"{'':24}{'passed':>8}{'failed':>8}{'fault':>8}{'unsupported':>13}"
+        lines = [f"{self.implementation}, vectors {SUITE_VERSION}", head]
+        rows = [
+            (name, [o for o in self.outcomes if o.vector.operation == name]) for name in OPERATIONS
+        ]
+        for name, outcomes in [*((n, o) for n, o in rows if o), ("total", list(self.outcomes))]:
+            count = Counter(outcome.status for outcome in outcomes)
+            lines.append(
+                f"{name:24}{count['passed']:>8}{count['failed']:>8}{count['fault']:>8}"
+                f"{count['unsupported']:>13}"
+            )
+        failed = Counter(flag for o in self.failures for flag in o.vector.flags)
+        asked = Counter(
+            flag for o in self.outcomes if o.status != "unsupported" for flag in o.vector.flags
+        )
+        if failed:
+            lines += ["", f"{'flag':24}{'failed':>8}{'asked':>8}"]
+            lines += [f"{f:24}{n:>8}{asked[f]:>8}" for f, n in sorted(failed.items())]
+        lines += ["", *(str(outcome) for outcome in self.failures[:10])] if self.failures else []
+        if len(self.failures) > 10:
+            lines.append(f"... and {len(self.failures) - 10} more")
+        return "\n".join(lines)
+
+    def write(self, path: str | Path) -> None:
+        """JSON lines: a header, then one line per vector."""
+        header: dict[str, Any] = {
+            "implementation": self.implementation,
+            "suite_version": SUITE_VERSION,
+            "semantics_version": SEMANTICS_VERSION,
+            **{str(status): count for status, count in self.counts.items()},
+        }
+        lines = [header, *(outcome.to_json() for outcome in self.outcomes)]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(Path(path), lambda file: file.write(text.encode()))
+
+
+def judge(vector: Vector, answer: Answer, reproduction: str = "") -> Outcome:
+    """The verdict on one answer.
+
+    An invalid vector must be refused; which code or message says so is not compared.
+    """
+    if answer.kind == "skipped":
+        return Outcome(vector, "unsupported", message=answer.message)
+    if answer.kind == "fault":
+        return Outcome(vector, "fault", message=answer.message, reproduction=reproduction)
+    if vector.error is not None:
+        if answer.kind == "error":
+            return Outcome(vector, "passed", message=answer.message)
+        text = f"accepted, expected to be refused: {vector.error}"
+        causes = tuple(f"{m.id}: {m.description}" for m in _same_answer(vector, answer.results))
+        return Outcome(vector, "failed", None, text, causes, reproduction)
+    if answer.kind == "error":
+        text = f"refused, expected a result: {answer.message}"
+        return Outcome(vector, "failed", message=text, reproduction=reproduction)
+    found = compare(vector, answer.results)
+    if found is None:
+        return Outcome(vector, "passed")
+    causes = tuple(f"{m.id}: {m.description}" for m in _same_answer(vector, answer.results))
+    return Outcome(vector, "failed", found, "", causes, reproduction)
+
+
+def _same_answer(vector: Vector, results: Mapping[str, Any]) -> list[Any]:
+    """The mutants whose outputs are exactly these."""
+    from dataclasses import replace
+
+    from refqnn.conformance.mutants import mutants_of
+
+    outputs = OPERATIONS[vector.operation].outputs
+    same = []
+    for mutant in mutants_of(vector.operation):
+        theirs = call(mutant.function, vector)
+        if theirs.kind != "result":
+            continue
+        as_vector = replace(
+            vector, outputs={n: _array(theirs.results[n]) for n in outputs}, intermediates={}
+        )
+        if compare(as_vector, results) is None:
+            same.append(mutant)
+    return same
+
+
+def _array(value: Any) -> Any:
+    import numpy as np
+
+    return value if value is None or isinstance(value, (int, np.ndarray)) else np.asarray(value)
+
+
+def functions_of(implementation: Implementation) -> dict[str, Callable[..., Any]]:
+    """Operation name -> function, from a mapping, or from a module (its `FUNCTIONS`, or its
+    functions of those names).
+
+    Raises: InvalidType when there is none.
+    """
+    if isinstance(implementation, Mapping):
+        found = {n: f for n, f in implementation.items() if n in OPERATIONS}
+    elif hasattr(implementation, "FUNCTIONS"):
+        return functions_of(implementation.FUNCTIONS)
+    else:
+        found = {n: getattr(implementation, n) for n in OPERATIONS if hasattr(implementation, n)}
+    if not found or not all(callable(f) for f in found.values()):
+        expected = (
+            f"a mapping or module with functions named like {', '.join(list(OPERATIONS)[:3])}"
+        )
+        raise InvalidType(mismatch("implementation", type(implementation).__name__, expected))
+    return found
+
+
+def run(
+    implementation: Implementation,
+    *,
+    operations: Iterable[str] | None = None,
+    profiles: Iterable[str] | None = None,
+    name: str | None = None,
+) -> Report:
+    """Ask every vector of a Python implementation.
+
+    Args:
+        implementation: operation name -> function, or a module of such functions.  A function gets
+            the arguments by name and returns a mapping of results, or its only output.  Missing
+            operations are unsupported, never passed.
+        operations: names to ask; None: all.
+        profiles: choices that the implementation shares, see vectors/README.md; None: all.
+        name: for the report.
+
+    Raises: InvalidType, InvalidArgument.
+
+    >>> def flatten(x):
+    ...     return x.reshape(len(x), -1)
+    >>> run({"flatten": flatten}, operations=["flatten"]).conforms
+    True
+    """
+    functions = functions_of(implementation)
+    name = name or str(getattr(implementation, "__name__", "implementation"))
+    outcomes = [
+        ask(functions, vector, name) for vector in select(load_vectors(), operations, profiles)
+    ]
+    return Report(name, tuple(outcomes))
+
+
+def ask(functions: Mapping[str, Callable[..., Any]], vector: Vector, name: str) -> Outcome:
+    """The verdict on one vector of a Python implementation."""
+    if vector.operation not in functions:
+        return Outcome(vector, "unsupported", message="no such function")
+    reproduction = (
+        f"from refqnn.conformance import vector; v = vector({vector.id!r}); "
+        f"print({name}.{vector.operation}(**v.arguments), v.outputs, v.error)"
+    )
+    return judge(vector, call(functions[vector.operation], vector), reproduction)
+
+
+def encoded_arguments(vector: Vector) -> dict[str, Any]:
+    """The arguments as JSON data, for a program or a file of questions."""
+    return encode_fields(vector.arguments, OPERATIONS[vector.operation].arguments)

@@ -1,0 +1,434 @@
+"""The same semantics a second time, in plain Python: integers, fractions, lists and loops.
+
+The oracle's oracle.  It shares the data classes with the numpy path (it reads their fields) and not
+one line that computes.  It is slow and meant to be read; property tests run random networks through
+both.  Values are nested lists; a batch is a list of samples.
+
+>>> round(Fraction(5, 2), "half_even"), round(Fraction(-5, 2), "half_up")
+(2, -2)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+from refqnn.emulate import Emulated
+from refqnn.errors import InvalidArgument, OutOfRange, mismatch
+from refqnn.network import Network
+from refqnn.ops import Op, SumOp
+from refqnn.quantizers import Dequantizer, Quantizer
+
+__all__ = ["dequantize", "forward", "quantize", "round", "to_float", "trace"]
+
+# digits of the significand, exponents of the smallest unit and of the largest power of two
+_BINARY_FLOATS = {"float32": (24, -149, 127), "float64": (53, -1074, 1023)}
+
+Real = Fraction | float  # a rational number, or an infinity
+Nested = Any  # an int (or float), or a list of Nested
+Accumulate = Callable[[list[int], list[int]], int]  # products, bias (one or none) -> accumulator
+
+
+# --- rounding ---------------------------------------------------------------------------------
+
+
+def round(x: Fraction | int, mode: str) -> int:
+    """The integer that `mode` chooses for x, from the two around it.
+
+    >>> [round(Fraction(n, 2), "half_away") for n in (-3, -1, 1, 3)]
+    [-2, -1, 1, 2]
+    """
+    lower = math.floor(x)
+    rest = x - lower  # 0 <= rest < 1
+    upper = lower + 1
+    if rest == 0 or mode == "floor":
+        return lower
+    if mode == "ceil":
+        return upper
+    if mode == "toward_zero":
+        return lower if x > 0 else upper
+    if rest != Fraction(1, 2):
+        return lower if rest < Fraction(1, 2) else upper
+    if mode == "half_even":
+        return lower if lower % 2 == 0 else upper
+    if mode == "half_up":
+        return upper
+    if mode == "half_down":
+        return lower
+    if mode == "half_away":
+        return upper if x > 0 else lower
+    if mode == "half_toward_zero":
+        return lower if x > 0 else upper
+    raise InvalidArgument(mismatch("mode", repr(mode), "the name of a rounding mode"))
+
+
+def to_float(x: Real, precision: str) -> Real:
+    """x rounded to the nearest binary float, ties to even: IEEE 754, with subnormals.
+
+    Returns: the float as a Fraction, or an infinity.
+
+    >>> to_float(Fraction(1, 3), "float32") == Fraction(11184811, 2**25)
+    True
+    >>> to_float(Fraction(1, 2**150), "float32"), to_float(Fraction(2**128), "float32")
+    (Fraction(0, 1), inf)
+    """
+    digits, smallest, largest = _BINARY_FLOATS[precision]
+    if x in (0, math.inf, -math.inf):
+        return x if x else Fraction(0)
+    size = abs(Fraction(x))
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    if _power_of_two(exponent) > size:
+        exponent -= 1
+    unit = _power_of_two(max(exponent - digits + 1, smallest))
+    nearest = round(size / unit, "half_even") * unit
+    if nearest >= _power_of_two(largest + 1):
+        return math.inf if x > 0 else -math.inf
+    return nearest if x > 0 else -nearest
+
+
+def _power_of_two(exponent: int) -> Fraction:
+    return Fraction(2**exponent) if exponent >= 0 else Fraction(1, 2**-exponent)
+
+
+# --- the two doors ----------------------------------------------------------------------------
+
+
+def quantize(quantizer: Quantizer, x: Nested) -> Nested:
+    """Codes of real numbers: divide, round, add the zero point, saturate.
+
+    >>> from refqnn import IntFormat, SymmetricQuantizer
+    >>> quantize(SymmetricQuantizer(0.5, IntFormat(3, signed=True)), [-9.0, 0.25, 0.75])
+    [-4, 0, 2]
+    """
+    fmt, mode, precision = quantizer.format, quantizer.rounding.value, quantizer.precision
+    q_min, q_max = fmt.q_min, fmt.q_max
+
+    def code(value: float, index: tuple[int, ...]) -> int:
+        if math.isnan(value):
+            raise InvalidArgument(mismatch("x", "NaN", "a number"))
+        scale = _channel(quantizer.scale, quantizer.axis, index, depth)
+        zero_point = _channel(getattr(quantizer, "zero_point", 0), quantizer.axis, index, depth)
+        narrowed = to_float(value, precision)
+        scaled = to_float(narrowed / scale, precision)
+        if fmt.step == 2:  # bipolar
+            return 1 if scaled >= 0 else -1
+        if isinstance(scaled, float):  # an infinity
+            return q_max if scaled > 0 else q_min
+        if getattr(quantizer, "zero_point_first", False):
+            scaled = to_float(scaled + to_float(zero_point, precision), precision)
+            zero_point = Fraction(0)
+        return min(max(round(Fraction(scaled), mode) + int(zero_point), q_min), q_max)
+
+    x = _lists(x)
+    depth = len(_shape(x))
+    return _map(code, x)
+
+
+def dequantize(door: Quantizer | Dequantizer, integers: Nested) -> Nested:
+    """Floats of integers: (code - zero_point) * scale, or acc * scale + offset.
+
+    >>> from refqnn import Dequantizer
+    >>> dequantize(Dequantizer(0.5, [0.0, 1.0]), [[3, 3]])
+    [[1.5, 2.5]]
+    """
+    precision = door.precision
+
+    def value(integer: int, index: tuple[int, ...]) -> float:
+        if isinstance(door, Dequantizer):
+            scale, offset = (_channel(v, 1, index, depth) for v in (door.scale, door.offset))
+            scaled = to_float(to_float(Fraction(integer), precision) * scale, precision)
+            return float(to_float(scaled + offset, precision))
+        scale = _channel(door.scale, door.axis, index, depth)
+        zero_point = _channel(getattr(door, "zero_point", 0), door.axis, index, depth)
+        centred = to_float(integer - zero_point, precision)
+        return float(to_float(centred * scale, precision))
+
+    integers = _lists(integers)
+    depth = len(_shape(integers))
+    return _map(value, integers)
+
+
+def _channel(values: Any, axis: int | None, index: tuple[int, ...], depth: int) -> Fraction:
+    """The entry of a per-channel vector for the value at `index`, or the one value there is."""
+    values = _lists(values)
+    if not isinstance(values, list):
+        return Fraction(values)
+    return Fraction(values[0 if axis is None else index[axis % depth]])
+
+
+# --- networks ---------------------------------------------------------------------------------
+
+
+def forward(network: Network, codes: Nested) -> Nested:
+    """Output of the integer program for a batch of codes.
+
+    >>> from refqnn import IntFormat, Linear, Node
+    >>> fc1 = Node("fc1", Linear([[1, -2]], [3]))
+    >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(3, signed=False))
+    >>> forward(net, [[7, 0], [0, 7]])
+    [[10], [-11]]
+    """
+    return trace(network, codes)[network.output]
+
+
+def trace(
+    network: Network, codes: Nested, accumulator: Emulated | None = None
+) -> dict[str, Nested]:
+    """Every value of the program by name, a list over the samples.
+
+    >>> from refqnn import IntFormat, Linear, Node
+    >>> fc1 = Node("fc1", Linear([[1, -2]], [3]))
+    >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(3, signed=False))
+    >>> trace(net, [[7, 0]], Emulated(4))  # 10 wraps in four bits
+    {'input': [[7, 0]], 'fc1': [[-6]]}
+    """
+    samples = [_trace_one(network, sample, accumulator) for sample in _lists(codes)]
+    return {name: [values[name] for values in samples] for name in samples[0]}
+
+
+def _trace_one(network: Network, sample: Nested, emulated: Emulated | None) -> dict[str, Nested]:
+    fmt = network.input_format
+
+    def check(code: int, index: tuple[int, ...]) -> int:
+        if not fmt.q_min <= code <= fmt.q_max or (code - fmt.q_min) % fmt.step:
+            raise OutOfRange(mismatch(f"codes{list(index)}", code, str(fmt)))
+        return code
+
+    values = {"input": _map(check, sample)}
+    for node in network.nodes:
+        inputs = [values[name] for name in node.inputs or ()]
+        values[node.name] = apply(node.op, inputs, _accumulator(emulated, node.name))
+    return values
+
+
+def apply(op: Op, inputs: Sequence[Nested], accumulate: Accumulate | None = None) -> Nested:
+    """One node on one sample."""
+    if isinstance(op, SumOp):
+        return _SUMS[op.kind](op, accumulate or _exact_sum, *inputs)
+    return _MAPS[op.kind](op, *inputs)
+
+
+def _exact_sum(products: list[int], bias: list[int]) -> int:
+    return sum(products) + sum(bias)
+
+
+def _accumulator(emulated: Emulated | None, node: str) -> Accumulate:
+    bits = None if emulated is None else emulated.width(node)
+    if emulated is None or bits is None:
+        return _exact_sum
+    modulus = 1 << bits
+    lowest = -(modulus >> 1) if emulated.signed else 0
+    highest = lowest + modulus - 1
+
+    def fit(acc: int) -> int:
+        if emulated.overflow == "saturate":
+            return min(max(acc, lowest), highest)
+        low_bits = acc & (modulus - 1)
+        return low_bits - modulus if low_bits > highest else low_bits
+
+    def accumulate(products: list[int], bias: list[int]) -> int:
+        terms = bias + products if emulated.order == "bias_first" else products + bias
+        if emulated.order == "reverse":
+            terms.reverse()
+        if emulated.when == "end":
+            return fit(sum(terms))
+        acc = 0
+        for term in terms:
+            acc = fit(acc + term)
+        return acc
+
+    return accumulate
+
+
+# --- nodes that sum ---------------------------------------------------------------------------
+
+
+def _linear(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+    bias = _bias(op)
+    return [
+        accumulate([w * v for w, v in zip(row, x)], bias[k])
+        for k, row in enumerate(op.weight.tolist())
+    ]
+
+
+def _conv(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+    weight, bias = op.weight.tolist(), _bias(op)
+    out, channels, *kernel = _shape(weight)
+    sizes = _shape(x)[1:]
+    positions = [
+        (before + size + after - d * (k - 1) - 1) // s + 1
+        for size, k, s, (before, after), d in zip(sizes, kernel, op.stride, op.padding, op.dilation)
+    ]
+
+    def acc(k: int, *position: int) -> int:
+        group = k // (out // op.groups)
+        products = []
+        for c, *offset in product(range(channels), *map(range, kernel)):
+            place = [
+                s * p + d * u - before
+                for s, p, d, u, (before, _) in zip(
+                    op.stride, position, op.dilation, offset, op.padding
+                )
+            ]
+            w = _at(weight[k][c], offset)
+            products.append(w * _at_or(x[group * channels + c], place, sizes, op.pad_code))
+        return accumulate(products, bias[k])
+
+    return _build((out, *positions), acc)
+
+
+def _sum_pool(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+    windows = _pool_windows(op, x, outside=[op.pad_code])
+    return _map_lists(lambda window: accumulate(window, []), windows, 3)
+
+
+def _global_sum_pool(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+    return [accumulate(_flat(channel), []) for channel in x]
+
+
+def _add(op: Any, accumulate: Accumulate, *operands: Nested) -> Nested:
+    multipliers = op.multipliers or (1,) * len(operands)
+
+    def acc(*index: int) -> int:
+        return accumulate([m * _at(x, index) for m, x in zip(multipliers, operands)], [])
+
+    return _build(_shape(operands[0]), acc)
+
+
+def _bias(op: Any) -> list[list[int]]:
+    """One list per output: the bias, or nothing."""
+    return [[] for _ in op.weight.tolist()] if op.bias is None else [[b] for b in op.bias.tolist()]
+
+
+# --- nodes that do not ------------------------------------------------------------------------
+
+
+def _requantize(op: Any, x: Nested) -> Nested:
+    rows: list[list[int]] = op.thresholds.tolist()
+    q_min: int = op.format.q_min
+
+    def code(acc: int, index: tuple[int, ...]) -> int:
+        row = rows[index[0]] if len(rows) > 1 else rows[0]
+        return q_min + sum(1 for threshold in row if acc >= threshold)
+
+    return _map(code, x)
+
+
+def _lookup(op: Any, x: Nested) -> Nested:
+    rows: list[list[int]] = op.table.tolist()
+    lowest: int = op.lo
+
+    def entry(value: int, index: tuple[int, ...]) -> int:
+        row = rows[index[0]] if len(rows) > 1 else rows[0]
+        if not 0 <= value - lowest < len(row):
+            raise OutOfRange(mismatch("input of Lookup", value, f"[{op.lo}, {op.hi}]"))
+        return row[value - lowest]
+
+    return _map(entry, x)
+
+
+def _max_pool(op: Any, x: Nested) -> Nested:
+    return _map_lists(max, _pool_windows(op, x, outside=[]), 3)
+
+
+def _pool_windows(op: Any, x: Nested, outside: list[int]) -> Nested:
+    """The values of each window, [c][i][j][...]; `outside` stands for a position beyond x."""
+    channels, *sizes = _shape(x)
+    positions = [
+        (before + size + after - k) // s + 1
+        for size, k, s, (before, after) in zip(sizes, op.kernel, op.stride, op.padding)
+    ]
+
+    def window(c: int, i: int, j: int) -> list[int]:
+        values: list[int] = []
+        for u, v in product(range(op.kernel[0]), range(op.kernel[1])):
+            row = op.stride[0] * i + u - op.padding[0][0]
+            column = op.stride[1] * j + v - op.padding[1][0]
+            inside = 0 <= row < sizes[0] and 0 <= column < sizes[1]
+            values += [x[c][row][column]] if inside else outside
+        return values
+
+    return _build((channels, *positions), window)
+
+
+def _concat(op: Any, *operands: Nested) -> Nested:
+    return [channel for x in operands for channel in x]
+
+
+def _flatten(op: Any, x: Nested) -> Nested:
+    return _flat(x)
+
+
+def _reshape(op: Any, x: Nested) -> Nested:
+    remaining = iter(_flat(x))
+    return _build(op.shape, lambda *index: next(remaining))
+
+
+_SUMS: dict[str, Callable[..., Nested]] = {
+    "Linear": _linear,
+    "Conv1d": _conv,
+    "Conv2d": _conv,
+    "SumPool2d": _sum_pool,
+    "GlobalSumPool": _global_sum_pool,
+    "Add": _add,
+}
+
+_MAPS: dict[str, Callable[..., Nested]] = {
+    "Requantize": _requantize,
+    "Lookup": _lookup,
+    "MaxPool2d": _max_pool,
+    "Concat": _concat,
+    "Flatten": _flatten,
+    "Reshape": _reshape,
+}
+
+
+# --- nested lists -----------------------------------------------------------------------------
+
+
+def _lists(x: Any) -> Nested:
+    """Arrays as nested lists of Python numbers."""
+    return x.tolist() if hasattr(x, "tolist") else x
+
+
+def _shape(x: Nested) -> tuple[int, ...]:
+    return (len(x), *_shape(x[0])) if isinstance(x, list) else ()
+
+
+def _build(shape: Sequence[int], value: Callable[..., Any]) -> Nested:
+    """Nested lists of a shape, value(*index) at each place, in row-major order."""
+    if not shape:
+        return value()
+    return [_build(shape[1:], lambda *rest, i=i: value(i, *rest)) for i in range(shape[0])]
+
+
+def _map(
+    function: Callable[[Any, tuple[int, ...]], Any], x: Nested, index: tuple[int, ...] = ()
+) -> Nested:
+    """function(value, index) at every place of x."""
+    if not isinstance(x, list):
+        return function(x, index)
+    return [_map(function, value, (*index, i)) for i, value in enumerate(x)]
+
+
+def _map_lists(function: Callable[[list[int]], int], x: Nested, depth: int) -> Nested:
+    """function(list) for the lists that lie `depth` levels down."""
+    return function(x) if depth == 0 else [_map_lists(function, v, depth - 1) for v in x]
+
+
+def _flat(x: Nested) -> list[int]:
+    return [v for part in x for v in _flat(part)] if isinstance(x, list) else [x]
+
+
+def _at(x: Nested, index: Sequence[int]) -> Any:
+    for i in index:
+        x = x[i]
+    return x
+
+
+def _at_or(x: Nested, index: Sequence[int], sizes: Sequence[int], outside: int) -> Any:
+    inside = all(0 <= i < size for i, size in zip(index, sizes))
+    return _at(x, index) if inside else outside

@@ -1,0 +1,393 @@
+"""A compiled circuit: simulate, make keys, encrypt, run, decrypt."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from concrete import fhe
+from numpy.typing import ArrayLike, NDArray
+
+from refqnn.accumulator import Certificate, certify
+from refqnn.errors import CircuitError, InvalidArgument, ShapeMismatch, mismatch
+from refqnn.fhe import prices
+from refqnn.fhe.batch import run_all
+from refqnn.fhe.bounds import FittingConstants, ProvedWidths
+from refqnn.fhe.estimation import KeySizes, available_memory, key_sizes
+from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
+from refqnn.fhe.parties import save_client, save_server
+from refqnn.fhe.tables import Lowering
+from refqnn.network import Network
+from refqnn.ops import Interval
+from refqnn.simplify import simplify
+
+__all__ = ["DEFAULT_GLOBAL_P_ERROR", "Circuit", "compile"]
+
+DEFAULT_GLOBAL_P_ERROR = 2.0**-40
+PARAMETERS = ("multi", "mono")
+
+OnSample = Callable[[str], None]
+
+
+def compile(
+    network: Network,
+    *,
+    certificate: Certificate | None = None,
+    p_error: float | None = None,
+    global_p_error: float | None = None,
+    parameters: str = "multi",
+    compress_keys: bool = True,
+    trials: int = 0,
+    choose: Choose | None = None,
+    **options: Any,
+) -> Circuit:
+    """Lower a network and compile it.  No samples are needed: every width is proved.
+
+    Args:
+        certificate: of this network, for its whole input format; its ranges may be tighter than the
+            intervals that are used without it.
+        p_error: probability, at most, that one table lookup gives a wrong result.
+        global_p_error: probability, at most, that one inference does; 2**-40 when neither is given.
+            An inference of n lookups and m outputs fails only if one of them does, so with
+            p_error = global_p_error / (n + m) the union bound holds whatever their dependence.
+        parameters: "multi" (one set of cryptographic parameters per width) or "mono" (one set:
+            smaller keys, slower lookups).
+        compress_keys: evaluation keys travel four to seven times smaller, and the first run unpacks
+            them (one to three seconds).
+        trials: how many further alternatives to compile, one second each; the circuit of the least
+            complexity is kept.  Without them the prices of refqnn.fhe.prices decide.
+        choose: called with (node name, alternatives, cheapest first) for each layer of tables;
+            returns the one to use.
+        options: further fields of Concrete's Configuration.
+
+    Raises: CircuitError where a width has no parameters, NotCovered for a node without an encrypted
+        form, CertificateError for a certificate of another network or of a part of its inputs.
+    """
+    for name, value in (("p_error", p_error), ("global_p_error", global_p_error)):
+        if value is not None and not 0.0 < value < 1.0:
+            raise InvalidArgument(mismatch(name, value, "a probability between 0 and 1"))
+    if parameters not in PARAMETERS:
+        raise InvalidArgument(mismatch("parameters", repr(parameters), f"one of {PARAMETERS}"))
+    if p_error is None and global_p_error is None:
+        global_p_error = DEFAULT_GLOBAL_P_ERROR
+
+    def compiled(lowered: Lowered) -> Circuit:
+        per_event = None if global_p_error is None else global_p_error / lowered.events
+        configuration = fhe.Configuration(
+            p_error=min(p for p in (p_error, per_event) if p is not None),
+            global_p_error=1.0,
+            parameter_selection_strategy=parameters,
+            compress_evaluation_keys=compress_keys,
+            compress_input_ciphertexts=True,
+            additional_pre_processors=[ProvedWidths(lowered.program.tops)],
+            additional_post_processors=[FittingConstants()],
+            dump_artifacts_on_unexpected_failures=False,
+            **options,
+        )
+        return Circuit(network, lowered, _compile(lowered, configuration))
+
+    program, ranges = _smallest(network, certificate)
+    if choose is not None:
+        return compiled(lower(program, ranges, choose))
+    grouped = lower(program, ranges)
+    menu: dict[str, list[Lowering]] = {}
+
+    def cheapest(name: str, found: list[Lowering]) -> Lowering:
+        menu[name] = found
+        return found[0]
+
+    best = compiled(grouped)
+    uniform = lower(program, ranges, cheapest)
+    if len(uniform.layers) < len(grouped.layers):
+        best = min(best, compiled(uniform), key=lambda circuit: circuit.complexity)
+    return _tried(best, menu, trials, lambda pick: compiled(lower(program, ranges, pick)))
+
+
+def _smallest(
+    network: Network, certificate: Certificate | None
+) -> tuple[Network, dict[str, Interval]]:
+    """The network, or its simplified form where that is cheaper, and the proved ranges."""
+    ranges = proved_ranges(network, certificate)
+    known = certificate if certificate is not None else certify(network, method="interval")
+    simplified = simplify(network, known)
+    if simplified.shapes == network.shapes:
+        return network, ranges
+    forms = [(network, ranges), (simplified, proved_ranges(simplified))]
+    prices_ = [sum(layer.price for layer in lower(*form).layers) for form in forms]
+    return forms[int(np.argmin(prices_))]
+
+
+def _tried(
+    best: Circuit,
+    menu: dict[str, list[Lowering]],
+    trials: int,
+    compiled: Callable[[Choose], Circuit],
+) -> Circuit:
+    """Change one layer at a time, the cheapest changes first; keep what lowers the complexity."""
+    taken = {name: found[0] for name, found in menu.items()}
+    changes = [
+        (other.price - found[0].price, name, other)
+        for name, found in menu.items()
+        for other in found[1:]
+    ]
+    for _, name, other in sorted(changes, key=lambda change: change[0])[:trials]:
+        attempt = {**taken, name: other}
+
+        def pick(
+            layer: str, found: list[Lowering], attempt: dict[str, Lowering] = attempt
+        ) -> Lowering:
+            return attempt[layer]
+
+        try:
+            circuit = compiled(pick)
+        except CircuitError:
+            continue
+        if circuit.complexity < best.complexity:
+            best, taken = circuit, attempt
+    return best
+
+
+def _compile(lowered: Lowered, configuration: fhe.Configuration) -> fhe.Circuit:
+    program = lowered.program
+    ends = [np.full(program.input_shape, end, dtype=np.int64) for end in (0, program.input_top)]
+
+    def circuit(x: Any) -> Any:
+        return program(x)
+
+    try:
+        return fhe.Compiler(circuit, {"x": "encrypted"}).compile(ends, configuration)
+    except RuntimeError as error:
+        if "NoParametersFound" not in str(error):
+            raise
+        raise CircuitError(_no_parameters(lowered)) from error
+
+
+def _no_parameters(lowered: Lowered) -> str:
+    widest = max(lowered.layers, key=lambda layer: layer.bits - layer.shift, default=None)
+    text = "no cryptographic parameters serve this circuit: "
+    if widest is None or lowered.output_bits > widest.bits:
+        text += f"its output has {lowered.output_bits} bits; train with narrower weights"
+    else:
+        text += (
+            f"the table behind {widest.name!r} takes {widest.bits - widest.shift} bits of "
+            f"{widest.bits}-bit accumulators; {_hint(widest)}"
+        )
+    return text + ", or allow a larger p_error"
+
+
+class Circuit:
+    """A network that runs encrypted.  Made by `refqnn.fhe.compile`.
+
+    Attributes:
+        network: what it computes.
+        lowered: how its integers stand for the network's.
+        layers: what each layer of lookups costs.
+    """
+
+    def __init__(self, network: Network, lowered: Lowered, concrete: fhe.Circuit) -> None:
+        self.network = network
+        self.lowered = lowered
+        self.layers: list[Layer] = lowered.layers
+        self._concrete = concrete
+
+    # --- integers in, integers out ------------------------------------------------------------
+
+    def simulate(self, codes: ArrayLike) -> NDArray[np.int64]:
+        """Outputs [n, *output_shape] of codes [n, *input_shape], computed in clear by the circuit.
+
+        The circuit's own modular arithmetic and the noise of its parameters, without keys.
+
+        Raises: as `Network.forward` for codes outside the declared format.
+        """
+        arguments = self._arguments(codes)
+        return self._results([self._concrete.simulate(x) for x in arguments])
+
+    def keygen(self, *, force: bool = False) -> float:
+        """Make keys unless there are some; returns the seconds it took.
+
+        Raises: CircuitError when the keys would not fit into the memory that is left.
+        """
+        available, needed = available_memory(), self.key_sizes.resident
+        if available is not None and needed > available:
+            raise CircuitError(
+                f"the keys of this circuit take {needed / 1e9:.1f} GB of memory and "
+                f"{available / 1e9:.1f} GB are available; narrower tables have smaller keys "
+                "(see Circuit.explain)"
+            )
+        start = time.perf_counter()
+        self._concrete.keygen(force=force)
+        return time.perf_counter() - start
+
+    def encrypt(self, codes: ArrayLike) -> fhe.Value:
+        """The ciphertext of one sample [*input_shape].
+
+        Raises: InvalidType, ShapeMismatch; OutOfRange for codes outside the declared format, before
+            anything is encrypted.
+        """
+        array = np.asarray(codes)
+        if array.shape != self.network.input_shape:
+            expected = f"one sample of shape {self.network.input_shape}"
+            raise ShapeMismatch(mismatch("codes", f"shape {array.shape}", expected))
+        (argument,) = self._arguments(array[None])
+        return self._concrete.encrypt(argument)
+
+    def run(self, ciphertext: fhe.Value) -> fhe.Value:
+        """The encrypted output of an encrypted sample; uses the evaluation keys alone."""
+        return self._concrete.run(ciphertext)
+
+    def decrypt(self, result: fhe.Value) -> NDArray[np.int64]:
+        """The output [*output_shape] of one sample."""
+        return self._results([self._concrete.decrypt(result)])[0]
+
+    def execute(
+        self,
+        codes: ArrayLike,
+        *,
+        n_jobs: int | None = None,
+        on_sample: OnSample | None = None,
+    ) -> NDArray[np.int64]:
+        """Outputs [n, *output_shape] of codes [n, *input_shape], really encrypted.
+
+        Args:
+            n_jobs: None runs here, one sample after the other, each on all cores.  A number runs
+                samples in that many joblib workers: processes of this machine, or, inside
+                `joblib.parallel_config(backend="dask")`, of a cluster.  The order is kept, failed
+                samples are run again, secret keys stay here.
+            on_sample: called with a short text after each sample.
+
+        Raises: as `Network.forward` for codes outside the declared format; CircuitError for a
+            sample that keeps failing.
+        """
+        arguments = self._arguments(codes)
+        if n_jobs is not None:
+            return self._execute_on_workers(arguments, n_jobs, on_sample)
+        outputs = []
+        for argument in arguments:
+            start = time.perf_counter()
+            result = self._concrete.run(self._concrete.encrypt(argument))
+            outputs.append(self._concrete.decrypt(result))
+            if on_sample is not None:
+                on_sample(f"{time.perf_counter() - start:.2f} s")
+        return self._results(outputs)
+
+    def _execute_on_workers(
+        self, arguments: NDArray[np.int64], n_jobs: int, on_sample: OnSample | None
+    ) -> NDArray[np.int64]:
+        self.keygen()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "server")
+            self.save_server(file)
+            server_file = file.read_bytes()
+        keys = self._concrete.client.evaluation_keys.serialize()
+        token = hashlib.sha256(server_file + keys).hexdigest()
+        requests = [self._concrete.encrypt(x).serialize() for x in arguments]
+        answers = run_all(server_file, keys, token, requests, n_jobs, on_sample)
+        values = [fhe.Value.deserialize(answer) for answer in answers]
+        return self._results([self._concrete.decrypt(value) for value in values])
+
+    # --- files --------------------------------------------------------------------------------
+
+    def save_client(self, path: str | Path) -> None:
+        """Write what a client needs: the doors and the encryption parameters, no weight, no key."""
+        parameters = self._concrete.client.specs.serialize()
+        save_client(self.network, self.lowered, parameters, path)
+
+    def save_server(self, path: str | Path) -> None:
+        """Write what a server needs: the compiled circuit, no key."""
+        # Compiled circuits live in a temporary folder of Concrete's library object.
+        library = self._concrete.server._library.get_output_dir_path()
+        save_server(self.network, library, path)
+
+    def _arguments(self, codes: ArrayLike) -> NDArray[np.int64]:
+        """Checked codes as the circuit's unsigned integers [n, *input_shape]."""
+        checked = self.network.check_codes(codes)
+        return (checked - self.lowered.input_low) // self.lowered.input_step
+
+    def _results(self, results: list[Any]) -> NDArray[np.int64]:
+        """The network's integers from the circuit's [n, *output_shape]."""
+        t = np.stack([np.asarray(r, dtype=np.int64) for r in results])
+        return self.lowered.output_low + self.lowered.output_step * t
+
+    # --- what it costs ------------------------------------------------------------------------
+
+    @property
+    def pbs(self) -> dict[int, int]:
+        """Table lookups (programmable bootstraps) per sample, by the width they look up."""
+        return prices.merged(*(layer.lookups for layer in self.layers))
+
+    @property
+    def complexity(self) -> float:
+        """The cost of one inference in the units of the compiler's optimizer."""
+        return float(self._concrete.complexity)
+
+    @property
+    def p_error(self) -> float:
+        """Probability that one lookup fails, at most."""
+        return float(self._concrete.p_error)
+
+    @property
+    def global_p_error(self) -> float:
+        """Probability that one inference fails, at most: the union bound over its events."""
+        return min(1.0, self.p_error * self.lowered.events)
+
+    @property
+    def compiled_pbs(self) -> int:
+        """Table lookups per sample as the compiler counts them."""
+        return int(self._concrete.programmable_bootstrap_count)
+
+    @property
+    def key_sizes(self) -> KeySizes:
+        """Sizes of the evaluation keys, known before they are made."""
+        parameters = self._concrete.client.specs.serialize()
+        return key_sizes(parameters, self._concrete.configuration.compress_evaluation_keys)
+
+    @property
+    def evaluation_key_bytes(self) -> int:
+        """Size of the evaluation keys as they travel to a server."""
+        return self.key_sizes.travelling
+
+    def explain(self) -> str:
+        """Per layer: widths, bits removed, lookups by width, share of the cost, what would help."""
+        total = sum(layer.price for layer in self.layers) or 1.0
+        rows = [("layer", "values", "span", "width", "removed", "lookups", "share", "hint")]
+        for layer in self.layers:
+            lookups = ", ".join(f"{n} of {bits} bits" for bits, n in layer.lookups.items())
+            rows.append(
+                (
+                    layer.name,
+                    str(layer.neurons),
+                    f"{layer.span_bits} bits",
+                    f"{layer.bits} bits",
+                    f"{layer.shift} ({layer.method})",
+                    lookups,
+                    f"{layer.price / total:.0%}",
+                    _hint(layer),
+                )
+            )
+        rows.append(("output", "", f"{self.lowered.output_bits} bits", "", "", "none", "", ""))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        )
+
+
+def _hint(layer: Layer) -> str:
+    """What would make a layer cheaper."""
+    kept = layer.bits - layer.shift
+    if layer.method == "max":
+        return "fewer code bits make each maximum narrower"
+    if layer.method == "carry":
+        return "thresholds a power of two apart (power-of-two scales, half_up) need one table"
+    if layer.method == "split":
+        return "rounding half_up instead of half_even needs one table instead of several"
+    if layer.shift == 0 and kept > 4:
+        return "thresholds a power of two apart would let low bits be removed"
+    if layer.shift:
+        return f"train the accumulators into {kept} bits: no bit to remove"
+    return "narrow already: fewer neurons"

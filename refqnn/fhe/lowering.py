@@ -1,0 +1,653 @@
+"""From a Network to the steps of a circuit.
+
+Every value v of the network is carried as an encrypted t with known zero and gain,
+
+    v = zero + gain * t,        zero [*shape], gain [channels or 1]
+
+An affine node A with linear part L needs L alone in the circuit: A(v) = L(gain * t) + A(zero).
+The constants meet the sum only where it enters a table or leaves the circuit; there the proved
+range [lo, hi] of v makes t + (zero - lo) / gain the narrowest unsigned integer there is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
+from refqnn.fhe import prices, program, tables
+from refqnn.fhe.program import INPUT, Program, Step
+from refqnn.network import INPUT as NETWORK_INPUT
+from refqnn.network import Network, Node, inputs_of
+from refqnn.ops import (
+    Add,
+    Concat,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    GlobalSumPool,
+    Interval,
+    Linear,
+    Lookup,
+    MaxPool2d,
+    Reshape,
+    SumPool2d,
+)
+from refqnn.requantize import Requantize
+
+__all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
+
+_ELEMENTWISE = (Requantize, Lookup)
+_SCALES_INPUT = (Linear, Conv1d, Conv2d)  # their weights absorb a gain
+
+IntVector = NDArray[np.int64]
+Choose = Callable[[str, list[tables.Lowering]], tables.Lowering]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer of lookups costs.
+
+    Attributes:
+        name: the node whose values are looked up.
+        neurons: how many values enter the tables.
+        span_bits: width of the proved range of the values.
+        bits, shift: width that enters the circuit's lookups, low bits removed before the table.
+        method: "drop", "split", "carry" or "max".
+        lookups: number of lookups by width.
+        price: predicted cost in the units of refqnn.fhe.prices.
+    """
+
+    name: str
+    neurons: int
+    span_bits: int
+    bits: int
+    shift: int
+    method: str
+    lookups: dict[int, int]
+    price: float
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A program and how its integers stand for the network's.
+
+    Codes x enter as (x - input_low) / input_step; results r leave as output_low + output_step * r.
+    """
+
+    program: Program
+    layers: list[Layer]
+    input_low: int
+    input_step: int
+    output_low: IntVector
+    output_step: IntVector
+    output_bits: int
+
+    @property
+    def events(self) -> int:
+        """Lookups and decrypted outputs: each can fail, nothing else can."""
+        lookups = sum(sum(layer.lookups.values()) for layer in self.layers)
+        return lookups + self.output_low.size
+
+
+@dataclass(frozen=True, eq=False)
+class _Value:
+    """v = zero + gain * t, t the result of `step`.  `top`: t in [0, top], when that is proved."""
+
+    step: str
+    zero: IntVector  # [*shape]
+    gain: IntVector  # [channels or 1, 1, ...]
+    top: int | None = None
+
+
+def proved_ranges(network: Network, certificate: Any = None) -> dict[str, Interval]:
+    """Intervals of every value, from the nodes' own rules and the tighter ones of a certificate.
+
+    The certificate is taken at its word (`Certificate.verify` rechecks one that comes from
+    elsewhere).
+
+    Raises: CertificateError for a certificate of another network or of a part of the inputs.
+    """
+    box = Interval.of_format(network.input_format, network.input_shape)
+    if certificate is not None:
+        _check_certificate(network, certificate, box)
+    ranges = {NETWORK_INPUT: box}
+    for node in network.nodes:
+        interval = node.op.out_range(*(ranges[name] for name in inputs_of(node)))
+        if certificate is not None and node.name in certificate.ranges:
+            proved = certificate.ranges[node.name]
+            lo = np.maximum(interval.lo, proved.lo)
+            hi = np.minimum(interval.hi, proved.hi)
+            interval = Interval(lo, hi)
+        ranges[node.name] = interval
+    return ranges
+
+
+def _check_certificate(network: Network, certificate: Any, box: Interval) -> None:
+    if certificate.digest != network.digest:
+        got = f"one of the network {certificate.digest[:12]}"
+        raise CertificateError(mismatch("certificate", got, f"one of {network.digest[:12]}"))
+    domain = certificate.domain
+    whole = (domain.hull.lo == box.lo).all() and (domain.hull.hi == box.hi).all()
+    if domain.listed is not None or not whole:
+        expected = "the whole input format, since an encrypted input cannot be checked"
+        raise CertificateError(mismatch("certificate", "one of a part of the inputs", expected))
+
+
+def lower(network: Network, ranges: dict[str, Interval], choose: Choose | None = None) -> Lowered:
+    """The program of a network.
+
+    Args:
+        ranges: proved intervals of every value, as `proved_ranges` gives them.
+        choose: picks one of a layer's alternatives (cheapest first) for all its neurons.  By
+            default neurons are grouped, each group with the cheapest of its own.
+
+    Raises: NotCovered, CircuitError for a range that no table can hold.
+    """
+    return _Lowering(network, ranges, choose).run()
+
+
+@dataclass(eq=False)
+class _Lowering:
+    network: Network
+    ranges: dict[str, Interval]
+    choose: Choose | None
+    steps: list[Step] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    values: dict[str, _Value] = field(default_factory=dict)
+
+    def run(self) -> Lowered:
+        network = self.network
+        self.nodes = _needed(network)
+        self.users: dict[str, list[Node]] = {NETWORK_INPUT: []}
+        for node in self.nodes:
+            self.users[node.name] = []
+            for name in inputs_of(node):
+                self.users[name].append(node)
+        input_low, input_step, input_top = self._input()
+        for node in self.nodes:
+            if not self._fused_into_next(node):
+                self.values[node.name] = self._node(node)
+        low, step, bits = self._output()
+        return Lowered(
+            Program(tuple(self.steps), network.input_shape, input_top),
+            self.layers,
+            input_low,
+            input_step,
+            low,
+            step,
+            bits,
+        )
+
+    # --- doors ------------------------------------------------------------------------------
+
+    def _input(self) -> tuple[int, int, int]:
+        fmt = self.network.input_format
+        absorbed = all(isinstance(user.op, _SCALES_INPUT) for user in self.users[NETWORK_INPUT])
+        step = fmt.step if absorbed else 1
+        top = (fmt.q_max - fmt.q_min) // step
+        zero = np.full(self.network.input_shape, fmt.q_min, dtype=np.int64)
+        self.values[NETWORK_INPUT] = _Value(INPUT, zero, np.array([step]), top)
+        return fmt.q_min, step, top
+
+    def _output(self) -> tuple[IntVector, IntVector, int]:
+        """Bring the output to [0, span]; returns (low, step, bits)."""
+        name = self.network.output
+        value, interval = self.values[name], self.ranges[name]
+        gain = np.broadcast_to(_channelwise(value.gain, interval.shape), interval.shape)
+        lo = _first_multiple(interval.lo, value.zero, gain)  # [*shape]
+        top = int(((interval.hi - lo) // gain).max())
+        bits = max(1, top.bit_length())
+        offset = (value.zero - lo) // gain
+        if value.top is None or value.step == INPUT or offset.any():
+            self._emit(program.Offset, f"{name} out", (value.step,), top, constant=offset)
+        return lo, gain, bits
+
+    # --- nodes ------------------------------------------------------------------------------
+
+    def _fused_into_next(self, node: Node) -> bool:
+        """Is this lookup read by one other lookup alone?  Then one table computes both."""
+        users = self.users[node.name]
+        return (
+            isinstance(node.op, _ELEMENTWISE)
+            and node.name != self.network.output
+            and len(users) == 1
+            and isinstance(users[0].op, _ELEMENTWISE)
+        )
+
+    def _node(self, node: Node) -> _Value:
+        op = node.op
+        if isinstance(op, _ELEMENTWISE):
+            return self._lookup(node)
+        if isinstance(op, MaxPool2d):
+            return self._max_pool(node, op)
+        inputs = [self.values[name] for name in inputs_of(node)]
+        zero = np.asarray(op.forward(*(v.zero[None] for v in inputs))[0])
+        if zero.dtype == object:
+            raise CircuitError(f"node {node.name!r}: its sums leave 64 bits; no circuit holds them")
+        if isinstance(op, (Linear, Conv1d, Conv2d)):
+            return self._weighted(node, inputs[0], zero)
+        if isinstance(op, SumPool2d):
+            ones = np.ones((zero.shape[0], 1, *op.kernel), dtype=np.int64)
+            dilation, groups = (1, 1), zero.shape[0]
+            step = self._conv(
+                node.name, inputs[0].step, ones, op.stride, op.padding, dilation, groups
+            )
+        elif isinstance(op, GlobalSumPool):
+            step = self._global_sum(node.name, inputs[0])
+        elif isinstance(op, Add):
+            multipliers = (1,) * len(inputs) if op.multipliers is None else op.multipliers
+            sources = tuple(v.step for v in inputs)
+            step = self._emit(program.Sum, node.name, sources, 1, multipliers=multipliers)
+        elif isinstance(op, Concat):
+            step = self._emit(program.Join, node.name, tuple(v.step for v in inputs), 1)
+        elif isinstance(op, (Flatten, Reshape)):
+            top = 1 if inputs[0].top is None else inputs[0].top
+            step = self._emit(program.Relabel, node.name, (inputs[0].step,), top, shape=zero.shape)
+            return _Value(step, zero, np.array([1]), inputs[0].top)
+        else:
+            raise NotCovered(f"node {node.name!r}: {op.kind} has no encrypted form here")
+        return _Value(step, zero, np.array([1]))
+
+    def _weighted(self, node: Node, x: _Value, zero: IntVector) -> _Value:
+        """Linear and convolutions: the weights absorb the input's gain and give up their gcd."""
+        op: Any = node.op
+        weight = op.weight * int(x.gain.item())  # only the network's input carries a gain here
+        gain = self._row_gain(node, weight, zero)
+        weight = weight // gain.reshape(-1, *(1,) * (weight.ndim - 1))
+        if isinstance(op, Linear):
+            step = self._emit(program.MatMul, node.name, (x.step,), 1, weight=weight.T)
+        elif isinstance(op, Conv2d):
+            step = self._conv(
+                node.name, x.step, weight, op.stride, op.padding, op.dilation, op.groups
+            )
+        else:
+            step = self._conv1d(node.name, x, op, weight, zero.shape)
+        return _Value(step, zero, gain)
+
+    def _row_gain(self, node: Node, weight: IntVector, zero: IntVector) -> IntVector:
+        """A common divisor of each weight row where every reader can take a gain, else 1.
+
+        The zeros of a channel must agree modulo its gain (they do without padding codes).  The
+        greatest divisor makes the narrowest accumulator; its power-of-two part keeps thresholds on
+        a power-of-two grid.  The cheaper table decides.
+        """
+        readers_can = all(isinstance(user.op, _ELEMENTWISE) for user in self.users[node.name])
+        if not readers_can:
+            return np.array([1])
+        gcd = np.gcd.reduce(weight.reshape(len(weight), -1), axis=1)
+        gcd = np.maximum(gcd, 1)
+        by_channel = zero.reshape(len(zero), -1)
+        agree = ((by_channel - by_channel[:, :1]) % gcd[:, None] == 0).all(axis=1)
+        greatest = np.where(agree, gcd, 1)
+        binary = greatest & -greatest
+        reader, *others = self.users[node.name] or [node]
+        if others or not isinstance(reader.op, Requantize) or (greatest == binary).all():
+            return greatest
+        prices = [
+            self._row_prices(reader, _Value("", zero, gain), self.ranges[node.name])
+            for gain in (greatest, binary)
+        ]
+        return np.where(prices[0] <= prices[1], greatest, binary)
+
+    def _row_prices(self, reader: Node, x: _Value, interval: Interval) -> NDArray[np.float64]:
+        """The price of the cheapest table of each row by itself, [channels]."""
+        try:
+            _, _, rows = _rows(reader.name, [reader], x, interval)
+        except CircuitError:  # too wide
+            return np.full(len(x.zero), np.inf)
+        found = (tables.alternatives(tables.Rows([row], [1])) for row in rows.values)
+        return np.array([options[0].price if options else np.inf for options in found])
+
+    def _conv(
+        self,
+        name: str,
+        source: str,
+        weight: IntVector,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+    ) -> str:
+        if any(before or after for before, after in padding):
+            source = self._emit(program.Pad, f"{name} pad", (source,), 1, padding=tuple(padding))
+        return self._emit(
+            program.Conv,
+            name,
+            (source,),
+            1,
+            weight=weight,
+            stride=tuple(stride),
+            dilation=tuple(dilation),
+            groups=groups,
+        )
+
+    def _conv1d(self, name: str, x: _Value, op: Any, weight: IntVector, shape: Any) -> str:
+        """A convolution of height 1."""
+        top = 1 if x.top is None else x.top
+        high = (x.zero.shape[0], 1, x.zero.shape[1])
+        source = self._emit(program.Relabel, f"{name} in", (x.step,), top, shape=high)
+        padding = ((0, 0), op.padding[0])
+        stride, dilation = (1, *op.stride), (1, *op.dilation)
+        sums = self._conv(
+            f"{name} 2d", source, weight[:, :, None, :], stride, padding, dilation, op.groups
+        )
+        return self._emit(program.Relabel, name, (sums,), 1, shape=shape)
+
+    def _global_sum(self, name: str, x: _Value) -> str:
+        channels, positions = x.zero.shape[0], prod(x.zero.shape[1:])
+        top = 1 if x.top is None else x.top
+        flat = self._emit(
+            program.Relabel, f"{name} in", (x.step,), top, shape=(channels, positions)
+        )
+        ones = np.ones((positions, 1), dtype=np.int64)
+        sums = self._emit(program.MatMul, f"{name} sum", (flat,), 1, weight=ones)
+        return self._emit(program.Relabel, name, (sums,), 1, shape=(channels,))
+
+    # --- lookups ----------------------------------------------------------------------------
+
+    def _lookup(self, node: Node) -> _Value:
+        """A table of this node and of the lookups fused into it."""
+        chain = [node]
+        while True:
+            (source,) = inputs_of(chain[0])
+            if source == NETWORK_INPUT or not self._fused_into_next(self.network[source]):
+                break
+            chain.insert(0, self.network[source])
+        x, interval = self.values[source], self.ranges[source]
+        lo, gain, rows = _rows(node.name, chain, x, interval)
+        if len(rows.values[0]) and all(len(p) == 0 for p in rows.change_points):
+            return self._constant(node, x, rows)
+        offset = (x.zero - _channelwise(lo, x.zero.shape)) // _channelwise(gain, x.zero.shape)
+        step, top, low = self._parts(node.name, x.step, offset, self._partition(node.name, rows))
+        zero = np.broadcast_to(_channelwise(low, x.zero.shape), x.zero.shape).copy()
+        return _Value(step, zero, np.array([1]), top)
+
+    def _partition(self, name: str, rows: tables.Rows) -> list[tuple[IntVector, tables.Lowering]]:
+        """(row indices, lowering) of each part of a layer; one part where a choice was given."""
+        if self.choose is None:
+            parts = tables.grouped(rows, os.cpu_count() or 1)
+        else:
+            found = tables.alternatives(rows)
+            everything = np.arange(len(rows.values))
+            parts = [(everything, self.choose(name, found))] if found else []
+        if not parts:
+            raise _too_wide(name, max(rows.spans))
+        for index, chosen in parts:
+            part = tables.Rows([rows.values[i] for i in index], [rows.counts[i] for i in index])
+            self._record(name, part, chosen)
+        return parts
+
+    def _parts(
+        self,
+        name: str,
+        source: str,
+        offset: IntVector,
+        parts: list[tuple[IntVector, tables.Lowering]],
+    ) -> tuple[str, int, IntVector]:
+        """Look up each part, join them, and bring the rows back into their order."""
+        if len(parts) == 1:
+            return self._looked_up(name, source, offset, parts[0][1])
+        steps, tops, lows = [], [], []
+        for i, (index, chosen) in enumerate(parts):
+            part = f"{name} group {i}"
+            mine = self._emit(program.Gather, f"{part} in", (source,), 1, index=index)
+            step, top, low = self._looked_up(part, mine, offset[index], chosen)
+            steps.append(step)
+            tops.append(top)
+            lows.append(low)
+        order = np.argsort(np.concatenate([index for index, _ in parts]))
+        joined = self._emit(program.Join, f"{name} joined", tuple(steps), max(tops))
+        step = self._emit(program.Gather, name, (joined,), max(tops), index=order)
+        return step, max(tops), np.concatenate(lows)[order]
+
+    def _constant(self, node: Node, x: _Value, rows: tables.Rows) -> _Value:
+        """A layer whose codes never change: zero times its input."""
+        first = np.array([row[0] for row in rows.values])
+        zero = np.broadcast_to(_channelwise(first, x.zero.shape), x.zero.shape).copy()
+        none = np.zeros(x.zero.shape, dtype=np.int64)
+        step = self._emit(program.Scale, node.name, (x.step,), 1, constant=none)
+        return _Value(step, zero, np.array([1]), 1)
+
+    # Each of these: steps from u = t + offset to f[u] - low; returns (step, top, low).
+
+    def _looked_up(
+        self, name: str, source: str, offset: IntVector, chosen: tables.Lowering
+    ) -> tuple[str, int, IntVector]:
+        if isinstance(chosen, tables.Drop):
+            return self._drop(name, source, offset, chosen)
+        if isinstance(chosen, tables.Split):
+            return self._split(name, source, offset, chosen)
+        return self._carry(name, source, offset, chosen)
+
+    def _drop(
+        self, name: str, source: str, offset: IntVector, drop: tables.Drop
+    ) -> tuple[str, int, IntVector]:
+        stretch = _channelwise(drop.stretch, offset.shape)
+        if (drop.stretch != 1).any():
+            factor = np.broadcast_to(stretch, offset.shape).copy()
+            source = self._emit(program.Scale, f"{name} stretch", (source,), 1, constant=factor)
+        constant = offset * stretch + _channelwise(drop.offset, offset.shape)
+        whole = self._shifted(name, source, constant, drop.bits)
+        high = self._truncated(name, whole, drop.bits, drop.shift)
+        low = drop.tables.min(axis=1)
+        step, top = self._table(name, high, drop.tables - low[:, None], drop.shift)
+        return step, top, low
+
+    def _split(
+        self, name: str, source: str, offset: IntVector, split: tables.Split
+    ) -> tuple[str, int, IntVector]:
+        parts = [
+            self._drop(f"{name} part {i}", source, offset, part)
+            for i, part in enumerate(split.parts)
+        ]
+        steps, tops, lows = zip(*parts)
+        step = self._emit(program.Sum, name, steps, sum(tops), multipliers=(1,) * len(steps))
+        return step, sum(tops), np.sum(lows, axis=0)
+
+    def _carry(
+        self, name: str, source: str, offset: IntVector, carry: tables.Carry
+    ) -> tuple[str, int, IntVector]:
+        shift, size = carry.shift, 1 << carry.shift
+        constant = offset + _channelwise(carry.offset, offset.shape)
+        whole = self._shifted(name, source, constant, carry.bits)
+        high = self._truncated(name, whole, carry.bits, shift)
+        low = self._emit(program.Sum, f"{name} low", (whole, high), size - 1, multipliers=(1, -1))
+        moved, _ = self._table(f"{name} shift", high, carry.shift_of, shift)
+        total = self._emit(
+            program.Sum, f"{name} low + shift", (low, moved), 2 * size - 1, multipliers=(1, 1)
+        )
+        carried, carry_top = self._table(f"{name} carry", total, carry.carry, 0)
+        least = carry.base.min(axis=1)
+        based, base_top = self._table(f"{name} base", high, carry.base - least[:, None], shift)
+        top = base_top + carry_top
+        step = self._emit(program.Sum, name, (based, carried), top, multipliers=(1, 1))
+        return step, top, least
+
+    def _table(self, name: str, source: str, rows: IntVector, shift: int) -> tuple[str, int]:
+        top = max(1, int(rows.max()))
+        merged = rows[:1] if (rows == rows[0]).all() else rows
+        return self._emit(program.Table, name, (source,), top, tables=merged, shift=shift), top
+
+    def _shifted(self, name: str, source: str, constant: IntVector, bits: int) -> str:
+        top = (1 << bits) - 1
+        return self._emit(program.Offset, f"{name} acc", (source,), top, constant=constant)
+
+    def _truncated(self, name: str, source: str, bits: int, shift: int) -> str:
+        if not shift:
+            return source
+        top = (1 << bits) - 1
+        return self._emit(program.Truncate, f"{name} high", (source,), top, shift=shift)
+
+    # --- maxima -----------------------------------------------------------------------------
+
+    def _max_pool(self, node: Node, op: MaxPool2d) -> _Value:
+        """max(a, b) = a + relu(b - a), pairwise; one-bit values by one table of their sum."""
+        name = node.name
+        (source,) = inputs_of(node)
+        x, interval = self.values[source], self.ranges[source]
+        lo = interval.lo.reshape(len(interval.lo), -1).min(axis=1)  # [channels]
+        hi = interval.hi.reshape(len(interval.hi), -1).max(axis=1)
+        top = int((hi - lo).max())
+        offset = x.zero - _channelwise(lo, x.zero.shape)
+        start = x.step
+        if offset.any():
+            start = self._emit(program.Offset, f"{name} in", (start,), top, constant=offset)
+        if any(before or after for before, after in op.padding):
+            # Zero is the least t there is: it wins no maximum.
+            start = self._emit(program.Pad, f"{name} pad", (start,), top, padding=op.padding)
+        out_shape = op.out_shape(x.zero.shape)
+        parts = [
+            self._emit(program.Select, f"{name} {u},{v}", (start,), top, index=index)
+            for u, v, index in _windows(op, out_shape)
+        ]
+        zero = np.broadcast_to(_channelwise(lo, out_shape), out_shape).copy()
+        if len(parts) == 1:
+            return _Value(parts[0], zero, np.array([1]), top)
+        count = prod(out_shape)
+        if top <= 1:
+            step, width = self._any(name, parts), len(parts).bit_length()
+            found = {width: count}
+        else:
+            step, width = self._greatest(name, parts, top), (2 * top).bit_length()
+            found = {width: count * (len(parts) - 1)}
+        if width > tables.MAX_BITS:
+            raise _too_wide(name, 2 * top)
+        price = sum(prices.drop(b, 0) * n for b, n in found.items())
+        self.layers.append(Layer(name, count, top.bit_length(), width, 0, "max", found, price))
+        return _Value(step, zero, np.array([1]), top)
+
+    def _any(self, name: str, parts: list[str]) -> str:
+        """1 where any of the parts is 1."""
+        n = len(parts)
+        ones = (1,) * n
+        total = self._emit(program.Sum, f"{name} sum", tuple(parts), n, multipliers=ones)
+        table = (np.arange(1 << n.bit_length()) > 0).astype(np.int64)
+        return self._emit(program.Table, name, (total,), 1, tables=table[None], shift=0)
+
+    def _greatest(self, name: str, parts: list[str], top: int) -> str:
+        relu = np.maximum(np.arange(1 << (2 * top).bit_length()) - top, 0)
+        relu = np.minimum(relu, top)
+        level = 0
+        while len(parts) > 1:
+            paired = []
+            for i in range(0, len(parts) - 1, 2):
+                tag = f"{name} max {level},{i}"
+                a, b = parts[i], parts[i + 1]
+                difference = self._emit(
+                    program.Sum, f"{tag} difference", (b, a), 1, multipliers=(1, -1)
+                )
+                moved = self._emit(
+                    program.Offset, f"{tag} acc", (difference,), 2 * top, constant=np.array([top])
+                )
+                more = self._emit(
+                    program.Table, f"{tag} relu", (moved,), top, tables=relu[None], shift=0
+                )
+                paired.append(self._emit(program.Sum, tag, (a, more), top, multipliers=(1, 1)))
+            if len(parts) % 2:
+                paired.append(parts[-1])
+            parts, level = paired, level + 1
+        return parts[0]
+
+    # --- book-keeping -----------------------------------------------------------------------
+
+    def _emit(
+        self, kind: Callable[..., Step], name: str, sources: tuple[str, ...], top: int, **more: Any
+    ) -> str:
+        tag = f"{len(self.steps)} {name}"
+        self.steps.append(kind(name=tag, sources=sources, top=top, **more))
+        return tag
+
+    def _record(self, name: str, rows: tables.Rows, chosen: tables.Lowering) -> None:
+        neurons = rows.total
+        first = chosen.parts[0] if isinstance(chosen, tables.Split) else chosen
+        found = {bits: n * neurons for bits, n in chosen.lookups.items()}
+        self.layers.append(
+            Layer(
+                name=name,
+                neurons=neurons,
+                span_bits=max(1, max(rows.spans).bit_length()),
+                bits=first.bits,
+                shift=first.shift,
+                method=type(chosen).__name__.lower(),
+                lookups=found,
+                price=chosen.price * neurons,
+            )
+        )
+
+
+# --- small pieces -------------------------------------------------------------------------------
+
+
+def _needed(network: Network) -> list[Node]:
+    """The nodes that the output depends on, in order."""
+    needed = {network.output}
+    for node in reversed(network.nodes):
+        if node.name in needed:
+            needed.update(inputs_of(node))
+    return [node for node in network.nodes if node.name in needed]
+
+
+def _channelwise(values: IntVector, shape: Any) -> IntVector:
+    """[channels or 1] shaped to broadcast against a sample of this shape."""
+    return np.asarray(values).reshape(-1, *(1,) * (len(shape) - 1))
+
+
+def _first_multiple(lo: Any, zero: IntVector, gain: Any) -> IntVector:
+    """The least value >= lo that is zero modulo gain."""
+    return np.asarray(lo + (zero - lo) % gain, dtype=np.int64)
+
+
+def _rows(
+    name: str, chain: list[Node], x: _Value, interval: Interval
+) -> tuple[IntVector, IntVector, tables.Rows]:
+    """(lo [channels], gain [channels], the table of every channel) over the proved range."""
+    channels = x.zero.shape[0]
+    gain = np.broadcast_to(x.gain.ravel(), (channels,))
+    zero = x.zero.reshape(channels, -1)[:, 0]
+    lo = interval.lo.reshape(channels, -1).min(axis=1)
+    hi = interval.hi.reshape(channels, -1).max(axis=1)
+    lo = _first_multiple(lo, zero, gain)
+    spans = np.maximum((hi - lo) // gain, 0)
+    widest = int(spans.max())
+    if widest.bit_length() > tables.MAX_BITS:
+        raise _too_wide(name, widest)
+    u = np.minimum(np.arange(widest + 1)[:, None], spans[None, :])
+    values = lo + gain * u  # [n, channels]
+    for node in chain:
+        values = node.op.forward(values)
+    values = values.astype(np.int64)
+    positions = prod(x.zero.shape[1:])
+    rows = [values[: span + 1, c] for c, span in enumerate(spans.tolist())]
+    return lo, gain, tables.Rows(rows, [positions] * channels)
+
+
+def _windows(op: MaxPool2d, out_shape: Any) -> list[tuple[int, int, tuple[slice, ...]]]:
+    """(u, v, slices of the elements at place (u, v) of every window)."""
+    (kh, kw), (sh, sw), (_, oh, ow) = op.kernel, op.stride, out_shape
+    return [
+        (
+            u,
+            v,
+            (
+                slice(None),
+                slice(u, u + sh * (oh - 1) + 1, sh),
+                slice(v, v + sw * (ow - 1) + 1, sw),
+            ),
+        )
+        for u in range(kh)
+        for v in range(kw)
+    ]
+
+
+def _too_wide(name: str, span: int) -> CircuitError:
+    return CircuitError(
+        f"node {name!r}: its accumulators span {span.bit_length()} bits, and a table takes at most "
+        f"{tables.MAX_BITS}; train with narrower weights or codes, or fewer inputs per neuron"
+    )

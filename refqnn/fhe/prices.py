@@ -1,0 +1,56 @@
+"""What a table lookup costs, in the units of the compiler's optimizer (millions of operations).
+
+`_DROP[bits][shift]` is the cost, per accumulator of `bits` bits, of removing its `shift` low bits
+and looking the rest up, as the optimizer of concrete-python 2.11 reports it for a dense ternary
+layer of 16 neurons at an error probability of 2**-46 per lookup (the two widest full tables, 9 and
+10 bits, and one bit are extrapolated).  It chooses between alternatives; `refqnn.fhe.estimate`
+predicts seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+__all__ = ["drop", "lookups", "merged"]
+
+_DROP: dict[int, tuple[int, ...]] = {
+    1: (50,),
+    2: (55, 73),
+    3: (70, 84, 112),
+    4: (99, 98, 117, 145),
+    5: (229, 127, 132, 150, 178),
+    6: (534, 237, 172, 177, 199, 231),
+    7: (1763, 477, 283, 217, 230, 259, 296),
+    8: (3986, 1470, 526, 343, 282, 300, 331, 372),
+    9: (9000, 3176, 1521, 578, 389, 329, 346, 377, 419),
+    10: (20000, 9000, 3229, 1584, 625, 437, 377, 394, 426, 468),
+}
+_WIDEST = max(_DROP)
+_PER_BIT_BEYOND = 60  # one more removed bit above the widest measured accumulator
+
+
+def drop(bits: int, shift: int) -> float:
+    """Price of one accumulator of `bits` bits with `shift` low bits removed before its table."""
+    if bits <= _WIDEST:
+        return float(_DROP[bits][shift])
+    beyond = bits - _WIDEST
+    if shift < beyond:
+        return float("inf")  # a table of more than ten bits: no parameters serve it in practice
+    return float(_DROP[_WIDEST][shift - beyond] + _PER_BIT_BEYOND * beyond)
+
+
+def lookups(bits: int, shift: int) -> dict[int, int]:
+    """Lookups by width: one for each removed bit, at the width it is removed from, and the table.
+
+    >>> lookups(7, 3)
+    {7: 1, 6: 1, 5: 1, 4: 1}
+    """
+    return {bits - removed: 1 for removed in range(shift + 1)}
+
+
+def merged(*counts: dict[int, int]) -> dict[int, int]:
+    """The sum of several counts by width."""
+    total: Counter[int] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items(), reverse=True))

@@ -1,0 +1,121 @@
+"""describe(network): what each value of a network is, as plain data for a table.
+
+>>> from refqnn import IntFormat, Linear, Network, Node, Requantize
+>>> fc1 = Node("fc1", Linear([[1, -1]], [3]))
+>>> act1 = Node("act1", Requantize.from_shift(1, IntFormat(2, signed=False)))
+>>> net = Network([fc1, act1], input_shape=(2,), input_format=IntFormat(3, signed=False))
+>>> for row in describe(net):
+...     print(row.node, row.kind, row.shape, row.lo, row.hi, row.signed_bits, row.parameters)
+input Input (2,) 0 7 4 0
+fc1 Linear (1,) -4 10 5 3
+act1 Requantize (1,) 0 3 3 3
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from refqnn.arithmetic import Arithmetic
+from refqnn.formats import IntFormat, signed_bits, span_bits
+from refqnn.network import INPUT, Network, Node, inputs_of
+from refqnn.ops import Interval, Op, SumOp
+from refqnn.ops.base import Shape
+
+__all__ = ["Row", "describe"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value of the program.
+
+    Attributes:
+        node, kind, inputs: name, node kind ("Input" for the first row), names of the operands.
+        shape: of one sample.
+        format: the codes, e.g. "2-bit unsigned codes [0, 3]"; None for accumulators.
+        shift: of a Requantize whose thresholds lie 2**shift apart, else None.
+        lo, hi: proved interval range over all positions, for every input in the domain.
+        signed_bits: width of a two's complement integer that holds [lo, hi].
+        span_bits: width of the widest position after an offset of its own is added.
+        arithmetic: for a sum, the arithmetic that its absolute mass allows; else None.
+        parameters: how many integers the node holds.
+    """
+
+    node: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    format: str | None
+    shift: int | None
+    lo: int
+    hi: int
+    signed_bits: int
+    span_bits: int
+    arithmetic: str | None
+    parameters: int
+
+
+def describe(network: Network, domain: Interval | None = None) -> list[Row]:
+    """The input and every node, in the order of the program.
+
+    Args:
+        domain: a box of inputs; the whole input format by default.
+
+    Raises: as `Network.ranges`.
+    """
+    ranges = network.ranges(domain)
+    first = _row(INPUT, "Input", (), ranges[INPUT], network.input_format)
+    return [first, *(_node_row(node, ranges) for node in network.nodes)]
+
+
+def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
+    op, arithmetic = node.op, None
+    if isinstance(op, SumOp):
+        mass = op.prepare(*(ranges[name] for name in inputs_of(node)))
+        arithmetic = Arithmetic.for_mass(mass).name.lower()
+    return _row(
+        node.name,
+        op.kind,
+        inputs_of(node),
+        ranges[node.name],
+        getattr(op, "format", None),
+        shift=getattr(op, "shift", None),
+        arithmetic=arithmetic,
+        parameters=_parameters(op),
+    )
+
+
+def _row(
+    node: str,
+    kind: str,
+    inputs: tuple[str, ...],
+    interval: Interval,
+    fmt: IntFormat | None,
+    *,
+    shift: int | None = None,
+    arithmetic: str | None = None,
+    parameters: int = 0,
+) -> Row:
+    lo, hi = int(interval.lo.min()), int(interval.hi.max())
+    ends = zip(interval.lo.ravel().tolist(), interval.hi.ravel().tolist())
+    return Row(
+        node=node,
+        kind=kind,
+        inputs=inputs,
+        shape=interval.shape,
+        format=None if fmt is None else str(fmt),
+        shift=shift,
+        lo=lo,
+        hi=hi,
+        signed_bits=signed_bits(lo, hi),
+        span_bits=max(span_bits(low, high) for low, high in ends),
+        arithmetic=arithmetic,
+        parameters=parameters,
+    )
+
+
+def _parameters(op: Op) -> int:
+    """Entries of the node's arrays: weights, biases, thresholds, tables."""
+    values = (getattr(op, f.name) for f in fields(op))  # type: ignore[arg-type]
+    return sum(v.size for v in values if isinstance(v, np.ndarray))

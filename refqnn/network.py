@@ -1,0 +1,448 @@
+"""Network: an integer program with two float doors.
+
+    x --input_quantizer--> codes --nodes--> accumulators --output_dequantizer--> y
+
+A network is a list of named nodes in topological order; each names its inputs.  Chains, residuals
+and branches are the same thing.  `INPUT` is the name of the codes that come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refqnn.emulate import Emulated
+from refqnn.errors import (
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    OutOfRange,
+    ShapeMismatch,
+    mismatch,
+)
+from refqnn.formats import IntFormat, as_integers, is_integer
+from refqnn.ops.base import IntArray, Interval, Op, Shape, SumOp
+from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
+from refqnn.requantize import ALWAYS, NEVER, Requantize
+
+__all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
+
+INPUT = "input"
+
+T = TypeVar("T")
+Trace = dict[str, IntArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One step of the program: `name = op(*inputs)`.
+
+    Args:
+        name: unique, not empty, not "input".
+        op: what it computes.
+        inputs: names of earlier nodes or "input"; None means the node before it.
+
+    >>> from refqnn import Add, Linear
+    >>> residual = [Node("fc1", Linear([[2]])), Node("sum", Add(), ("fc1", "input"))]
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two traces part first.
+
+    Attributes:
+        node: name of the first node, in topological order, whose values differ.
+        index: [sample, channel, ...] of the first differing value.
+        expected, got: the two values.
+        count, total: how many values of this node differ, and how many there are.
+        margin: for a Requantize node, accumulator minus its nearest threshold (0 is a value that
+            just reached it, -1 one that just missed it); else None.
+
+    >>> print(Difference("fc1", (0, 2), expected=5, got=-11, count=1, total=12))
+    fc1[0, 2]: expected 5, got -11; 1 of 12 values of this node differ
+    """
+
+    node: str
+    index: tuple[int, ...]
+    expected: int
+    got: int
+    count: int
+    total: int
+    margin: int | None = None
+
+    def __str__(self) -> str:
+        where = ", ".join(str(i) for i in self.index)
+        text = f"{self.node}[{where}]: expected {self.expected}, got {self.got}"
+        text += f"; {self.count} of {self.total} values of this node differ"
+        if self.margin is not None:
+            text += f"; accumulator is {self.margin:+d} from its nearest threshold"
+        return text
+
+
+class Network:
+    """A quantized network over the integers.
+
+    Args:
+        nodes: the program; the last node is the output unless `output` names another.
+        input_shape: shape of one sample.
+        input_format: the codes that come in; taken from `input_quantizer` when that is given.
+        input_quantizer: floats to codes, or None when the user brings codes.
+        output_dequantizer: accumulators to floats, or None.
+        output: name of the output node.
+
+    Raises: InvalidArgument, InvalidType, ShapeMismatch.
+
+    >>> from refqnn import IntFormat, Linear, Network, Node, Requantize
+    >>> fc1 = Node("fc1", Linear([[1, -1]]))
+    >>> act1 = Node("act1", Requantize.from_shift(1, IntFormat(2, signed=False)))
+    >>> net = Network([fc1, act1], input_shape=(2,), input_format=IntFormat(3, signed=False))
+    >>> net.forward([[7, 2], [2, 7]]).tolist()
+    [[3], [0]]
+    >>> net.trace([[7, 2]])["fc1"].tolist()
+    [[5]]
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        *,
+        input_shape: Shape,
+        input_format: IntFormat | None = None,
+        input_quantizer: Quantizer | None = None,
+        output_dequantizer: Dequantizer | None = None,
+        output: str | None = None,
+    ) -> None:
+        if input_quantizer is not None and not isinstance(input_quantizer, Quantizer):
+            raise InvalidType(mismatch("input_quantizer", repr(input_quantizer), "a quantizer"))
+        if output_dequantizer is not None and not isinstance(output_dequantizer, Dequantizer):
+            raise InvalidType(
+                mismatch("output_dequantizer", repr(output_dequantizer), "a Dequantizer")
+            )
+        if input_format is None:
+            if input_quantizer is None:
+                raise InvalidArgument("input_format: got None, expected it or an input_quantizer")
+            input_format = input_quantizer.format
+        elif input_quantizer is not None and input_format != input_quantizer.format:
+            expected = f"{input_quantizer.format} as in input_quantizer"
+            raise InvalidArgument(mismatch("input_format", input_format, expected))
+        if not isinstance(input_format, IntFormat):
+            raise InvalidType(mismatch("input_format", repr(input_format), "an IntFormat"))
+        self.input_format = input_format
+        self.input_shape = _sample_shape(input_shape)
+        self.input_quantizer = input_quantizer
+        self.output_dequantizer = output_dequantizer
+        self.nodes = _linked(nodes)
+        self.shapes = _shapes(self.nodes, self.input_shape)
+        self.output = self.nodes[-1].name if output is None else output
+        if self.output not in self.shapes or self.output == INPUT:
+            raise InvalidArgument(mismatch("output", repr(output), "the name of a node"))
+
+    def __repr__(self) -> str:
+        lines = [f"{node.name} = {node.op}({', '.join(inputs_of(node))})" for node in self.nodes]
+        door = self.input_quantizer or self.input_format
+        program = "; ".join([f"input {list(self.input_shape)} of {door}", *lines])
+        return f"<Network: {program}; output {self.output}>"
+
+    # --- doors ------------------------------------------------------------------------------
+
+    def quantize_input(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Codes of float samples [n, *input_shape].
+
+        Raises: NotCovered without an input quantizer, ShapeMismatch, InvalidArgument for NaN.
+        """
+        if self.input_quantizer is None:
+            raise NotCovered("quantize_input: this network has no input quantizer; bring codes")
+        codes = self.input_quantizer.quantize(X)
+        self._check_batch(codes.shape, "X")
+        return codes
+
+    def dequantize_output(self, acc: ArrayLike) -> FloatArray:
+        """Floats of output accumulators [n, *output_shape].  Raises: NotCovered without scales."""
+        if self.output_dequantizer is None:
+            raise NotCovered("dequantize_output: this network has no output dequantizer")
+        return self.output_dequantizer.dequantize(acc)
+
+    def predict(self, X: ArrayLike) -> FloatArray:
+        """Float outputs of float samples: quantize_input, forward, dequantize_output."""
+        return self.dequantize_output(self.forward(self.quantize_input(X)))
+
+    # --- the integer program ----------------------------------------------------------------
+
+    def forward(self, codes: ArrayLike) -> IntArray:
+        """Output of the integer program, [n, *output_shape].
+
+        Args:
+            codes: integers [n, *input_shape], codes of `input_format`, n >= 1.
+
+        Returns: int64, or Python integers in an object array where int64 is not proved enough.
+
+        Raises: InvalidType for non-integers, OutOfRange for codes outside the format or for a node
+            that cannot hold what may reach it, ShapeMismatch.
+        """
+        values: Trace = {INPUT: self.check_codes(codes)}
+        for i, node in enumerate(self.nodes):
+            values[node.name] = self._step(node, values)
+            for name in self._last_uses[i]:
+                del values[name]
+        return values[self.output]
+
+    def trace(self, codes: ArrayLike, accumulator: Emulated | None = None) -> Trace:
+        """Every value by name: "input", then the nodes in their order, each [n, *shape].
+
+        Args:
+            codes: as for `forward`.
+            accumulator: sums in an emulated accumulator of finite width; None: exact sums.
+        """
+        values: Trace = {INPUT: self.check_codes(codes)}
+        for node in self.nodes:
+            if accumulator is None:
+                values[node.name] = self._step(node, values)
+            else:
+                values[node.name] = _emulated_step(node, values, accumulator)
+        return values
+
+    def diff(self, other: Mapping[str, ArrayLike]) -> Difference | None:
+        """The first place where another implementation's trace parts from ours, or None.
+
+        Args:
+            other: node name -> values [n, *shape]; must hold "input"; other nodes may be missing.
+        """
+        if INPUT not in other:
+            raise InvalidArgument(
+                mismatch("other", f"names {sorted(other)}", 'the name "input" too')
+            )
+        return diff(self.trace(other[INPUT]), other, self)
+
+    def ranges(self, domain: Interval | None = None) -> dict[str, Interval]:
+        """Interval bounds of every value, for every input in the domain.
+
+        Args:
+            domain: a box of inputs of shape [*input_shape]; the whole input format by default.
+
+        Sound, and exact node by node; see `refqnn.certify` for bounds that are tight as a whole.
+
+        Raises: ShapeMismatch, OutOfRange where a value may leave a Lookup's table or int64 before a
+            Requantize.
+        """
+        box = Interval.of_format(self.input_format, self.input_shape) if domain is None else domain
+        if box.shape != self.input_shape:
+            raise ShapeMismatch(mismatch("domain", f"shape {box.shape}", f"{self.input_shape}"))
+        intervals = {INPUT: box}
+        for node in self.nodes:
+            inputs = (intervals[name] for name in inputs_of(node))
+            intervals[node.name] = _named(node, node.op.out_range, inputs)
+        return intervals
+
+    def check_codes(self, codes: ArrayLike) -> NDArray[np.int64]:
+        """Codes [n, *input_shape] as int64, or the error that says what is wrong with them."""
+        checked = self.input_format.check(codes)
+        self._check_batch(checked.shape, "codes")
+        return checked
+
+    def accumulators(self) -> list[Node]:
+        """The nodes that sum: where an overflow could happen."""
+        return [node for node in self.nodes if isinstance(node.op, SumOp)]
+
+    def __getitem__(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise InvalidArgument(
+            mismatch("name", repr(name), f"one of {[n.name for n in self.nodes]}")
+        )
+
+    # --- files ------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write one file: no pickle, versioned, checksummed (see refqnn.storage)."""
+        from refqnn.storage import save
+
+        save(self, path)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the network's content, hexadecimal: equal for equal programs."""
+        from refqnn.storage import digest
+
+        return digest(self)
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _check_batch(self, shape: Shape, argument: str) -> None:
+        if len(shape) != len(self.input_shape) + 1 or shape[1:] != self.input_shape:
+            expected = "[n, " + ", ".join(str(d) for d in self.input_shape) + "]"
+            raise ShapeMismatch(mismatch(argument, f"shape {list(shape)}", expected))
+        if shape[0] == 0:
+            raise InvalidArgument(mismatch(argument, f"shape {list(shape)}", "at least one sample"))
+
+    def _step(self, node: Node, values: Trace) -> IntArray:
+        return node.op.forward(*(values[i] for i in inputs_of(node)), plan=self._plans[node.name])
+
+    @cached_property
+    def _plans(self) -> dict[str, Any]:
+        """What each node may know from the proved ranges of its inputs."""
+        ranges = self.ranges()
+        return {
+            node.name: node.op.prepare(*(ranges[name] for name in inputs_of(node)))
+            for node in self.nodes
+        }
+
+    @cached_property
+    def _last_uses(self) -> list[list[str]]:
+        """Which values may be dropped after node i."""
+        last: dict[str, int] = {}
+        for i, node in enumerate(self.nodes):
+            for name in (node.name, *inputs_of(node)):
+                last[name] = i
+        last.pop(self.output)
+        return [[name for name, use in last.items() if use == i] for i in range(len(self.nodes))]
+
+
+def _emulated_step(node: Node, values: Trace, accumulator: Emulated) -> IntArray:
+    """No plan here: an overflow may leave the proved ranges."""
+    inputs = tuple(values[name] for name in inputs_of(node))
+    bits = accumulator.width(node.name)
+    if bits is None or not isinstance(node.op, SumOp):
+        return node.op.forward(*inputs)
+    return accumulator.accumulate(node.op, inputs, bits)
+
+
+def diff(
+    expected: Mapping[str, ArrayLike],
+    got: Mapping[str, ArrayLike],
+    network: Network | None = None,
+) -> Difference | None:
+    """The first node, in the order of `expected`, whose values differ, or None.
+
+    Nodes that `got` does not have are passed over.  With the network, a differing Requantize node
+    also tells how near its accumulator was to a threshold.
+
+    Raises: InvalidArgument for names that `expected` does not have, ShapeMismatch.
+
+    >>> print(diff({"input": [[7, 0]], "fc1": [[10]]}, {"fc1": [[-6]]}))
+    fc1[0, 0]: expected 10, got -6; 1 of 1 values of this node differ
+    """
+    unknown = sorted(set(got) - set(expected))
+    if unknown:
+        raise InvalidArgument(mismatch("got", f"names {unknown}", f"names out of {list(expected)}"))
+    for name in expected:
+        if name not in got:
+            continue
+        a, b = as_integers(expected[name], name), as_integers(got[name], name)
+        if a.shape != b.shape:
+            raise ShapeMismatch(mismatch(f"got[{name!r}]", f"shape {b.shape}", f"shape {a.shape}"))
+        unequal = np.argwhere(a != b)
+        if len(unequal):
+            index = tuple(int(i) for i in unequal[0])
+            margin = _margin(network, name, expected, index) if network is not None else None
+            return Difference(
+                name, index, int(a[index]), int(b[index]), len(unequal), int(a.size), margin
+            )
+    return None
+
+
+def _margin(
+    network: Network, name: str, trace: Mapping[str, ArrayLike], index: tuple[int, ...]
+) -> int | None:
+    if name == INPUT or not isinstance(network[name].op, Requantize):
+        return None
+    op = network[name].op
+    assert isinstance(op, Requantize)
+    acc = int(np.asarray(trace[inputs_of(network[name])[0]])[index])
+    row = op.thresholds[index[1] if op.channels > 1 else 0]
+    margins = [acc - int(t) for t in row if ALWAYS < t < NEVER]
+    return min(margins, key=abs, default=None)
+
+
+def inputs_of(node: Node) -> tuple[str, ...]:
+    """The input names of a node inside a Network (never None there)."""
+    assert node.inputs is not None
+    return node.inputs
+
+
+def _sample_shape(shape: object) -> Shape:
+    sequence = shape if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)
+    dims = tuple(sequence)
+    if not all(is_integer(d) for d in dims):
+        raise InvalidType(mismatch("input_shape", repr(shape), "a tuple of integers"))
+    if not dims or min(dims) < 1:
+        raise InvalidArgument(
+            mismatch("input_shape", repr(shape), "positive dimensions, one or more")
+        )
+    return tuple(int(d) for d in dims)
+
+
+def _linked(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes with explicit inputs, names checked."""
+    if not nodes:
+        raise InvalidArgument(mismatch("nodes", "none", "at least one"))
+    linked: list[Node] = []
+    known = [INPUT]
+    for node in nodes:
+        if not isinstance(node, Node) or not isinstance(node.op, Op):
+            raise InvalidType(mismatch("nodes", repr(node), "Node(name, op, inputs)"))
+        if not isinstance(node.name, str) or not node.name:
+            raise InvalidType(mismatch("name of a node", repr(node.name), "a non-empty string"))
+        if node.name in known:
+            raise InvalidArgument(
+                mismatch("name of a node", repr(node.name), "a name not yet used")
+            )
+        if isinstance(node.inputs, str):
+            raise InvalidType(mismatch(f"inputs of {node.name}", repr(node.inputs), "a tuple"))
+        inputs = (known[-1],) if node.inputs is None else tuple(node.inputs)
+        for name in inputs:
+            if name not in known:
+                expected = f"one of {known} (nodes stand in topological order)"
+                raise InvalidArgument(mismatch(f"input of {node.name}", repr(name), expected))
+        arity = node.op.arity
+        if len(inputs) != arity if arity is not None else not inputs:
+            expected = "at least one" if arity is None else str(arity)
+            raise InvalidArgument(mismatch(f"inputs of {node.name}", len(inputs), expected))
+        linked.append(Node(node.name, node.op, inputs))
+        known.append(node.name)
+    return linked
+
+
+def _shapes(nodes: Sequence[Node], input_shape: Shape) -> dict[str, Shape]:
+    shapes = {INPUT: input_shape}
+    for node in nodes:
+        inputs = (shapes[name] for name in inputs_of(node))
+        shapes[node.name] = _named(node, node.op.out_shape, inputs)
+    return shapes
+
+
+def _named(node: Node, function: Callable[..., T], arguments: Iterable[Any]) -> T:
+    """function(*arguments), with the node's name in its error."""
+    try:
+        return function(*arguments)
+    except (ShapeMismatch, OutOfRange) as error:
+        raise type(error)(f"node {node.name!r}: {error}") from None
+
+
+def load(path: str | Path) -> Network:
+    """Read a network that `Network.save` wrote.
+
+    Raises: FileFormatError for a truncated, altered, foreign or newer file; OSError as open does.
+
+    >>> from refqnn import IntFormat, Linear
+    >>> fc1 = Node("fc1", Linear([[1, -2]], [3]))
+    >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(3, signed=False))
+    >>> path = getfixture("tmp_path") / "net.npz"
+    >>> net.save(path)
+    >>> load(path).digest == net.digest
+    True
+    """
+    from refqnn.storage import load as load_file
+
+    return load_file(path)

@@ -1,0 +1,111 @@
+"""ONNX files: read what others publish, write what others run.
+
+Only the `onnx` package is needed; nothing here runs a model.
+
+**What a file means.**  Quantized weights and activations are integers times a scale.  A sum of
+products (MatMul, Gemm, Conv, pooling, Add) is taken exactly, over the integers, with exact rational
+scales.  Every other operator is one float32 operation, in the order of the file, starting from
+
+    v = fl32(accumulator) * fl32(s_x * s_w)
+
+and a quantizer turns that function into integer thresholds, by bisection, so nothing is lost.
+Sigmoid, Tanh and the like are evaluated in float64 and rounded to float32 once.  A runtime that
+sums floats may round v differently when a value lies within its rounding error of a threshold; with
+power-of-two scales and sums below 2**24 there is no such error.
+
+**What is left out.**  Softmax, LogSoftmax, ArgMax, ArgMin, TopK, Hardmax, and a last Sigmoid or
+Tanh, behind the output: the network ends at the values that go into them; `Imported.dropped` names
+them.
+
+**What is refused**, with the name of the node: operators without an integer form, float arithmetic
+that no quantizer closes, weights on no integer grid, dynamic quantization, control flow, custom
+functions, and files that are truncated, cyclic, inconsistent, or point outside their folder.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+from refqnn.network import Network
+from refqnn.onnx.comparison import compare
+from refqnn.onnx.conversion import convert, open_network
+from refqnn.onnx.reader import Imported, read_onnx
+from refqnn.onnx.writer import FLAVOURS, Flavour
+from refqnn.onnx.writer import to_onnx as _to_onnx
+
+__all__ = [
+    "FLAVOURS",
+    "Flavour",
+    "Imported",
+    "compare",
+    "convert",
+    "from_onnx",
+    "open_network",
+    "read_onnx",
+    "to_onnx",
+]
+
+
+def from_onnx(model: Any, *, input: str | None = None, output: str | None = None) -> Network:
+    """The integer program of an ONNX model.
+
+    Reads QONNX (Quant, IntQuant, BipolarQuant, Trunc, MultiThreshold in any of their domains), QDQ
+    and QCDQ (QuantizeLinear, Clip, DequantizeLinear) and integer operators (MatMulInteger,
+    ConvInteger, QLinearMatMul, QLinearConv), around the usual layers, activations and shapes.
+    Weights whose quantizers were folded into float constants are recognised when they lie on a grid
+    of 8 bits.  The first axis of the input is the batch.
+
+    Args:
+        model: a path, the bytes of a file, or a ModelProto.  External tensor data are read for a
+            path only, and only from its folder.
+        input: name of the float tensor to start from, when the model computes something on its
+            input before it is quantized; the caller then does that computation.
+        output: name of the tensor to stop at; the model's output by default.
+
+    Returns: a Network.  Its node names are those of the file; its input quantizer is the file's
+        first quantizer, its output dequantizer the scale (and float bias) of its output.
+
+    Raises: NotCovered naming the node and the reason, FileFormatError for a malformed file,
+        InvalidArgument for an unknown `input` or `output`, MissingExtra; OSError as open does.
+    """
+    return read_onnx(model, input=input, output=output).network
+
+
+def to_onnx(
+    network: Network,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    flavour: Flavour = "qonnx",
+    output: Literal["integers", "floats"] = "integers",
+    batch: int | None = None,
+) -> Any:
+    """Write a network as an ONNX model that computes the same integers, or refuse.
+
+    Args:
+        path: where to write; None: nowhere.
+        flavour: "qonnx" (Quant and MultiThreshold nodes, for QONNX and FINN), "qcdq" (standard
+            QuantizeLinear, Clip, DequantizeLinear over floats that hold integers) or "integer"
+            (MatMulInteger, ConvInteger and int32 comparisons).
+        output: "integers", the values of the output node; or "floats", the same dequantized.
+        batch: fixed number of samples, or None for any number (1 for "qonnx", whose executor wants
+            every shape known).
+
+    Every tensor that is a node of the network carries its name.  The graph's input is float, named
+    "x.0", when the network has an input quantizer, else integer codes named "input" (as floats in
+    the "qonnx" flavour).
+
+    Returns: the ModelProto (opset 13, IR 8).
+
+    Raises: NotCovered when a sum may leave 2**24 ("qonnx", "qcdq") or 2**31 ("integer"), or where
+        the flavour has no exact operator; InvalidArgument, InvalidType, MissingExtra.
+
+    >>> import numpy as np
+    >>> from refqnn import IntFormat, Linear, Network, Node
+    >>> net = Network([Node("fc", Linear([[1, -2]]))], input_shape=(2,),
+    ...               input_format=IntFormat(4, signed=True))
+    >>> again = from_onnx(to_onnx(net, flavour="qcdq"))
+    >>> again.forward([[3, 5]]).tolist()
+    [[-7]]
+    """
+    return _to_onnx(network, path, flavour=flavour, output=output, batch=batch)

@@ -1,0 +1,51 @@
+"""Files of either kind: ours and ONNX."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from refqnn.network import Network, load
+from refqnn.onnx.reader import read_onnx
+from refqnn.onnx.writer import Flavour, to_onnx
+
+__all__ = ["convert", "open_network"]
+
+_ZIP = b"PK\x03\x04"  # how a file of Network.save begins
+
+
+def open_network(
+    path: str | os.PathLike[str], *, input: str | None = None, output: str | None = None
+) -> Network:
+    """The network in a file of `Network.save` or in an ONNX model, told apart by their content.
+
+    Args:
+        input, output: as for `from_onnx`; they mean nothing for our own files.
+
+    Raises: as `refqnn.load` and `from_onnx`.
+    """
+    with open(path, "rb") as file:
+        ours = file.read(len(_ZIP)) == _ZIP
+    return load(Path(path)) if ours else read_onnx(path, input=input, output=output).network
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    flavour: Flavour = "qonnx",
+    input: str | None = None,
+    output: str | None = None,
+) -> Network:
+    """Write the network of `source` to `target`: as ONNX where its name ends in .onnx, else ours.
+
+    Returns: the network.
+
+    Raises: as `open_network`, `to_onnx` and `Network.save`.
+    """
+    network = open_network(source, input=input, output=output)
+    if Path(target).suffix.lower() == ".onnx":
+        to_onnx(network, target, flavour=flavour)
+    else:
+        network.save(Path(target))
+    return network

@@ -1,0 +1,467 @@
+"""What a tensor of an ONNX graph is while the graph is read.
+
+    Constant    an array, known now
+    Grid        a constant that is codes * scale: quantized weights and biases
+    Real        the float input of the network, before its quantizer
+    Scaled      a function of one integer node, elementwise:
+
+                    v0 = fl32(node - zero) * fl32(scale)
+                    v  = step_k(... step_1(v0))
+
+    Quantized   a Scaled or Real behind a quantizer that is not yet an integer node: a Clip behind
+                it may still narrow its codes
+
+Every step is one float32 operator of the file, in the file's order.  `scale` is exact: a Fraction,
+or one per channel; fl32 rounds it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import erf, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.errors import NotCovered, ShapeMismatch
+from refqnn.formats import IntFormat
+from refqnn.ops.base import Shape
+from refqnn.rounding import Rounding, round_float
+
+__all__ = [
+    "Comparison",
+    "Constant",
+    "Dropped",
+    "Grid",
+    "Quantized",
+    "Real",
+    "Scaled",
+    "Step",
+    "along_channels",
+    "along_first",
+    "along_sample",
+    "float32_of",
+    "fractions_of",
+    "one",
+    "power_of_two",
+    "recover_grid",
+    "round_away",
+    "spread",
+    "uniform",
+]
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+
+
+# --- elementwise float32 functions ------------------------------------------------------------
+
+
+def _in_float64(function: Callable[[Array], Array]) -> Callable[..., Float32]:
+    """A transcendental function: evaluated in float64, rounded to float32 once.
+
+    Runtimes differ in the last bits of these; this is the value they approximate.
+    """
+
+    def rounded(v: Float32, *_: Array) -> Float32:
+        with np.errstate(over="ignore"):
+            return np.asarray(function(v.astype(np.float64)), dtype=np.float32)
+
+    return rounded
+
+
+_erf = np.vectorize(erf, otypes=[np.float64])
+
+_FUNCTIONS: dict[str, Callable[..., Array]] = {
+    "Add": lambda v, a: v + a,
+    "Mul": lambda v, a: v * a,
+    "Div": lambda v, a: v / a,
+    "Neg": lambda v: -v,
+    "Affine": lambda v, a, b: v * a + b,  # batch normalization: two float32 operations
+    "Relu": lambda v: np.maximum(v, np.float32(0)),
+    "Clip": lambda v, lo, hi: np.minimum(np.maximum(v, lo), hi),
+    "LeakyRelu": lambda v, slope: np.where(v < 0, v * slope, v),
+    "HardSigmoid": lambda v, a, b: np.clip(v * a + b, np.float32(0), np.float32(1)),
+    "Sigmoid": _in_float64(lambda v: 1 / (1 + np.exp(-v))),
+    "Tanh": _in_float64(np.tanh),
+    "Softplus": _in_float64(lambda v: np.logaddexp(0, v)),
+    "Softsign": _in_float64(lambda v: v / (1 + np.abs(v))),
+    "Exp": _in_float64(np.exp),
+    "Erf": _in_float64(_erf),
+    "Elu": lambda v, a: np.where(v < 0, a * np.expm1(v.astype(np.float64)), v).astype(np.float32),
+    "Selu": lambda v, a, g: (g * np.where(v > 0, v, a * np.expm1(v.astype(np.float64)))).astype(
+        np.float32
+    ),
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Round": np.rint,
+    "Sign": np.sign,
+    "Abs": np.abs,
+    "HardSwish": lambda v: v * np.clip(v / 6 + np.float32(0.5), np.float32(0), np.float32(1)),
+    "Silu": _in_float64(lambda v: v / (1 + np.exp(-v))),
+    "HardSiluGate": lambda v, a, b: v * np.clip(v * a + b, np.float32(0), np.float32(1)),
+    "Gelu": _in_float64(lambda v: 0.5 * v * (1 + _erf(v / np.sqrt(2.0)))),
+    "GeluTanh": _in_float64(
+        lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+    ),
+    "Mish": _in_float64(lambda v: v * np.tanh(np.logaddexp(0, v))),
+}
+
+_NOT_MONOTONE = frozenset(("Abs", "Gelu", "GeluTanh", "HardSiluGate", "HardSwish", "Mish", "Silu"))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One float32 operator with constant operands.
+
+    Args:
+        op: a name of `_FUNCTIONS`.
+        args: float32 arrays with as many axes as a sample, each of size 1 or the sample's.
+    """
+
+    op: str
+    args: tuple[Float32, ...] = ()
+
+    def __call__(self, v: Float32, *args: Float32) -> Float32:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(_FUNCTIONS[self.op](v, *args), dtype=np.float32)
+
+    @property
+    def direction(self) -> Array:
+        """+1 nondecreasing, -1 nonincreasing, 0 neither or unknown; broadcasts to a sample."""
+        if self.op in _NOT_MONOTONE:
+            return np.zeros((), dtype=np.int64)
+        if self.op in ("Mul", "Div", "Affine"):
+            return np.where(self.args[0] < 0, -1, 1)
+        if self.op in ("LeakyRelu", "Elu"):
+            return np.where(self.args[0] < 0, 0, 1)
+        if self.op == "HardSigmoid":
+            return np.where(self.args[0] < 0, -1, 1)
+        return np.asarray(-1 if self.op == "Neg" else 1)
+
+
+# --- the kinds of tensors ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An array known now."""
+
+    array: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Grid(Constant):
+    """A constant on an integer grid: real value codes * scale.
+
+    Attributes:
+        codes: int64, zero point subtracted.
+        scale: Fractions that broadcast to codes, with as many axes.
+    """
+
+    codes: Array
+    scale: Array
+
+    def map(self, function: Callable[[Array], Array]) -> Grid:
+        """The same function of shapes on values, codes and scale."""
+        scale = function(np.broadcast_to(self.scale, self.codes.shape))
+        if scale.base is not None:  # axes that were broadcast stay of size 1
+            scale = scale[tuple(slice(0, 1) if s == 0 else slice(None) for s in scale.strides)]
+        return Grid(function(self.array), function(self.codes), scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """The float input of the network.
+
+    Attributes:
+        factor: a power of two it is multiplied by, exact in front of a quantizer.
+        divisor: what it is divided by, when the quantizer behind has scale 1 or a power of two.
+        shift: an integer added after the division.
+        name: the ONNX tensor.
+        moves: ("reshape", shape) and ("transpose", perm) that its codes take, in order.
+    """
+
+    shape: Shape
+    factor: Fraction = Fraction(1)
+    divisor: Float32 | None = None
+    shift: int = 0
+    name: str = ""
+    moves: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A function of an integer node; see the module.
+
+    Attributes:
+        node: name of the integer node, or INPUT.
+        shape: of a sample.
+        scale: Fractions of as many axes as a sample, each of size 1 or the sample's.
+        zero: the integer (or half-integer) that stands for real zero.
+        steps: pending float32 operators.
+        integer: the ONNX tensor holds the integers themselves, not floats.
+        pad: spatial padding that a Pad node asked for, as ((before, after), ...).
+        pad_code: value of the node at padded positions; None for real zero.
+    """
+
+    node: str
+    shape: Shape
+    scale: Array
+    zero: Fraction = Fraction(0)
+    steps: tuple[Step, ...] = ()
+    integer: bool = False
+    pad: tuple[tuple[int, int], ...] = ()
+    pad_code: int | None = None
+
+    def then(self, op: str, *args: Float32) -> Scaled:
+        """One more step."""
+        return replace(self, steps=(*self.steps, Step(op, args)))
+
+    @property
+    def is_integers(self) -> bool:
+        """Does the ONNX tensor hold node - zero itself?"""
+        plain = not self.steps and self.zero.denominator == 1
+        return plain and all(s == 1 for s in self.scale.ravel())
+
+    def on(self, node: str, shape: Shape, function: Callable[[Array], Array]) -> Scaled:
+        """The same values in another order: `function` maps arrays of the old shape to the new."""
+
+        def moved(a: Array) -> Array:
+            if a.size == 1:
+                return a.reshape((1,) * len(shape))
+            return function(np.broadcast_to(a, self.shape))
+
+        steps = tuple(Step(s.op, tuple(moved(a) for a in s.args)) for s in self.steps)
+        return replace(self, node=node, shape=shape, scale=moved(self.scale), steps=steps)
+
+    def affine(self, where: str) -> tuple[Array, Array]:
+        """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly.
+
+        Raises: NotCovered when a step is not affine.
+        """
+        scale: Array = self.scale
+        offset: Array = np.array(Fraction(0), dtype=object).reshape((1,) * len(self.shape))
+        for step in self.steps:
+            args = [fractions_of(a) for a in step.args]
+            if step.op == "Add":
+                offset = offset + args[0]
+            elif step.op == "Mul":
+                scale, offset = scale * args[0], offset * args[0]
+            elif step.op == "Div":
+                scale, offset = scale / args[0], offset / args[0]
+            elif step.op == "Neg":
+                scale, offset = -scale, -offset
+            elif step.op == "Affine":
+                scale, offset = scale * args[0], offset * args[0] + args[1]
+            else:
+                raise NotCovered(
+                    f"{where}: its input comes out of {step.op} as a float; quantize it first"
+                )
+        return scale, offset
+
+
+@dataclass(eq=False)
+class Quantized:
+    """Codes on their way: quantizer(source), clipped to [lo, hi].
+
+    Attributes:
+        source: what is quantized.
+        scale, zero_point: float32 and integers, one or along the sample (see `Step.args`).
+        rounding: a mode, or "away" (QONNX's UP).
+        zero_first: add the zero point before rounding (QONNX), not after (QuantizeLinear).
+        bipolar: codes 0, 1 for v < 0, v >= 0.
+        function: codes of float32 values [channels, n] where no scale describes them.
+        rows: channels that `function` distinguishes.
+        rounded: a Round, Floor or Ceil of the input; Add may still move the codes.
+    """
+
+    source: Scaled | Real
+    scale: Float32
+    zero_point: Array
+    lo: int
+    hi: int
+    rounding: Rounding | str = Rounding.HALF_EVEN
+    zero_first: bool = False
+    bipolar: bool = False
+    function: Callable[[Float32], Array] | None = None
+    rows: int = 1
+    rounded: bool = False
+    name: str = ""
+    done: Scaled | None = field(default=None, repr=False)
+
+    def codes(self, v: Float32, scale: Float32, zero_point: Array) -> Array:
+        """The codes of float32 values; scale and zero_point broadcast to v."""
+        if self.function is not None:
+            return self.function(v)
+        if self.bipolar:
+            return (v >= 0).astype(np.int64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = v / scale
+        if self.zero_first:
+            y = y + zero_point.astype(np.float32)
+        rounded = (
+            round_away(y) if self.rounding == "away" else round_float(y, self.rounding)
+        ).astype(np.float64)
+        if not self.zero_first:
+            rounded = rounded + zero_point
+        return np.clip(rounded, self.lo, self.hi).astype(np.int64)
+
+    def format(self) -> IntFormat:
+        """The narrowest format that holds [lo, hi]."""
+        for bits in range(1, 33):
+            for signed in (False, True):
+                for narrow in (True, False):
+                    if narrow and bits == 1:
+                        continue
+                    fmt = IntFormat(bits, signed, narrow)
+                    if fmt.q_min <= self.lo and self.hi <= fmt.q_max:
+                        return fmt
+        raise NotCovered(f"{self.name}: codes [{self.lo}, {self.hi}] need more than 32 bits")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """source >= thresholds[channel or 0, k], for each k along a last axis of its own."""
+
+    source: Scaled
+    thresholds: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """The result of an operator that is left out at the output door."""
+
+    source: Any
+
+
+def round_away(y: Array) -> Array:
+    """Away from zero, QONNX's UP."""
+    return np.asarray(np.sign(y) * np.ceil(np.abs(y)))
+
+
+# --- shapes and exact numbers -----------------------------------------------------------------
+
+
+def one(shape: Shape) -> Array:
+    """Fraction(1) with as many axes as a sample."""
+    return np.array(Fraction(1), dtype=object).reshape((1,) * len(shape))
+
+
+def along_first(values: Array, shape: Shape) -> Array:
+    """[channels], or one value, with as many axes as a sample."""
+    return np.asarray(values).reshape((-1,) + (1,) * (len(shape) - 1))
+
+
+def uniform(values: Array) -> Array:
+    """[1] where all values are equal, else the values."""
+    flat: Array = values.ravel()
+    return flat[:1] if all(v == flat[0] for v in flat) else values
+
+
+def along_sample(array: Array, shape: Shape, where: str) -> Array:
+    """A constant operand of a tensor [n, *shape] as an array of len(shape) axes.
+
+    Raises: ShapeMismatch when it has a batch of its own or would enlarge the tensor.
+    """
+    full = len(shape) + 1
+    if array.size == 1:
+        return array.reshape((1,) * len(shape))
+    if array.ndim > full:
+        raise ShapeMismatch(f"{where}: operand of shape {array.shape} against {('n', *shape)}")
+    padded: Array = array.reshape((1,) * (full - array.ndim) + array.shape)
+    if padded.shape[0] != 1 or any(a not in (1, s) for a, s in zip(padded.shape[1:], shape)):
+        raise ShapeMismatch(f"{where}: operand of shape {array.shape} against {('n', *shape)}")
+    first: Array = padded[0]
+    return first
+
+
+def along_channels(array: Array, shape: Shape, where: str, axis: int = 1) -> Array:
+    """One value, or one per index of `axis` of [n, *shape], as an array of len(shape) axes."""
+    if array.size == 1:
+        return array.reshape((1,) * len(shape))
+    axis = axis + len(shape) + 1 if axis < 0 else axis
+    if not 1 <= axis <= len(shape) or array.shape != (shape[axis - 1],):
+        raise ShapeMismatch(
+            f"{where}: parameter of shape {array.shape} along axis {axis} of {('n', *shape)}"
+        )
+    return array.reshape([-1 if i == axis - 1 else 1 for i in range(len(shape))])
+
+
+def fractions_of(array: Array) -> Array:
+    """Floats or integers as the dyadic rationals they are."""
+    exact = np.empty(array.shape, dtype=object)
+    exact[...] = np.array([Fraction(v) for v in array.ravel().tolist()], object).reshape(
+        array.shape
+    )
+    return exact
+
+
+def float32_of(exact: Array) -> Float32:
+    """Fractions rounded once to the nearest float32, ties to even."""
+    nearest = [_nearest_float32(Fraction(v)) for v in exact.ravel()]
+    return np.array(nearest, dtype=np.float32).reshape(exact.shape)
+
+
+def _nearest_float32(value: Fraction) -> np.float32:
+    with np.errstate(over="ignore"):
+        guess = np.float32(float(value))
+    if not np.isfinite(guess):
+        return guess
+    near = [
+        guess,
+        np.nextafter(guess, np.float32(-np.inf)),
+        np.nextafter(guess, np.float32(np.inf)),
+    ]
+    finite = [v for v in near if np.isfinite(v)]
+
+    def distance(v: np.float32) -> tuple[Fraction, int]:
+        return abs(Fraction(float(v)) - value), int(v.view(np.uint32)) & 1
+
+    return min(finite, key=distance)
+
+
+def power_of_two(value: Fraction) -> bool:
+    """Is it 2**k for an integer k?"""
+    n, d = value.numerator, value.denominator
+    return n > 0 and n & (n - 1) == 0 and d & (d - 1) == 0
+
+
+def recover_grid(w: Array, *, levels: int = 255) -> tuple[Array, Fraction] | None:
+    """Integers q and a float32 s with fl32(q * s) = w everywhere, for constant-folded weights.
+
+    The greatest magnitude is tried as 1 * s, 2 * s, ..., levels * s; the coarsest grid wins.
+
+    >>> q, s = recover_grid(np.array([1, -2, 0, 3], dtype=np.float32) * np.float32(0.3))
+    >>> q.tolist(), float(s)
+    ([1, -2, 0, 3], 0.30000001192092896)
+    """
+    values = np.unique(np.abs(np.asarray(w, dtype=np.float32)))
+    largest = values[-1]
+    if not np.isfinite(largest):
+        return None
+    if largest == 0:
+        return np.zeros(w.shape, dtype=np.int64), Fraction(1)
+    exact = values.astype(np.float64)
+    for k in range(1, levels + 1):
+        q = np.rint(exact * (k / float(largest)))
+        if (np.abs(q * (float(largest) / k) - exact) > exact * 2.0**-22).any():
+            continue
+        guess = np.float32(float(largest) / k)
+        for s in (
+            guess,
+            np.nextafter(guess, np.float32(0)),
+            np.nextafter(guess, np.float32(np.inf)),
+        ):
+            if np.array_equal(q.astype(np.float32) * s, values):
+                codes = np.rint(w.astype(np.float64) * (k / float(largest))).astype(np.int64)
+                return codes, Fraction(float(s))
+    return None
+
+
+def spread(parameters: list[Array], shape: Shape) -> bool:
+    """Does any parameter vary along an axis of the sample other than the first?"""
+    return any(prod(p.shape[1:]) != 1 for p in parameters if p.ndim > 1) and len(shape) > 1

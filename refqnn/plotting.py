@@ -1,0 +1,154 @@
+"""Figures.  Colours are the colour-blind safe set of Okabe and Ito; needs the `plot` extra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.errors import MissingExtra
+from refqnn.formats import signed_bits
+from refqnn.network import Network
+from refqnn.ops.base import Interval
+
+if TYPE_CHECKING:
+    from refqnn.accumulator import Certificate
+    from refqnn.demo import LayerBits, Run
+
+__all__ = [
+    "COLOURS",
+    "certificate_figure",
+    "certificate_widths",
+    "decision_regions",
+    "demo_figure",
+    "figure",
+    "layer_bits",
+]
+
+# Okabe and Ito, "Color Universal Design" (2008).
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+def figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes, without a window.  Raises: MissingExtra."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("plot", "matplotlib") from None
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(1, columns)
+
+
+def demo_figure(run: Run, path: str | Path) -> None:
+    """Decision regions for two inputs, accumulator bits per layer otherwise; written to `path`."""
+    fig, axes = figure()
+    if run.network.input_shape == (2,):
+        decision_regions(axes, run.network, run.X_test, run.y_test)
+        accuracy = run.demo.accuracy["integer"]
+        axes.set_title(f"{run.demo.dataset}: integer network, test accuracy {accuracy:.3f}")
+    else:
+        layer_bits(axes, run.demo.bits)
+        axes.set_title(f"{run.demo.dataset}: accumulator widths")
+    fig.savefig(path, dpi=150)
+
+
+def decision_regions(
+    axes: Any, network: Network, X: NDArray[Any], y: NDArray[Any], resolution: int = 300
+) -> None:
+    """The class of every point of the plane, and the samples X [n, 2] with their labels y [n]."""
+    margin = 0.05 * np.ptp(X, axis=0)
+    (x_lo, y_lo), (x_hi, y_hi) = X.min(axis=0) - margin, X.max(axis=0) + margin
+    across, up = np.linspace(x_lo, x_hi, resolution), np.linspace(y_lo, y_hi, resolution)
+    plane = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)  # [resolution**2, 2]
+    classes = network.predict(plane).argmax(axis=1).reshape(resolution, resolution)
+    n_classes = max(int(classes.max()), int(y.max())) + 1
+    levels = np.arange(n_classes + 1) - 0.5
+    axes.contourf(across, up, classes, levels=levels, colors=COLOURS[:n_classes], alpha=0.35)
+    for label, marker in zip(range(n_classes), "o^sDvP*X"):
+        inside = y == label
+        axes.scatter(
+            *X[inside].T,
+            s=14,
+            marker=marker,
+            color=COLOURS[label],
+            edgecolor="white",
+            linewidth=0.4,
+            label=f"class {label}",
+        )
+    axes.legend(loc="upper right")
+    axes.set_xlabel("feature 0")
+    axes.set_ylabel("feature 1")
+
+
+def layer_bits(axes: Any, rows: list[LayerBits]) -> None:
+    """Grouped bars: certified, observed and span width of each layer's accumulators."""
+    positions = np.arange(len(rows))
+    bars = (
+        ("certified, any input", [row.certified for row in rows]),
+        ("observed on the test set", [row.observed for row in rows]),
+        ("certified span", [row.span for row in rows]),
+    )
+    for i, (label, heights) in enumerate(bars):
+        drawn = axes.bar(positions + (i - 1) * 0.27, heights, 0.25, label=label, color=COLOURS[i])
+        axes.bar_label(drawn)
+    axes.set_xticks(positions, [row.layer for row in rows])
+    axes.set_ylabel("bits (two's complement)")
+    axes.legend(loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def certificate_figure(
+    certificate: Certificate, path: str | Path, seen: Mapping[str, Interval] | None = None
+) -> None:
+    """`certificate_widths` as a figure, written to `path`."""
+    columns = len(certificate.layers)
+    fig, axes = figure(width=max(6.4, 2.2 + 1.6 * columns))
+    certificate_widths(axes, certificate, seen)
+    axes.set_title(f"Accumulators, {certificate.domain}")
+    fig.savefig(path, dpi=150)
+
+
+def certificate_widths(
+    axes: Any, certificate: Certificate, seen: Mapping[str, Interval] | None = None
+) -> None:
+    """Grouped bars of two's complement widths per accumulating layer, the loosest bound first.
+
+    By datatype, by weights, by interval rules, as proved, and as observed; the last is no bound.
+    A proved width that no known input needs is marked by "≤".
+
+    Args:
+        axes: of matplotlib.
+        certificate: of a network.
+        seen: `observed(network, X)`, or None.
+    """
+    layers = certificate.layers
+    groups: list[tuple[str, list[int]]] = [
+        ("datatype", [layer.datatype_bits or 0 for layer in layers.values()]),
+        ("weights", [layer.weight_bits or 0 for layer in layers.values()]),
+        ("interval", [layer.interval_bits or 0 for layer in layers.values()]),
+        ("proved", [layer.signed_bits for layer in layers.values()]),
+    ]
+    reached = [layer.reached_bits or 0 for layer in layers.values()]
+    if seen is not None:
+        widths = [signed_bits(int(seen[n].lo.min()), int(seen[n].hi.max())) for n in layers]
+        groups.append(("observed", widths))
+        reached = [max(pair) for pair in zip(reached, widths)]
+    positions, width = np.arange(len(layers)), 0.86 / len(groups)
+    for i, (label, heights) in enumerate(groups):
+        offset = (i - (len(groups) - 1) / 2) * width
+        drawn = axes.bar(
+            positions + offset, heights, 0.92 * width, label=label, color=COLOURS[i % len(COLOURS)]
+        )
+        texts = [str(height) for height in heights]
+        if label == "proved":
+            texts = [
+                f"{'' if known == bits else '≤'}{bits}" for known, bits in zip(reached, heights)
+            ]
+        axes.bar_label(drawn, texts)
+    axes.set_xticks(positions, list(layers))
+    axes.set_ylabel("bits (two's complement)")
+    axes.legend(ncols=len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,171 @@
+"""One file for one network: an uncompressed zip of `.npy` arrays and a JSON text, as `.npz` is.
+
+    network.json        what the nodes are; names the arrays and their sha256
+    network.sha256      sha256 of network.json, hexadecimal
+    arrays/NNN.npy      the parameters, each in the narrowest integer type that holds it
+
+See refqnn.container for what every file of ours promises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn import ops
+from refqnn.container import Container, write_atomically
+from refqnn.errors import FileFormatError
+from refqnn.formats import BIPOLAR, IntFormat
+from refqnn.network import Network, Node, inputs_of
+from refqnn.ops import Op
+from refqnn.quantizers import (
+    AffineQuantizer,
+    Dequantizer,
+    PowerOfTwoQuantizer,
+    Quantizer,
+    SymmetricQuantizer,
+)
+from refqnn.requantize import Requantize
+
+__all__ = ["FORMAT_VERSION", "digest", "from_bytes", "load", "save", "to_bytes"]
+
+FORMAT_VERSION = 1
+
+_FILE = Container("network", FORMAT_VERSION, listing="arrays")
+
+_OPS: dict[str, type[Op]] = {Requantize.kind: Requantize, **{op.kind: op for op in ops.KINDS}}
+_QUANTIZERS: dict[str, type[Quantizer]] = {
+    SymmetricQuantizer.kind: SymmetricQuantizer,
+    PowerOfTwoQuantizer.kind: PowerOfTwoQuantizer,
+    AffineQuantizer.kind: AffineQuantizer,
+}
+
+
+def save(network: Network, path: str | Path) -> None:
+    """Write the network beside `path`, then rename: an interrupted save leaves the old file."""
+    data = to_bytes(network)
+    write_atomically(path, lambda file: file.write(data))
+
+
+def load(path: str | Path) -> Network:
+    """The network in a file.  Raises: FileFormatError; OSError as open does."""
+    return from_bytes(Path(path).read_bytes(), path)
+
+
+def to_bytes(network: Network) -> bytes:
+    """The content of the network's file."""
+    return _FILE.pack(*_encode_network(network))
+
+
+def from_bytes(data: bytes, name: str | Path = "network") -> Network:
+    """The network in the content of a file.  Raises: FileFormatError that begins with `name`."""
+    return _FILE.unpack(data, name, _decode_network)
+
+
+def digest(network: Network) -> str:
+    """sha256 of network.json, which holds the sha256 of every array."""
+    return hashlib.sha256(_FILE.text(*_encode_network(network))).hexdigest()
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def _encode_network(network: Network) -> tuple[dict[str, Any], dict[str, bytes]]:
+    arrays: dict[str, bytes] = {}
+    content = {
+        "input_shape": list(network.input_shape),
+        "input_format": _encode(network.input_format, arrays),
+        "input_quantizer": _encode_fields(network.input_quantizer, arrays),
+        "nodes": [
+            {"name": node.name, "inputs": list(inputs_of(node)), **_encode_op(node.op, arrays)}
+            for node in network.nodes
+        ],
+        "output": network.output,
+        "output_dequantizer": _encode_fields(network.output_dequantizer, arrays),
+    }
+    return content, arrays
+
+
+def _encode_op(op: Op, arrays: dict[str, bytes]) -> dict[str, Any]:
+    return _encode_fields(op, arrays) or {}
+
+
+def _encode_fields(value: Any, arrays: dict[str, bytes]) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    parameters = {f.name: _encode(getattr(value, f.name), arrays) for f in fields(value) if f.init}
+    return {"kind": getattr(value, "kind", type(value).__name__), "parameters": parameters}
+
+
+def _encode(value: Any, arrays: dict[str, bytes]) -> Any:
+    if isinstance(value, np.ndarray):
+        name = f"arrays/{len(arrays):03d}.npy"
+        arrays[name] = _npy(value)
+        return {"array": name}
+    if isinstance(value, IntFormat):
+        if value == BIPOLAR:
+            return {"format": "bipolar"}
+        return {"format": [value.bits, value.signed, value.narrow]}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return [_encode(v, arrays) for v in value]
+    return value.value if hasattr(value, "value") else value
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    if array.dtype.kind == "i":
+        for dtype in (np.int8, np.int16, np.int32, np.int64):
+            info = np.iinfo(dtype)
+            if info.min <= array.min() and array.max() <= info.max:
+                array = array.astype(dtype)
+                break
+    buffer = io.BytesIO()
+    little_endian = array.astype(array.dtype.newbyteorder("<"))
+    np.save(buffer, little_endian, allow_pickle=False)
+    return buffer.getvalue()
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def _decode_network(content: dict[str, Any], members: dict[str, bytes]) -> Network:
+    arrays = {n: np.load(io.BytesIO(data), allow_pickle=False) for n, data in members.items()}
+    nodes = [
+        Node(item["name"], _decode_fields(_OPS, item, arrays), tuple(item["inputs"]))
+        for item in content["nodes"]
+    ]
+    quantizer, dequantizer = content["input_quantizer"], content["output_dequantizer"]
+    return Network(
+        nodes,
+        input_shape=tuple(content["input_shape"]),
+        input_format=_decode(content["input_format"], arrays),
+        input_quantizer=quantizer and _decode_fields(_QUANTIZERS, quantizer, arrays),
+        output_dequantizer=dequantizer
+        and _decode_fields({"Dequantizer": Dequantizer}, dequantizer, arrays),
+        output=content["output"],
+    )
+
+
+def _decode_fields(classes: Any, item: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Any:
+    if item["kind"] not in classes:
+        raise FileFormatError(f"unknown kind {item['kind']!r}; a newer refqnn may have written it")
+    parameters = {name: _decode(value, arrays) for name, value in item["parameters"].items()}
+    return classes[item["kind"]](**parameters)
+
+
+def _decode(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"array"}:
+            array = arrays[value["array"]]
+            return array.astype(np.int64) if array.dtype.kind == "i" else array
+        if set(value) == {"format"}:
+            return BIPOLAR if value["format"] == "bipolar" else IntFormat(*value["format"])
+        raise FileFormatError(f"unknown value {value!r}")
+    return tuple(_decode(v, arrays) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,195 @@
+"""One file for one fitted estimator: a stored zip of JSON, `.npy` arrays and the integer network.
+
+    estimator.json       class, parameters, fitted attributes; names every other member's sha256
+    estimator.sha256     sha256 of estimator.json, hexadecimal
+    network.refqnn       the network's own file (`refqnn.storage`)
+    arrays/NNN.npy       arrays
+
+Nothing in the file is unpickled or imported by name: classes are looked up in short lists.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.dataset import ValidSplit
+from skorch.history import History
+from torch import Tensor, nn
+
+from refqnn import storage
+from refqnn.accumulator import certify
+from refqnn.container import Container, write_atomically
+from refqnn.errors import FileFormatError, NotCovered, mismatch
+from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
+
+__all__ = ["load", "module_from_state", "module_state", "save"]
+
+_FILE = Container("estimator", 1, listing="members")
+_NETWORK = "network.refqnn"
+_MODULES: dict[str, type[nn.Module]] = {
+    "SparseQuantNeuralNetImpl": SparseQuantNeuralNetImpl,
+    "FloatMLP": FloatMLP,
+}
+_TORCH = {"nn": nn, "optim": torch.optim}
+_NOT_STORED = ("net_", "training_module_", "fhe_circuit_", "module_", "network_", "certificate_")
+
+
+# --- the module ---------------------------------------------------------------------------------
+
+
+def module_state(module: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Class name, constructor arguments and arrays that make the module again."""
+    arrays = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+    return type(module).__name__, dict(module.arguments), arrays
+
+
+def module_from_state(kind: str, arguments: dict[str, Any], arrays: dict[str, Any]) -> nn.Module:
+    """The module of `module_state`, in evaluation mode."""
+    if kind not in _MODULES:
+        raise FileFormatError(f"unknown module {kind!r}")
+    with torch.random.fork_rng(devices=[]):
+        module = _MODULES[kind](**arguments)
+    module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
+    return module.eval()
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def save(estimator: Any, path: str | Path) -> None:
+    """Write a fitted estimator beside `path`, then rename.  See `NeuralNetClassifier.save`."""
+    arrays: dict[str, bytes] = {}
+    fitted = {
+        name: value
+        for name, value in vars(estimator).items()
+        if name.endswith("_") and not name.endswith("__") and name not in _NOT_STORED
+    }
+    kind, arguments, state = module_state(estimator.module_)
+    content: dict[str, Any] = {
+        "class": type(estimator).__name__,
+        "parameters": {
+            name: _encode(value, arrays, name) for name, value in estimator.get_params().items()
+        },
+        "fitted": {name: _encode(value, arrays, name) for name, value in fitted.items()},
+        "module": {
+            "kind": kind,
+            "arguments": _encode(arguments, arrays, "module"),
+            "state": _encode(state, arrays, "module"),
+        },
+    }
+    members = dict(arrays)
+    if hasattr(estimator, "network_"):
+        members[_NETWORK] = storage.to_bytes(estimator.network_)
+    data = _FILE.pack(content, members)
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _encode(value: Any, arrays: dict[str, bytes], name: str) -> Any:
+    """JSON of a value; arrays go into `arrays`."""
+    if isinstance(value, History):
+        rows = [{k: v for k, v in row.items() if k != "batches"} for row in value]
+        return {"history": [_encode(row, arrays, name) for row in rows]}
+    if isinstance(value, Tensor):
+        return {"tensor": _add(arrays, value.detach().cpu().numpy())}
+    if isinstance(value, np.ndarray):
+        if value.dtype == object:  # labels and column names
+            return {"objects": [_encode(v, arrays, name) for v in value.tolist()]}
+        return {"array": _add(arrays, value)}
+    if isinstance(value, np.generic):
+        return _encode(value.item(), arrays, name)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_encode(v, arrays, name) for v in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(v, arrays, name) for v in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _encode(v, arrays, name) for key, v in value.items()}}
+    if isinstance(value, type):
+        class_name: str = getattr(value, "__name__", "")
+        for package, module in _TORCH.items():
+            if getattr(module, class_name, None) is value:
+                return {"torch": [package, class_name]}
+    if type(value) is ValidSplit:
+        options = {k: getattr(value, k) for k in ("cv", "stratified", "random_state")}
+        return {"valid_split": {k: _encode(v, arrays, name) for k, v in options.items()}}
+    expected = (
+        "numbers, text, arrays, or a class of torch.nn or torch.optim; set it to None before saving"
+    )
+    raise NotCovered(mismatch(name, repr(value), expected))
+
+
+def _add(arrays: dict[str, bytes], array: Any) -> str:
+    name = f"arrays/{len(arrays):03d}.npy"
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    arrays[name] = buffer.getvalue()
+    return name
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def load(path: str | Path) -> Any:
+    """The estimator in a file.  Raises: FileFormatError; OSError as open does."""
+    return _FILE.unpack(Path(path).read_bytes(), path, _decode_estimator)
+
+
+def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Any:
+    from refqnn.training import estimators
+
+    classes = {
+        name: getattr(estimators, name)
+        for name in estimators.__all__
+        if isinstance(getattr(estimators, name), type)
+    }
+    if content["class"] not in classes:
+        raise FileFormatError(f"unknown estimator {content['class']!r}")
+    parameters = {n: _decode(v, members) for n, v in content["parameters"].items()}
+    estimator = classes[content["class"]](**parameters)
+    for name, value in content["fitted"].items():
+        if not name.endswith("_"):
+            raise FileFormatError(f"fitted: got {name!r}, expected the name of a fitted attribute")
+        setattr(estimator, name, _decode(value, members))
+    module = content["module"]
+    estimator.module_ = module_from_state(
+        module["kind"], _decode(module["arguments"], members), _decode(module["state"], members)
+    )
+    if _NETWORK in members:
+        estimator.network_ = storage.from_bytes(members[_NETWORK])
+        estimator.certificate_ = certify(estimator.network_)
+    return estimator
+
+
+def _decode(value: Any, members: dict[str, bytes]) -> Any:
+    if isinstance(value, list):
+        return [_decode(v, members) for v in value]
+    if not isinstance(value, dict):
+        return value
+    ((tag, inner),) = value.items()
+    if tag in ("array", "tensor"):
+        array = np.load(io.BytesIO(members[inner]), allow_pickle=False)
+        return torch.from_numpy(array) if tag == "tensor" else array
+    if tag == "objects":
+        result = np.empty(len(inner), dtype=object)
+        result[:] = [_decode(v, members) for v in inner]
+        return result
+    if tag == "history":
+        return History([{**_decode(row, members), "batches": []} for row in inner])
+    if tag == "tuple":
+        return tuple(_decode(v, members) for v in inner)
+    if tag == "dict":
+        return {key: _decode(v, members) for key, v in inner.items()}
+    if tag == "torch":
+        package, name = inner
+        found = getattr(_TORCH[package], name)
+        if not isinstance(found, type):
+            raise FileFormatError(f"got torch.{package}.{name}, expected a class")
+        return found
+    if tag == "valid_split":
+        return ValidSplit(**{key: _decode(v, members) for key, v in inner.items()})
+    raise FileFormatError(f"unknown value {value!r}")

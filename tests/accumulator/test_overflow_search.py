@@ -1,0 +1,269 @@
+"""find_overflow: an input, a proof, or unknown, and what an overflow does to an accumulator."""
+
+import numpy as np
+import pytest
+from accumulator_networks import all_inputs, brute_force, chains, integers, networks
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import refqnn.accumulator.overflow as overflow
+from refqnn import (
+    BIPOLAR,
+    Domain,
+    IntFormat,
+    Linear,
+    Network,
+    Node,
+    Requantize,
+    certify,
+    find_overflow,
+    signed_bits,
+)
+from refqnn.accumulator import NoOverflow, Overflow, Unknown
+from refqnn.emulate import Emulated
+from refqnn.errors import CertificateError, InvalidArgument, InvalidType
+
+
+@given(networks, st.integers(1, 9), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_answer_is_that_of_enumeration(network, bits, signed):
+    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    truth = brute_force(network, all_inputs(network))
+    interval = certify(network, method="interval")
+    for certificate in (None, interval):
+        answer = find_overflow(network, bits=bits, signed=signed, certificate=certificate)
+        possible = any(
+            (truth[node.name][0] < lowest).any() or (truth[node.name][1] > highest).any()
+            for node in network.accumulators()
+        )
+        assert isinstance(answer, Overflow if possible else NoOverflow)
+        if isinstance(answer, Overflow):
+            values = network.trace(answer.witness[None])[answer.layer]
+            assert values[(0, *answer.neuron)] == answer.value
+            assert not lowest <= answer.value <= highest
+        else:
+            assert lowest <= answer.range[0] <= answer.range[1] <= highest
+
+
+@given(chains(), st.integers(2, 6), st.data())
+@settings(max_examples=20, deadline=None)
+def test_one_neuron_at_a_time_without_enumeration(network, bits, data):
+    node = data.draw(st.sampled_from(network.accumulators()))
+    neuron = data.draw(st.integers(0, network.shapes[node.name][0] - 1))
+    truth = brute_force(network, all_inputs(network))[node.name]
+    interval = certify(network, method="interval")
+    answer = find_overflow(network, node.name, neuron, bits, certificate=interval)
+    if signed_bits(truth[0][neuron], truth[1][neuron]) > bits:
+        assert isinstance(answer, Overflow)
+        assert answer.neuron == (neuron,)
+    else:
+        assert isinstance(answer, NoOverflow)
+
+
+def deep(seed=5):
+    rng = np.random.default_rng(seed)
+    nodes = [
+        Node("fc0", Linear(rng.integers(-4, 4, (24, 32)))),
+        Node("act0", Requantize.from_shift(3, IntFormat(3, False))),
+        Node("fc1", Linear(rng.integers(-4, 4, (2, 24)))),
+    ]
+    return Network(nodes, input_shape=(32,), input_format=IntFormat(3, False))
+
+
+def test_no_time_means_unknown_never_no_overflow(monkeypatch):
+    network = deep()
+    interval = certify(network, method="interval")
+    bits = interval["fc1"].signed_bits - 1
+    lo, hi = interval["fc1"].lo, interval["fc1"].hi
+    inside = signed_bits(int(lo.min()), int(hi.max()) if hi.max() < 2 ** (bits - 1) else 0)
+    assert inside > bits or hi.max() >= 2 ** (bits - 1)
+    monkeypatch.setattr(overflow, "solver_installed", lambda: False)
+    answer = find_overflow(network, "fc1", None, bits, certificate=interval, budget_s=0.0)
+    assert isinstance(answer, (Unknown, Overflow))
+    if isinstance(answer, Unknown):
+        assert answer.neurons
+        assert "unknown" in str(answer)
+
+
+def test_solver_agrees_with_search():
+    pytest.importorskip("ortools")
+    from refqnn.accumulator.cone import Cone
+    from refqnn.accumulator.search import maximise
+    from refqnn.accumulator.solver import decide
+
+    rng = np.random.default_rng(2)
+    for _ in range(6):
+        nodes = [
+            Node("fc0", Linear(rng.integers(-3, 4, (6, 4)), rng.integers(-4, 5, 6))),
+            Node("act0", Requantize.from_shift(2, IntFormat(2, False))),
+            Node("fc1", Linear(rng.integers(-3, 4, (1, 6)))),
+        ]
+        network = Network(nodes, input_shape=(4,), input_format=IntFormat(2, True))
+        cone = Cone(network, network.ranges(), "fc1", (0,))
+        lo, hi = np.full(len(cone.inputs), -2), np.full(len(cone.inputs), 1)
+        truth = brute_force(network, all_inputs(network))["fc1"]
+        for sign, greatest in ((1, int(truth[1][0])), (-1, -int(truth[0][0]))):
+            assert maximise(cone, lo, hi, sign).bound == greatest
+            yes, x = decide(cone, lo, hi, sign, greatest)
+            assert yes is True
+            assert sign * int(cone.forward(x[None])[0]) >= greatest
+            assert decide(cone, lo, hi, sign, greatest + 1) == (False, None)
+
+
+@given(networks, st.data())
+@settings(max_examples=20, deadline=None)
+def test_solver_certificates(network, data):
+    pytest.importorskip("ortools")
+    from refqnn.accumulator.cone import Cone
+    from refqnn.accumulator.search import neuron_box
+    from refqnn.accumulator.solver import decide
+
+    domain = Domain.of(network)
+    node = data.draw(st.sampled_from(network.accumulators()))
+    truth = brute_force(network, all_inputs(network))[node.name]
+    indices = list(np.ndindex(network.shapes[node.name]))
+    index = data.draw(st.sampled_from(indices))
+    cone = Cone(network, network.ranges(), node.name, index)
+    assume(len(cone.inputs))
+    lo, hi = neuron_box(cone, domain)
+    greatest, step = int(truth[1][index]), domain.step
+    assert decide(cone, lo, hi, 1, greatest, step=step)[0] is True
+    assert decide(cone, lo, hi, 1, greatest + 1, step=step)[0] is False
+    least = int(truth[0][index])
+    assert decide(cone, lo, hi, -1, -least, step=step)[0] is True
+    assert decide(cone, lo, hi, -1, -least + 1, step=step)[0] is False
+
+
+@given(networks, st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_cone_is_the_program(network, seed):
+    """The short program behind a neuron gives the network's values, and sound boxes."""
+    from refqnn.accumulator.cone import Cone
+
+    rng = np.random.default_rng(seed)
+    inputs = all_inputs(network)
+    trace = network.trace(inputs)
+    flat = inputs.reshape(len(inputs), -1)
+    for name, shape in network.shapes.items():
+        if name == "input":
+            continue
+        index = tuple(int(rng.integers(n)) for n in shape)
+        cone = Cone(network, network.ranges(), name, index)
+        short = flat[:, cone.inputs]
+        values = trace[name][(slice(None), *index)]
+        assert (cone.forward(short) == values).all()
+        a, b = short[rng.integers(len(short), size=(2, 8))]
+        lo, hi = np.minimum(a, b), np.maximum(a, b)
+        least, greatest, _ = cone.bounds(lo, hi)
+        for box in range(8):
+            inside = ((short >= lo[box]) & (short <= hi[box])).all(axis=1)
+            assert least[box] <= values[inside].min()
+            assert greatest[box] >= values[inside].max()
+
+
+def test_arguments():
+    network = deep()
+    with pytest.raises(InvalidArgument, match="layer"):
+        find_overflow(network, "act0", bits=8)
+    with pytest.raises(InvalidArgument, match="neuron"):
+        find_overflow(network, "fc1", 2, bits=8)
+    with pytest.raises(InvalidArgument, match="neuron"):
+        find_overflow(network, None, 0, bits=8)
+    with pytest.raises(InvalidArgument, match="bits"):
+        find_overflow(network, bits=0)
+    with pytest.raises(InvalidType, match="bits"):
+        find_overflow(network, bits=8.0)
+    with pytest.raises(CertificateError, match="another network"):
+        find_overflow(network, bits=8, certificate=certify(deep(6), method="interval"))
+    other = certify(network, np.zeros((1, 32), dtype=int))
+    with pytest.raises(CertificateError, match="another domain"):
+        find_overflow(network, bits=8, certificate=other)
+
+
+def test_rows():
+    network = deep()
+    rows = np.random.default_rng(0).integers(0, 8, (50, 32))
+    acc = network.forward(rows)
+    bits = signed_bits(int(acc.min()), int(acc.max()))
+    assert isinstance(find_overflow(network, "fc1", bits=bits, domain=rows), NoOverflow)
+    answer = find_overflow(network, "fc1", bits=bits - 1, domain=rows)
+    assert isinstance(answer, Overflow)
+    assert (rows == answer.witness).all(axis=1).any()
+
+
+# --- partial sums, wrapping, saturation ---------------------------------------------------------
+
+
+@st.composite
+def neurons(draw):
+    """One neuron, a box of inputs that holds 0, and one input of it."""
+    n = draw(st.integers(1, 6))
+    weight = integers(draw, (1, n), -5, 5)
+    bias = draw(st.integers(-20, 20))
+    fmt = draw(st.sampled_from([IntFormat(2, False), IntFormat(3, True)]))
+    network = Network([Node("fc", Linear(weight, [bias]))], input_shape=(n,), input_format=fmt)
+    x = integers(draw, (1, n), fmt.q_min, fmt.q_max)
+    return network, x, bias
+
+
+@given(neurons(), st.randoms())
+def test_partial_sums_stay_in_the_hull_of_the_range_and_the_bias(drawn, random):
+    """Bias first, then the products in any order, 0 being a possible input."""
+    network, x, bias = drawn
+    range_ = certify(network, method="interval")["fc"].range
+    terms = network["fc"].op.terms(x)[0, 0, :-1].tolist()
+    random.shuffle(terms)
+    prefix = bias
+    assert min(range_.lo[0], bias) <= prefix
+    for term in terms:
+        prefix += term
+        assert min(range_.lo[0], bias) <= prefix <= max(range_.hi[0], bias)
+
+
+def test_partial_sums_leave_the_range_where_zero_is_no_input():
+    network = Network([Node("fc", Linear([[3, -3]]))], input_shape=(2,), input_format=BIPOLAR)
+    range_ = certify(network, np.array([[1, 1]]))["fc"].range
+    assert (range_.lo[0], range_.hi[0]) == (0, 0)
+    prefixes = np.cumsum(network["fc"].op.terms(np.array([[1, 1]]))[0, 0]).tolist()
+    assert prefixes == [3, 0]
+
+
+@given(neurons(), st.integers(2, 8), st.sampled_from(["forward", "reverse", "bias_first"]))
+def test_wrapping_is_harmless_exactly_when_the_final_value_fits(drawn, bits, order):
+    network, x, _ = drawn
+    exact = int(network.forward(x)[0, 0])
+    wrapped = int(network.trace(x, accumulator=Emulated(bits, order=order))["fc"][0, 0])
+    assert (wrapped == exact) == (signed_bits(exact, exact) <= bits)
+
+
+@given(networks)
+@settings(max_examples=30, deadline=None)
+def test_a_certified_width_never_wraps(network):
+    layers = certify(network).layers
+    widths = {name: layer.signed_bits for name, layer in layers.items()}
+    inputs = all_inputs(network)
+    expected = network.trace(inputs)
+    got = network.trace(inputs, accumulator=Emulated(widths))
+    for name in expected:
+        assert (got[name] == expected[name]).all()
+
+
+def test_saturation_is_not_harmless_even_when_the_final_value_fits():
+    network = Network(
+        [Node("fc", Linear([[1, 1, -1]]))], input_shape=(3,), input_format=IntFormat(3, False)
+    )
+    x = np.array([[7, 4, 7]])
+    assert network.forward(x).tolist() == [[4]]
+    saturating = Emulated(4, overflow="saturate")
+    assert network.trace(x, accumulator=saturating)["fc"].tolist() == [[0]]
+    at_the_end = Emulated(4, overflow="saturate", when="end")
+    assert network.trace(x, accumulator=at_the_end)["fc"].tolist() == [[4]]
+
+
+@given(neurons(), st.integers(2, 8), st.randoms())
+def test_saturation_is_harmless_where_the_hull_fits(drawn, bits, random):
+    network, x, bias = drawn
+    range_ = certify(network, method="interval")["fc"].range
+    assume(signed_bits(min(range_.lo[0], bias), max(range_.hi[0], bias)) <= bits)
+    emulated = Emulated(bits, overflow="saturate", order="bias_first")
+    assert network.trace(x, accumulator=emulated)["fc"][0, 0] == network.forward(x)[0, 0]

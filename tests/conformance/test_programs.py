@@ -1,0 +1,261 @@
+"""Programs under test: in C, in JavaScript, and broken ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from refqnn.conformance import HarnessError, conform, emit, vectors_path, verify
+from refqnn.errors import FileFormatError, InvalidArgument
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+# A program in Python that answers everything but what its argument breaks.
+BROKEN = """
+import json, sys, time
+how = sys.argv[1]
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["cmd"] == "stop":
+        break
+    if message["cmd"] == "start":
+        if how == "no-protocol":
+            answer = {"name": "broken", "operations": []}
+        elif how == "unknown-operation":
+            answer = {"protocol": 1, "name": "broken", "operations": ["fly"]}
+        else:
+            answer = {"protocol": 1, "name": "broken", "operations": ["flatten"]}
+    elif message["operation"] == "echo":
+        answer = {"seq": 0, "result": message["arguments"]}
+        if how == "echo-floats":
+            answer["result"]["x"]["data"] = [float(v) for v in answer["result"]["x"]["data"]]
+        if how == "echo-dies":
+            sys.exit(3)
+    elif how == "crash":
+        sys.exit(7)
+    elif how == "garbage":
+        print("Segmentation fault", flush=True)
+        continue
+    elif how == "list":
+        answer = [1]
+    elif how == "slow":
+        time.sleep(60)
+    elif how == "wrong-seq":
+        answer = {"seq": 10**6, "skipped": ""}
+    elif how == "two-answers":
+        answer = {"seq": message["seq"], "skipped": "", "error": "out_of_range"}
+    elif how == "unknown-code":
+        answer = {"seq": message["seq"], "error": "bad luck"}
+    elif how == "bad-tensor":
+        tensor = {"dtype": "int", "shape": [2], "data": [1]}
+        answer = {"seq": message["seq"], "result": {"y": tensor}}
+    elif how == "zeros":
+        x = message["arguments"]["x"]
+        size = len(x["data"])
+        shape = [x["shape"][0], size // x["shape"][0]]
+        answer = {"seq": message["seq"], "result": {"y": {**x, "shape": shape, "data": [0] * size}}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def c_program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    target = tmp_path_factory.mktemp("c") / "integers"
+    flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *flags, "-o", target, PROGRAMS / "integers.c"], check=True)
+    return str(target)
+
+
+def broken(how: str) -> list[str]:
+    return [sys.executable, "-c", BROKEN, how]
+
+
+def test_the_c_program_conforms(c_program: str) -> None:
+    report = conform([c_program])
+    assert report.conforms, report.summary()
+    passed = {o.vector.operation for o in report.outcomes if o.status == "passed"}
+    assert passed == {"linear", "conv2d", "flatten", "requantize_thresholds"}
+    assert report.implementation == "integers.c"
+    asked = [o for o in report.outcomes if o.vector.operation in passed]
+    assert sum(o.status == "unsupported" for o in asked) <= 5  # values beyond 64 bits
+
+
+def test_the_javascript_program_conforms() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node")
+    report = conform([node, str(PROGRAMS / "bigints.js")])
+    assert report.conforms, report.summary()
+    for operation in ("round_ratio", "requantize_shift", "linear", "bit_widths", "check_codes"):
+        statuses = {o.status for o in report.outcomes if o.vector.operation == operation}
+        assert statuses == {"passed"}, operation
+
+
+@pytest.mark.parametrize("how", ["no-protocol", "unknown-operation", "echo-floats", "echo-dies"])
+def test_faults_of_the_harness_are_no_verdict(how: str) -> None:
+    with pytest.raises(HarnessError):
+        conform(broken(how))
+
+
+def test_a_program_that_does_not_exist() -> None:
+    with pytest.raises(HarnessError, match="cannot start"):
+        conform(["/nonexistent/program"])
+    with pytest.raises(InvalidArgument, match="command"):
+        conform([])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("crash", "exit code 7"),
+        ("garbage", "not a line of JSON"),
+        ("list", "not a JSON object"),
+        ("slow", "no answer within 0.5 s"),
+        ("wrong-seq", "answer to question 1000000"),
+        ("two-answers", "expected one of"),
+        ("unknown-code", "bad luck"),
+        ("bad-tensor", "expected a int_tensor"),
+    ],
+)
+def test_faults_are_not_failures(how: str, message: str) -> None:
+    report = conform(broken(how), operations=["flatten"], seconds=0.5 if how == "slow" else 10)
+    assert not report.conforms
+    assert report.counts["fault"] == len(report.outcomes)
+    assert message in report.outcomes[0].message
+
+
+def test_wrong_answers_are_failures_with_a_reproduction(tmp_path: Path) -> None:
+    report = conform(broken("zeros"), operations=["flatten"])
+    failed = [o for o in report.outcomes if o.status == "failed"]
+    assert failed
+    assert "printf" in failed[0].reproduction
+    assert failed[0].mismatch is not None
+    report.write(tmp_path / "report.jsonl")
+    header, *lines = map(json.loads, (tmp_path / "report.jsonl").read_text().splitlines())
+    assert header["failed"] == len(failed)
+    first = next(line for line in lines if line["status"] == "failed")
+    assert first["mismatch"]["index"] == list(failed[0].mismatch.index or ())
+    assert set(first["flags"]) == set(failed[0].vector.flags)
+
+
+def test_a_reproduction_can_be_pasted(c_program: str) -> None:
+    report = conform([c_program], operations=["flatten"])
+    from refqnn.conformance.program import _reproduction
+    from refqnn.conformance.runner import encoded_arguments
+
+    vector = report.outcomes[0].vector
+    message = {"cmd": "run", "operation": "flatten", "arguments": encoded_arguments(vector)}
+    shell = subprocess.run(
+        _reproduction([c_program], message), shell=True, capture_output=True, check=True, text=True
+    )
+    _, answer = map(json.loads, shell.stdout.splitlines())
+    assert answer["result"]["y"]["data"] == vector.outputs["y"].ravel().tolist()
+
+
+# --- questions and answers as files -----------------------------------------------------------
+
+
+def _answers(tmp_path: Path, edit: object = None) -> Path:
+    """Right answers to every question about widths."""
+    questions = tmp_path / "questions.jsonl"
+    emit(questions, operations=["bit_widths"])
+    from refqnn.conformance.reference import bit_widths
+
+    lines = []
+    for question in map(json.loads, questions.read_text().splitlines()):
+        given = {name: int(value) for name, value in question["arguments"].items()}
+        try:
+            lines.append({"id": question["id"], "result": bit_widths(**given)})
+        except ValueError:
+            lines.append({"id": question["id"], "error": "invalid_parameter"})
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_emit_and_verify(tmp_path: Path) -> None:
+    report = verify(_answers(tmp_path))
+    assert report.conforms
+    assert report.counts["unsupported"] > 0  # what was not asked is not passed
+    assert {o.vector.operation for o in report.outcomes if o.status == "passed"} == {"bit_widths"}
+
+
+def test_verify_sees_a_wrong_answer(tmp_path: Path) -> None:
+    path = _answers(tmp_path)
+    first, *rest = path.read_text().splitlines()
+    answer = json.loads(first)
+    answer["result"]["span_bits"] += 1
+    path.write_text("\n".join([json.dumps(answer), *rest]))
+    report = verify(path)
+    assert [o.vector.id for o in report.failures] == [answer["id"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1"),
+        ("[]", "line 1"),
+        ('{"id": "no-such-vector", "skipped": ""}', "no-such-vector"),
+        ('{"id": "flatten-image", "skipped": ""}\n{"id": "flatten-image", "skipped": ""}', "twice"),
+    ],
+)
+def test_verify_refuses_bad_files(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(FileFormatError, match=message):
+        verify(path)
+
+
+# Stands between the harness and a program and writes down every line.
+RELAY = """
+import subprocess, sys
+log = open(sys.argv[1], "w")
+pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+with subprocess.Popen(sys.argv[2:], **pipes) as program:
+    for line in sys.stdin:
+        print("question", line.strip(), file=log, flush=True)
+        program.stdin.write(line)
+        program.stdin.flush()
+        if '"stop"' in line:
+            break
+        answer = program.stdout.readline()
+        print("answer", answer.strip(), file=log, flush=True)
+        print(answer, end="", flush=True)
+    program.stdin.close()
+"""
+
+
+def test_a_conversation_follows_the_schema(c_program: str, tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((vectors_path() / "schema" / "protocol.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    log = tmp_path / "log"
+    conform([sys.executable, "-c", RELAY, str(log), c_program])
+    definitions = set()
+    for line in log.read_text().splitlines():
+        side, _, message = line.partition(" ")
+        content = json.loads(message)
+        validator = jsonschema.Draft202012Validator(
+            {**schema, "oneOf": [{"$ref": f"#/$defs/{side}"}]}
+        )
+        validator.validate(content)
+        assert not validator.is_valid({**content, "unknown": 1})
+        definitions |= {content.get("cmd"), *content} & {"start", "run", "stop", "result", "error"}
+    assert definitions == {"start", "run", "stop", "result", "error"}
+
+
+def test_a_skipped_question_follows_the_schema() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((vectors_path() / "schema" / "protocol.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid({"seq": 3, "skipped": "too wide"})
+    assert not validator.is_valid({"seq": 3, "skipped": "too wide", "error": "out_of_range"})
+    assert not validator.is_valid({"seq": 3, "error": "bad luck"})

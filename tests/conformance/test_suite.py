@@ -1,0 +1,329 @@
+"""The vector files: up to date, well formed, explained, small, and strong."""
+
+from __future__ import annotations
+
+import doctest
+import hashlib
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
+
+from refqnn.conformance import (
+    Rejected,
+    Report,
+    Unsupported,
+    load_vectors,
+    run,
+    vector,
+    vectors_path,
+    writing,
+)
+from refqnn.conformance.cases import Case
+from refqnn.conformance.encoding import decode, encode
+from refqnn.conformance.kernels import KERNELS
+from refqnn.conformance.mutants import MUTANTS, mutants_of
+from refqnn.conformance.notes import NOTES
+from refqnn.conformance.operations import OPERATIONS, Field
+from refqnn.conformance.oracle import FUNCTIONS as ORACLE
+from refqnn.conformance.reference import FUNCTIONS as REFERENCE
+from refqnn.conformance.suite import call, compare
+from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType
+
+FOLDER = vectors_path()
+VECTOR_FILES = sorted(p for p in FOLDER.glob("*.json") if p.name != "MANIFEST.json")
+
+
+# --- the files --------------------------------------------------------------------------------
+
+
+def test_files_are_what_the_generator_writes() -> None:
+    assert not writing.stale(), f"regenerate with: {writing.COMMAND}"
+
+
+def test_generate_writes_only_what_changed(tmp_path: Path) -> None:
+    changed = writing.generate(tmp_path)
+    assert set(changed) == set(writing.files())
+    (tmp_path / "lookup.json").write_text("edited")
+    (tmp_path / "left_over.json").write_text("{}")
+    assert writing.generate(tmp_path) == ["left_over.json", "lookup.json"]
+    assert writing.stale(tmp_path) == []
+
+
+def test_sizes() -> None:
+    sizes = {p: p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()}
+    assert sum(sizes.values()) < 3_000_000
+    assert max(sizes.values()) < 250_000
+
+
+def test_manifest_names_every_file_with_its_checksum() -> None:
+    manifest = json.loads((FOLDER / "MANIFEST.json").read_text())
+    assert set(manifest["files"]) == {p.name for p in VECTOR_FILES}
+    for name, entry in manifest["files"].items():
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == entry["sha256"]
+    assert manifest["number_of_tests"] == len(load_vectors())
+
+
+@pytest.mark.parametrize("path", VECTOR_FILES, ids=lambda p: p.stem)
+def test_file_follows_its_schema(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    content = json.loads(path.read_text())
+    schema = json.loads((FOLDER / content["schema"]).read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(content)
+
+
+def test_schemas_are_closed() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    content = json.loads((FOLDER / "lookup.json").read_text())
+    validator = jsonschema.Draft202012Validator(
+        json.loads((FOLDER / content["schema"]).read_text())
+    )
+    content["groups"][0]["tests"][0]["acceptable"] = True
+    assert not validator.is_valid(content)
+    manifest = json.loads((FOLDER / "MANIFEST.json").read_text())
+    schema = json.loads((FOLDER / "schema" / "manifest.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(manifest)
+
+
+def test_ids_are_unique_and_flags_explained() -> None:
+    vectors = load_vectors()
+    assert len({v.id for v in vectors}) == len(vectors)
+    for path in VECTOR_FILES:
+        content = json.loads(path.read_text())
+        used = {f for g in content["groups"] for t in g["tests"] for f in t["flags"]}
+        assert used == set(content["notes"])
+        assert content["number_of_tests"] == sum(len(g["tests"]) for g in content["groups"])
+
+
+def test_comments_state_facts() -> None:
+    for v in load_vectors():
+        assert len(v.comment) < 120
+        assert not any(word in v.comment.lower() for word in ("should", "test that", "todo"))
+
+
+def test_readme_examples() -> None:
+    results = doctest.testfile(str(FOLDER / "README.md"), module_relative=False)
+    assert results.attempted > 8
+    assert results.failed == 0
+
+
+def test_every_operation_has_valid_vectors_of_every_rounding_mode() -> None:
+    for name, operation in OPERATIONS.items():
+        valid = [v for v in load_vectors() if v.operation == name and v.error is None]
+        assert valid, name
+        if "rounding" in operation.parameters and name not in ("predict",):
+            modes = {v.arguments["rounding"] for v in valid}
+            assert modes == set(operation.parameters["rounding"].choices), name
+
+
+@pytest.mark.parametrize("power", [7, 15, 23, 31, 53])
+def test_accumulators_pass_the_widths_that_matter(power: int) -> None:
+    sums = [
+        abs(int(value))
+        for v in load_vectors()
+        for value in np.ravel(v.outputs.get("acc", []))
+        if v.operation in ("linear", "conv2d", "sum_pool2d", "global_sum_pool", "add")
+    ]
+    assert any(2**power < s < 2 ** (power + 9) for s in sums)
+
+
+def test_whole_networks_carry_every_intermediate() -> None:
+    names = set()
+    for v in load_vectors():
+        if v.operation == "network" and v.error is None:
+            names.add(v.file)
+            nodes = {node["name"] for node in v.arguments["network"]["nodes"]}
+            assert nodes == {*v.intermediates, v.arguments["network"]["output"]}
+    assert {f"network_{n}.json" for n in ("iris", "digits", "checkerboard", "regression")} <= names
+
+
+# --- two routes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("functions", [REFERENCE, KERNELS], ids=["reference", "kernels"])
+def test_right_implementations_conform(functions: Any) -> None:
+    report = run(functions)
+    assert report.conforms, report.summary()
+    assert report.counts["passed"] == len(load_vectors())
+
+
+def test_the_second_route_agrees_with_the_files() -> None:
+    for v in load_vectors():
+        if v.error is None:
+            results = {n: writing._nested(r) for n, r in ORACLE[v.operation](**v.arguments).items()}
+            assert compare(v, results) is None, v.id
+
+
+def test_routes_that_disagree_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("flatten-x", "flatten", {"x": np.arange(4).reshape(1, 2, 2)}, "two by two")
+    assert writing.solved(case).outputs["y"].tolist() == [[0, 1, 2, 3]]
+    monkeypatch.setitem(ORACLE, "flatten", lambda x: {"y": [[0, 2, 1, 3]]})
+    with pytest.raises(CertificateError, match="disagree"):
+        writing.solved(case)
+    accepted = replace(case, error="out_of_range")
+    with pytest.raises(CertificateError, match="accepted"):
+        writing.solved(accepted)
+
+
+# --- strength ---------------------------------------------------------------------------------
+
+
+def test_every_mutant_is_killed_and_the_equivalent_ones_are_not() -> None:
+    killed = {m for v in load_vectors() for m in writing.kills(v)}
+    assert len(MUTANTS) >= 100
+    assert len({m.id for m in MUTANTS}) == len(MUTANTS)
+    assert [m.id for m in MUTANTS if not m.equivalent and m.id not in killed] == []
+    assert [m.id for m in MUTANTS if m.equivalent and m.id in killed] == []
+
+
+def test_score_by_operation_and_flag_is_full() -> None:
+    score = writing.score()
+    assert set(score) == {*OPERATIONS, *(f"flag:{flag}" for flag in NOTES)}
+    for key, (killed, wanted, _) in score.items():
+        assert killed == wanted > 0, key
+
+
+def test_mutants_answer_and_do_not_only_crash() -> None:
+    """A mutant that refuses everything would be killed by any vector and say nothing."""
+    valid = [v for v in load_vectors() if v.error is None]
+    for mutant in MUTANTS:
+        answers = (call(mutant.function, v) for v in valid if v.operation == mutant.operation)
+        assert any(answer.kind == "result" for answer in answers), mutant.id
+
+
+def test_flags_are_measured() -> None:
+    for v in load_vectors()[::7]:
+        killed = set(writing.kills(v))
+        flags = {m.flag for m in mutants_of(v.operation) if m.id in killed}
+        assert flags == set(v.flags), v.id
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def test_a_wrong_implementation_is_named() -> None:
+    def linear(x: Any, weight: Any, bias: Any, x_zero_point: int, weight_zero_point: Any) -> Any:
+        acc = (x - x_zero_point) @ (weight - weight_zero_point.reshape(-1, 1)).T
+        acc = acc if bias is None else acc + bias
+        return ((acc + 2**15) % 2**16) - 2**15
+
+    report = run({"linear": linear}, operations=["linear"], name="mine")
+    assert not report.conforms
+    outcome = next(o for o in report.failures if o.vector.id == "linear-passes-2-15")
+    assert any("acc_int16" in cause for cause in outcome.resembles)
+    assert "linear-passes-2-15" in outcome.reproduction
+    assert "overflow_narrow" in report.summary()
+    assert str(outcome).startswith("linear-passes-2-15: failed: acc[0, 0]: expected 32769, got")
+
+
+def test_missing_functions_are_unsupported_and_nothing_passed_is_no_conformance() -> None:
+    report = run({"flatten": REFERENCE["flatten"]}, operations=["concat"])
+    assert report.counts == {"passed": 0, "failed": 0, "unsupported": 10, "fault": 0} | {
+        "unsupported": len(report.outcomes)
+    }
+    assert not report.conforms
+    assert not Report("nothing", ()).conforms
+
+
+def test_how_an_implementation_may_answer() -> None:
+    v = vector("flatten-image")
+
+    def status(function: Any) -> str:
+        report = run({"flatten": function}, operations=["flatten"])
+        return next(o.status for o in report.outcomes if o.vector.id == v.id)
+
+    def raising(error: Exception) -> Any:
+        def function(x: Any) -> Any:
+            raise error
+
+        return function
+
+    right = v.outputs["y"]
+    assert status(lambda x: x.reshape(len(x), -1)) == "passed"
+    assert status(lambda x: {"y": x.reshape(len(x), -1).astype(object)}) == "passed"
+    assert status(lambda x: x.reshape(len(x), -1).astype(float)) == "failed"
+    assert status(lambda x: x.reshape(-1)) == "failed"
+    assert status(lambda x: {"z": right}) == "failed"
+    assert status(raising(Unsupported("no"))) == "unsupported"
+    assert status(raising(Rejected("out_of_range"))) == "failed"
+    assert status(raising(MemoryError())) == "fault"
+    with pytest.raises(InvalidArgument, match="code"):
+        Rejected("unlucky")
+
+
+def test_accepting_bad_data_fails() -> None:
+    report = run({"check_codes": lambda codes, **_: codes}, operations=["check_codes"])
+    failed = {o.vector.id for o in report.failures}
+    assert failed == {v.id for v in load_vectors() if v.operation == "check_codes" and v.error}
+
+
+def test_profiles_select() -> None:
+    report = run(REFERENCE, operations=["requantize_shift"], profiles=["half_up"])
+    assert {o.vector.arguments["rounding"] for o in report.outcomes} == {"half_up"}
+    with pytest.raises(InvalidArgument, match="profiles"):
+        run(REFERENCE, profiles=["half_upp"])
+    with pytest.raises(InvalidArgument, match="operations"):
+        run(REFERENCE, operations=["conv3d"])
+    with pytest.raises(InvalidType, match="implementation"):
+        run({"conv3d": len})
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+@given(st.integers())
+def test_integers_come_back(value: int) -> None:
+    text = json.dumps(encode(value, Field("int", "")))
+    assert decode(json.loads(text), Field("int", "")) == value
+    assert text.startswith('"') == (abs(value) > 2**53)
+
+
+@given(
+    numpy_strategies.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        numpy_strategies.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=3),
+    )
+)
+def test_floats_come_back_to_the_bit(array: Any) -> None:
+    field = Field("float_tensor", "")
+    back = decode(json.loads(json.dumps(encode(array, field))), field)
+    assert back.dtype == array.dtype
+    assert back.shape == array.shape
+    same = (back == array) | (np.isnan(back) & np.isnan(array))
+    assert same.all()
+    assert (np.signbit(back) == np.signbit(array))[~np.isnan(array)].all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("int", 1.0),
+        ("int", True),
+        ("int", "0x10"),
+        ("int_tensor", {"dtype": "int", "shape": [2], "data": [1]}),
+        ("int_tensor", {"dtype": "int64", "shape": [1], "data": [1]}),
+        ("int_tensor", [1]),
+        ("float_tensor", {"dtype": "float32", "shape": [1], "data": ["0x1.0000001p0"]}),
+        ("bool", 1),
+        ("choice", "half_upp"),
+        ("pairs", [[1, 2, 3]]),
+    ],
+)
+def test_data_of_another_kind_is_refused(kind: Any, data: Any) -> None:
+    with pytest.raises(FileFormatError, match="expected a"):
+        decode(data, Field(kind, "", choices=("half_up",)))
+
+
+def test_omega_is_unsound_for_signed_weights() -> None:
+    """What the two bounds say of the same 8-bit accumulator, from the definitions."""
+    assert vector("omega-published").outputs["fan_in"] == 28
+    fan_in = vector("max-fan-in-signed-weights").outputs["fan_in"]
+    assert fan_in == 21 == int(Fraction(128, 6))

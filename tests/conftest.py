@@ -1,0 +1,12 @@
+"""The one conftest of the suite: two modules of that name shadow each other under doctest collection."""
+
+from importlib.util import find_spec
+
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure.
+settings.register_profile("refqnn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("refqnn")
+
+# Encrypted tests need the `fhe` extra; without it they are not collected.
+collect_ignore_glob = [] if find_spec("concrete") is not None else ["fhe/*"]

@@ -1,0 +1,390 @@
+"""The compiled circuit, simulated with its modular arithmetic, equals Network.forward."""
+
+from __future__ import annotations
+
+import fhe_networks as nets
+import numpy as np
+import pytest
+from fhe_networks import U1, U2, U3, weights
+
+from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Requantize, fhe
+from refqnn.errors import CertificateError, CircuitError, OutOfRange, ShapeMismatch
+from refqnn.ops import (
+    Add,
+    Concat,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    GlobalSumPool,
+    Lookup,
+    MaxPool2d,
+    Reshape,
+    SumPool2d,
+)
+
+S2, S3 = IntFormat(2, signed=True), IntFormat(3, signed=True)
+
+
+def check(network: Network, n: int = 40) -> fhe.Circuit:
+    circuit = fhe.compile(network)
+    codes = nets.samples(network, n)
+    expected = network.forward(codes)
+    got = circuit.simulate(codes)
+    assert got.dtype == np.int64
+    np.testing.assert_array_equal(got, expected)
+    return circuit
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("rounding", ["half_up", "half_even", "floor"])
+def test_mlp(seed: int, rounding: str) -> None:
+    check(nets.mlp(seed, rounding=rounding))
+
+
+@pytest.mark.parametrize("fmt", [S3, IntFormat(3, signed=True, narrow=True), BIPOLAR, U1], ids=str)
+def test_input_formats(fmt: IntFormat) -> None:
+    check(nets.mlp(0, input_format=fmt))
+
+
+def test_every_input_of_a_small_network() -> None:
+    network = nets.mlp(3, sizes=(2, 5, 4, 2), largest=2, codes=U2, shift=2)
+    circuit = fhe.compile(network)
+    codes = np.indices((4, 4)).reshape(2, -1).T
+    np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
+
+
+def test_a_common_factor_does_not_spoil_a_grid_of_thresholds() -> None:
+    """Rows of weights 0 and +-3: dividing by 3 would turn thresholds 8 apart irregular."""
+    rng = np.random.default_rng(0)
+    network = Network(
+        [
+            Node("fc0", Linear(3 * rng.integers(-1, 2, (6, 8)))),
+            Node("act0", Requantize.from_shift(3, U3, offset=rng.integers(-4, 5, 6).tolist())),
+            Node("fc1", Linear(weights(rng, 2, 6))),
+        ],
+        input_shape=(8,),
+        input_format=U3,
+    )
+    circuit = check(network)
+    assert {layer.method for layer in circuit.layers} == {"drop"}
+    assert max(layer.shift for layer in circuit.layers) == 3
+
+
+@pytest.mark.parametrize("levels", [4, 8])
+def test_arbitrary_thresholds_per_neuron(levels: int) -> None:
+    check(nets.with_thresholds(1, levels))
+
+
+@pytest.mark.parametrize("method", ["drop", "split", "carry"])
+def test_each_method(method: str) -> None:
+    network = nets.mlp(0, rounding="half_even")
+    kind = method.capitalize()
+
+    def choose(name: str, found: list[fhe.Lowering]) -> fhe.Lowering:
+        return next(f for f in found if type(f).__name__ == kind)
+
+    circuit = fhe.compile(network, choose=choose)
+    assert [layer.method for layer in circuit.layers] == [method]
+    codes = nets.samples(network, 20)
+    np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
+    assert sum(circuit.pbs.values()) == circuit.compiled_pbs
+
+
+RNG = np.random.default_rng(7)
+
+
+def w(*shape: int, largest: int = 1) -> np.ndarray:
+    return weights(RNG, *shape, largest=largest)
+
+
+def act(name: str, shift: int, fmt: IntFormat = U2) -> Node:
+    return Node(name, Requantize.from_shift(shift, fmt))
+
+
+FLAT = Node("flat", Flatten())
+NETWORKS = {
+    "convolution": (
+        (2, 5, 5),
+        U2,
+        [
+            Node("c", Conv2d(w(4, 1, 2, 3), w(4), (2, 1), 0, (1, 2), groups=2)),
+            act("a", 2),
+            FLAT,
+            Node("fc", Linear(w(3, 8))),
+        ],
+    ),
+    "padding code": (
+        (1, 4, 4),
+        S2,
+        [
+            Node("c", Conv2d(w(2, 1, 3, 3), w(2), 1, ((1, 0), (0, 2)), pad_code=1)),
+            act("a", 2),
+            FLAT,
+            Node("fc", Linear(w(3, 24))),
+        ],
+    ),
+    "convolution in one dimension": (
+        (2, 6),
+        U2,
+        [
+            Node("c", Conv1d(w(3, 2, 3), w(3), 2, 1)),
+            act("a", 1),
+            FLAT,
+            Node("fc", Linear(w(3, 9))),
+        ],
+    ),
+    "sum pool": (
+        (2, 4, 4),
+        U2,
+        [
+            Node("p", SumPool2d(2, padding=1, pad_code=1)),
+            act("a", 2),
+            Node("g", GlobalSumPool()),
+            act("b", 2),
+            Node("fc", Linear(w(3, 2))),
+        ],
+    ),
+    "max pool": (
+        (1, 5, 5),
+        U2,
+        [
+            Node("c", Conv2d(w(2, 1, 2, 2), w(2))),
+            act("a", 2, S2),
+            Node("p", MaxPool2d((2, 3), 2, padding=((1, 0), (0, 1)))),
+            FLAT,
+            Node("fc", Linear(w(3, 8))),
+        ],
+    ),
+    "max pool of bits": (
+        (1, 4, 4),
+        U2,
+        [
+            Node("c", Conv2d(w(2, 1, 2, 2), w(2))),
+            act("a", 2, U1),
+            Node("p", MaxPool2d(2, 1)),
+            FLAT,
+            Node("fc", Linear(w(3, 8))),
+        ],
+    ),
+    "max pool of accumulators": (
+        (1, 5, 5),
+        U2,
+        [
+            Node("c", Conv2d(w(2, 1, 2, 2), w(2))),
+            Node("p", MaxPool2d(2)),
+            act("a", 2),
+            FLAT,
+            Node("fc", Linear(w(3, 8))),
+        ],
+    ),
+    "branches": (
+        (6,),
+        U2,
+        [
+            Node("a", Linear(w(6, 6))),
+            act("qa", 1),
+            Node("b", Linear(w(6, 6))),
+            act("qb", 2, S2),
+            Node("add", Add((1, -2)), ("qa", "qb")),
+            act("q", 1),
+            Node("cat", Concat(), ("q", "qa")),
+            Node("fc", Linear(w(3, 12))),
+        ],
+    ),
+    "shapes": (
+        (6,),
+        U2,
+        [
+            Node("r", Reshape((1, 2, 3))),
+            Node("c", Conv2d(w(2, 1, 2, 2))),
+            act("a", 1),
+            Node("r2", Reshape((2, 2))),
+            FLAT,
+            Node("fc", Linear(w(3, 4))),
+        ],
+    ),
+    "lookup behind requantize": (
+        (6,),
+        U2,
+        [
+            Node("a", Linear(w(6, 6))),
+            act("q", 1, S3),
+            Node("l", Lookup([[4, 1, 0, 1, 2, 0, 1, 3]], -4)),
+            Node("fc", Linear(w(3, 6))),
+        ],
+    ),
+    "lookup of accumulators": (
+        (6,),
+        U2,
+        [
+            Node("a", Linear(w(6, 6))),
+            Node("l", Lookup(RNG.integers(-3, 4, (6, 50)), -25)),
+            Node("fc", Linear(w(3, 6))),
+        ],
+    ),
+    "codes out": ((6,), U2, [Node("a", Linear(w(6, 6))), act("q", 1, S2)]),
+    "codes in": ((6,), U2, [act("q", 1, U1), Node("a", Linear(w(6, 6)))]),
+    "bipolar codes into a pool": (
+        (1, 4, 4),
+        BIPOLAR,
+        [Node("p", SumPool2d(2)), act("a", 1, U1), FLAT, Node("fc", Linear(w(3, 4)))],
+    ),
+    "no table": ((6,), U2, [Node("a", Linear(w(4, 6, largest=7), w(4)))]),
+    "common factors": (
+        (6,),
+        U2,
+        [Node("a", Linear(2 * w(6, 6), w(6))), act("q", 2), Node("b", Linear(4 * w(6, 6), w(6)))],
+    ),
+    "large biases": (
+        (6,),
+        U2,
+        [
+            Node("a", Linear(w(6, 6), 1000 + w(6))),
+            Node("q", Requantize([[1000, 1002, 1004]], U2)),
+            Node("b", Linear(w(6, 6), w(6) - 100_000)),
+        ],
+    ),
+    "constant codes": (
+        (6,),
+        U2,
+        [
+            Node("a", Linear(w(6, 6), 1000 + w(6))),
+            Node("q", Requantize([[1, 2, 4]], U2)),
+            Node("b", Linear(w(6, 6))),
+        ],
+    ),
+    "output in the middle": ((4,), U2, [Node("a", Linear(w(3, 4))), act("q", 1)]),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_node_kinds(name: str) -> None:
+    shape, fmt, nodes = NETWORKS[name]
+    output = "a" if name == "output in the middle" else None
+    circuit = check(Network(nodes, input_shape=shape, input_format=fmt, output=output), n=15)
+    assert sum(circuit.pbs.values()) == circuit.compiled_pbs
+
+
+def test_common_factors_save_bits() -> None:
+    shape, fmt, nodes = NETWORKS["common factors"]
+    network = Network(nodes, input_shape=shape, input_format=fmt)
+    whole = int((network.ranges()["a"].hi - network.ranges()["a"].lo).max()).bit_length()
+    assert max(layer.span_bits for layer in fhe.compile(network).layers) == whole - 1
+
+
+def test_two_lookups_become_one() -> None:
+    shape, fmt, nodes = NETWORKS["lookup behind requantize"]
+    circuit = fhe.compile(Network(nodes, input_shape=shape, input_format=fmt))
+    assert {layer.name for layer in circuit.layers} == {"l"}
+
+
+def test_refused_inputs() -> None:
+    circuit = fhe.compile(nets.mlp(0))
+    with pytest.raises(OutOfRange, match="3-bit unsigned"):
+        circuit.simulate([[8, 0, 0, 0]])
+    with pytest.raises(OutOfRange):
+        circuit.encrypt([0, 0, 0, -1])
+    with pytest.raises(ShapeMismatch):
+        circuit.encrypt([[0, 0, 0, 0]])
+    with pytest.raises(ShapeMismatch):
+        circuit.execute([[0, 0, 0]])
+
+
+def test_too_wide_names_the_layer() -> None:
+    wide = Network(
+        [Node("fc", Linear([[2**16, 1]])), Node("act", Requantize([[5]], U1))],
+        input_shape=(2,),
+        input_format=U2,
+    )
+    with pytest.raises(CircuitError, match=r"'act'.*18 bits"):
+        fhe.compile(wide)
+
+
+def test_no_parameters_becomes_our_error() -> None:
+    rng = np.random.default_rng(0)
+    # Thresholds of no pattern on 13 bits: full tables that no parameters serve.
+    fc = Linear(rng.integers(-500, 500, (2, 8)))
+    table = Lookup(rng.integers(0, 2, (2, 2**15)), -(2**14))
+    network = Network([Node("fc", fc), Node("act", table)], input_shape=(8,), input_format=U2)
+    with pytest.raises(CircuitError, match="act"):
+        fhe.compile(network)
+
+
+def test_certificate_tightens() -> None:
+    from refqnn import certify
+
+    # Both inputs of fc1 count the same code: a + (3 - a) is 3, intervals say [0, 6].
+    nodes = [
+        Node("fc0", Linear([[1], [-1]], [0, 3])),
+        Node("act0", Requantize.from_shift(0, U2)),
+        Node("fc1", Linear([[1, 1], [1, -1]])),
+        Node("act1", Requantize.from_shift(0, U3)),
+        Node("fc2", Linear([[1, 2]])),
+    ]
+    network = Network(nodes, input_shape=(1,), input_format=U2)
+    certificate = certify(network)
+    circuit = fhe.compile(network, certificate=certificate)
+    codes = np.arange(4)[:, None]
+    np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
+    assert circuit.complexity <= fhe.compile(network).complexity
+    with pytest.raises(CertificateError, match="part of the inputs"):
+        fhe.compile(network, certificate=certify(network, np.array([[1], [2]])))
+    with pytest.raises(CertificateError, match="network"):
+        fhe.compile(nets.mlp(0), certificate=certificate)
+
+
+def test_error_probability() -> None:
+    network = nets.mlp(0)
+    default = fhe.compile(network)
+    assert default.global_p_error <= 2.0**-40
+    assert fhe.compile(network, p_error=2.0**-20).p_error <= 2.0**-20
+    cheap = fhe.compile(network, global_p_error=1e-3)
+    assert cheap.complexity < default.complexity
+    with pytest.raises(ValueError, match="p_error: got"):
+        fhe.compile(network, p_error=2.0)
+
+
+def test_explain() -> None:
+    text = fhe.compile(nets.mlp(0)).explain()
+    assert "act0" in text
+    assert "%" in text
+    assert "removed" in text
+
+
+def test_what_cannot_matter_is_not_looked_up() -> None:
+    fc0 = Linear([[1, 1], [1, 1], [0, 0], [1, -1]], [0, 0, 9, 0])  # a copy and a constant
+    nodes = [
+        Node("fc0", fc0),
+        Node("act0", Requantize.from_shift(1, U2)),
+        Node("fc1", Linear([[1, 2, 3, 4], [1, -1, 1, -1]])),
+    ]
+    network = Network(nodes, input_shape=(2,), input_format=U2)
+    circuit = fhe.compile(network)
+    codes = np.indices((4, 4)).reshape(2, -1).T
+    np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
+    assert sum(layer.neurons for layer in circuit.layers) == 2
+
+
+def test_trials_never_make_it_worse() -> None:
+    network = nets.mlp(0, rounding="half_even")
+    circuit = fhe.compile(network, trials=1)
+    assert circuit.complexity <= fhe.compile(network).complexity
+    codes = nets.samples(network, 5)
+    np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
+
+
+def test_one_wide_neuron_does_not_widen_the_others() -> None:
+    rng = np.random.default_rng(0)
+    fc0 = Linear(np.concatenate([w(6, 4), [[31, 31, -31, 31]]]))
+    thresholds = np.sort(rng.integers(-6, 6, (7, 3)), axis=1)
+    thresholds[6] *= 20
+    nodes = [
+        Node("fc0", fc0),
+        Node("act0", Requantize(thresholds, U2)),
+        Node("fc1", Linear(w(2, 7))),
+    ]
+    network = Network(nodes, input_shape=(4,), input_format=U2)
+    circuit = check(network)
+    assert len({layer.bits for layer in circuit.layers}) > 1
+    uniform = fhe.compile(network, choose=lambda name, found: found[0])
+    assert circuit.complexity < uniform.complexity

@@ -1,0 +1,202 @@
+"""What to_onnx writes computes the same integers in other people's runtimes, and reads back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_networks import inputs_for, random_dense, random_image, run_onnxruntime, run_qonnx
+
+pytest.importorskip("onnx")
+
+import onnx
+
+from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize, SymmetricQuantizer
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered
+from refqnn.onnx import from_onnx, to_onnx
+from refqnn.ops import Add, Conv2d, Linear, MaxPool2d
+
+SEEDS = range(12)
+MAKERS = {"dense": random_dense, "image": random_image}
+
+
+def network_of(kind: str, seed: int) -> tuple[Network, np.ndarray]:
+    rng = np.random.default_rng([seed, len(kind)])
+    network = MAKERS[kind](rng)
+    return network, inputs_for(network, rng, 40)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("flavour", ["qcdq", "integer"])
+def test_onnxruntime_computes_the_same_integers_with_and_without_optimizer(kind, flavour, seed):
+    pytest.importorskip("onnxruntime")
+    network, X = network_of(kind, seed)
+    expected = network.forward(network.quantize_input(X))
+    model = to_onnx(network, flavour=flavour)
+    onnx.checker.check_model(model, full_check=True)
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
+        np.testing.assert_array_equal(run_onnxruntime(model, X, level), expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_qonnx_executor_computes_the_same_integers(kind, seed):
+    pytest.importorskip("qonnx")
+    network, X = network_of(kind, seed)
+    expected = network.forward(network.quantize_input(X[:4]))
+    np.testing.assert_array_equal(run_qonnx(to_onnx(network, flavour="qonnx"), X[:4]), expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("flavour", ["qonnx", "qcdq", "integer"])
+def test_our_reader_gets_the_network_back(kind, flavour, seed):
+    network, X = network_of(kind, seed)
+    again = from_onnx(to_onnx(network, flavour=flavour))
+    codes = again.quantize_input(X)
+    np.testing.assert_array_equal(codes, network.quantize_input(X))
+    np.testing.assert_array_equal(again.forward(codes), network.forward(codes))
+
+
+@pytest.mark.parametrize("flavour", ["qonnx", "qcdq", "integer"])
+def test_a_file_on_disk_with_a_fixed_batch_and_float_outputs(tmp_path: Path, flavour):
+    network, X = network_of("dense", 3)
+    path = tmp_path / "net.onnx"
+    to_onnx(network, path, flavour=flavour, output="floats", batch=4)
+    again = from_onnx(path)
+    np.testing.assert_array_equal(again.predict(X), network.predict(X))
+    if flavour != "qonnx":
+        y = run_onnxruntime(onnx.load(path), X[:4])
+        np.testing.assert_array_equal(y, network.predict(X[:4]))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("flavour", ["qonnx", "qcdq", "integer"])
+@pytest.mark.parametrize("fmt", [IntFormat(4, True), IntFormat(8, False), IntFormat(12, True)])
+def test_networks_that_take_codes(flavour, fmt):
+    rng = np.random.default_rng(7)
+    weight = rng.integers(-2, 3, (5, 3))
+    network = Network([Node("fc", Linear(weight))], input_shape=(3,), input_format=fmt)
+    codes = rng.integers(fmt.q_min, fmt.q_max + 1, (9, 3))
+    model = to_onnx(network, flavour=flavour)
+    kind = model.graph.input[0].type.tensor_type.elem_type
+    X = codes.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    run = run_qonnx if flavour == "qonnx" else run_onnxruntime
+    np.testing.assert_array_equal(run(model, X), network.forward(codes))
+
+
+def test_eight_bit_products_that_saturate_in_some_kernels_are_written_unsigned():
+    # 2 * 255 * 127 leaves 16 bits; a signed weight would meet kernels that add pairs there.
+    network = Network(
+        [Node("fc", Linear(np.full((2, 64), 127)))],
+        input_shape=(64,),
+        input_format=IntFormat(8, False),
+    )
+    model = to_onnx(network, flavour="integer")
+    (weight,) = [i for i in model.graph.initializer if i.name.startswith("fc_weight.0")]
+    assert weight.data_type == onnx.TensorProto.UINT8
+    floats = to_onnx(network, flavour="qcdq")
+    (weight,) = [i for i in floats.graph.initializer if i.name.startswith("fc_weight.0")]
+    assert weight.data_type == onnx.TensorProto.INT32
+    X = np.full((1, 64), 255, dtype=np.uint8)
+    assert run_onnxruntime(model, X).tolist() == [[64 * 255 * 127] * 2]
+
+
+def wide_network(bits: int, fan_in: int) -> Network:
+    fmt = IntFormat(bits, signed=False)
+    weight = np.full((1, fan_in), 127)
+    return Network([Node("fc", Linear(weight))], input_shape=(fan_in,), input_format=fmt)
+
+
+def test_sums_beyond_the_exact_arithmetic_of_a_flavour_are_refused():
+    fits, leaves = wide_network(8, 518), wide_network(8, 519)  # 255 * 127 * 518 < 2**24 < ... * 519
+    for flavour in ("qonnx", "qcdq"):
+        to_onnx(fits, flavour=flavour)
+        with pytest.raises(NotCovered, match=r"'fc'.*absolute mass.*at most 16777216"):
+            to_onnx(leaves, flavour=flavour)
+    to_onnx(leaves, flavour="integer")
+    with pytest.raises(NotCovered, match="at most 2147483647"):
+        to_onnx(wide_network(20, 20), flavour="integer")
+
+
+def test_what_a_flavour_has_no_exact_operator_for_is_refused():
+    node = Node("fc", Linear([[1]]))
+    away = SymmetricQuantizer(0.3, IntFormat(4, True), "half_away")
+    for flavour in ("qonnx", "qcdq", "integer"):
+        with pytest.raises(NotCovered, match="half_away"):
+            to_onnx(Network([node], input_shape=(1,), input_quantizer=away), flavour=flavour)
+    double = SymmetricQuantizer(0.3, IntFormat(4, True), precision="float64")
+    with pytest.raises(NotCovered, match="float64"):
+        to_onnx(Network([node], input_shape=(1,), input_quantizer=double))
+    wide = Network(
+        [Node("sum", Add((300,))), Node("conv", Conv2d([[[[1]]]])), Node("max", MaxPool2d(1))],
+        input_shape=(1, 2, 2),
+        input_format=IntFormat(4, True),
+    )
+    with pytest.raises(NotCovered, match=r"'conv'.*8 bits"):
+        to_onnx(wide, flavour="integer")
+    to_onnx(wide, flavour="qcdq")
+
+
+def test_arguments_are_checked():
+    network = Network(
+        [Node("fc", Linear([[1]]))], input_shape=(1,), input_format=IntFormat(4, True)
+    )
+    with pytest.raises(InvalidArgument, match="flavour"):
+        to_onnx(network, flavour="tflite")
+    with pytest.raises(InvalidArgument, match="batch"):
+        to_onnx(network, batch=0)
+    with pytest.raises(InvalidArgument, match="output"):
+        to_onnx(network, output="codes")
+    with pytest.raises(InvalidType, match="network"):
+        to_onnx("network")
+    with pytest.raises(NotCovered, match="output dequantizer"):
+        to_onnx(network, output="floats")
+
+
+def test_a_shift_becomes_one_quantize_linear_and_never_a_tie():
+    fmt = IntFormat(3, signed=False)
+    for shift in range(6):
+        act = Requantize.from_shift(shift, fmt, offset=np.array([0, 3, -5]))
+        network = Network(
+            [Node("act", act)], input_shape=(3,), input_format=IntFormat(10, signed=True)
+        )
+        model = to_onnx(network, flavour="qcdq")
+        kinds = [n.op_type for n in model.graph.node]
+        assert "QuantizeLinear" in kinds
+        assert "GreaterOrEqual" not in kinds
+        codes = np.repeat(np.arange(-512, 512)[:, None], 3, axis=1)
+        y = run_onnxruntime(model, codes.astype(np.int32))
+        np.testing.assert_array_equal(y, network.forward(codes))
+
+
+@pytest.mark.parametrize("flavour", ["qonnx", "qcdq", "integer"])
+def test_a_bipolar_input(flavour):
+    rng = np.random.default_rng(2)
+    network = Network(
+        [Node("fc", Linear(rng.integers(-3, 4, (4, 5))))],
+        input_shape=(5,),
+        input_quantizer=SymmetricQuantizer(0.5, BIPOLAR),
+    )
+    X = rng.choice(np.float32([-1.5, -1e-30, -0.0, 0.0, 0.25]), (8, 5))
+    run = run_qonnx if flavour == "qonnx" else run_onnxruntime
+    expected = network.forward(network.quantize_input(X))
+    np.testing.assert_array_equal(run(to_onnx(network, flavour=flavour), X), expected)
+
+
+@pytest.mark.parametrize("flavour", ["qonnx", "qcdq", "integer"])
+def test_one_scale_per_input_channel(flavour):
+    rng = np.random.default_rng(2)
+    quantizer = SymmetricQuantizer([0.5, 0.3, 0.7], IntFormat(5, True), axis=1)
+    network = Network(
+        [Node("conv", Conv2d(rng.integers(-3, 4, (4, 3, 2, 2))))],
+        input_shape=(3, 3, 3),
+        input_quantizer=quantizer,
+    )
+    X = rng.normal(size=(7, 3, 3, 3)).astype(np.float32) * 8
+    expected = network.forward(network.quantize_input(X))
+    model = to_onnx(network, flavour=flavour)
+    run = run_qonnx if flavour == "qonnx" else run_onnxruntime
+    np.testing.assert_array_equal(run(model, X), expected)

@@ -1,0 +1,192 @@
+"""The command line, as a user meets it: output, exit codes, files, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refqnn import IntFormat, Linear, Network, Node, Requantize, load
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from click.testing import CliRunner
+
+from refqnn.cli import refqnn
+
+
+@pytest.fixture
+def network_file(tmp_path: Path) -> Path:
+    """fc1 lies in [-14, 21]: 6 signed bits; fc2 in [0, 9]."""
+    network = Network(
+        [
+            Node("fc1", Linear([[3, -2]])),
+            Node("act1", Requantize.from_shift(1, IntFormat(2, signed=False))),
+            Node("fc2", Linear([[3]])),
+        ],
+        input_shape=(2,),
+        input_format=IntFormat(3, signed=False),
+    )
+    path = tmp_path / "net.npz"
+    network.save(path)
+    return path
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(refqnn, [str(a) for a in arguments], terminal_width=200)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_help_lists_every_command() -> None:
+    text = run("--help")
+    for command in (
+        "demo",
+        "inspect",
+        "certify",
+        "compare",
+        "convert",
+        "diff",
+        "conform",
+        "vectors",
+    ):
+        assert command in text
+        assert "Usage" in run(command, "--help")
+
+
+def test_inspect_shows_proved_ranges(network_file: Path) -> None:
+    text = run("inspect", network_file)
+    for expected in ("fc1", "Requantize", "[-14, 21]", "2-bit unsigned", "float32"):
+        assert expected in text
+
+
+def test_python_dash_m_is_the_same_program(network_file: Path) -> None:
+    command = [sys.executable, "-m", "refqnn", "inspect", str(network_file)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "fc1" in result.stdout
+
+
+def test_a_bad_file_ends_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.npz"
+    path.write_bytes(b"not a network")
+    text = run("inspect", path, code=2)
+    assert f"{path}: " in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "absent.npz"),
+        ("demo", "--samples", "0"),
+        ("demo", "--dataset", "nothing"),
+        ("unknown",),
+    ],
+)
+def test_bad_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
+    assert "Error" in run(*arguments, code=2)
+
+
+def test_the_demo_walks_the_whole_road(tmp_path: Path) -> None:
+    """Training, conversion, proof, simulation and real encryption on iris: no integer differs."""
+    for module in ("torch", "brevitas", "concrete.fhe", "matplotlib"):
+        pytest.importorskip(module)
+    files = [tmp_path / name for name in ("demo.json", "demo.png", "net.npz")]
+    text = run("demo", "--samples", 2, "--json", files[0], "--plot", files[1], "--save", files[2])
+    assert "encrypted" in text
+
+    result = json.loads(files[0].read_text())
+    assert result["exact"]
+    stages = {stage["stage"]: stage for stage in result["mismatches"]}
+    assert all(stage["differing"] == 0 for stage in stages.values())
+    assert stages["simulated = encrypted"]["total"] == 2 * 3
+    assert stages["integer = simulated"]["total"] == 30 * 3
+    assert result["accuracy"]["QAT"] == result["accuracy"]["integer"]
+    assert result["accuracy"]["integer"] == result["accuracy"]["simulated"] >= 0.9
+    assert all(row["observed"] <= row["certified"] for row in result["bits"])
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    network = load(files[2])
+    assert network.input_shape == (4,)
+    assert network.forward(np.zeros((1, 4), dtype=np.int64)).shape == (1, 3)
+
+
+def test_certify_prints_an_input_that_overflows(network_file: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "certificate.json"
+    assert "[-14, 21]" in run("certify", network_file, "--json", saved)
+    assert json.loads(saved.read_text())
+    assert "no overflow" in run("certify", network_file, "--bits", 6)
+    text = run("certify", network_file, "--bits", 5, code=1)
+    codes = json.loads(text.rpartition("input codes: ")[2])
+    acc = load(network_file).trace(np.array([codes]))["fc1"]
+    assert not -16 <= int(acc[0, 0]) <= 15
+    assert "no overflow" in run(
+        "certify", network_file, "--bits", 4, "--unsigned", "--layer", "fc2"
+    )
+
+
+def test_compare_reports_every_quantizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("brevitas")
+    (tmp_path / "made_for_compare.py").write_text(
+        "from refqnn import datasets\n"
+        "from refqnn.training import loop\n"
+        "def make():\n"
+        "    data = datasets.load('iris')\n"
+        "    module = loop.build(loop.demo_config('iris'), data.n_features, data.n_outputs)\n"
+        "    loop.fit(module, data.X_train, data.y_train, epochs=2)\n"
+        "    return module, data.X_test\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = run("compare", "made_for_compare:make", "--save", tmp_path / "net.npz")
+    assert "unexplained" in text
+    assert load(tmp_path / "net.npz").input_shape == (4,)
+    assert "expected PACKAGE.MODULE:FUNCTION" in run("compare", "nothing", code=2)
+    assert "No module named" in run("compare", "no_such_module:make", code=2)
+
+
+def test_convert_and_diff(network_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model, again, samples = (tmp_path / name for name in ("net.onnx", "again.npz", "X.npy"))
+    np.save(samples, np.array([[0, 7], [7, 0], [3, 3]]))
+    run("convert", network_file, model, "--flavour", "qcdq")
+    run("convert", model, again)
+    assert "fc1" in run("inspect", model)
+    assert "no overflow" in run("certify", model, "--bits", 11)  # its input is a whole uint8
+    assert "equal on 3 samples" in run("diff", network_file, model, "--inputs", samples)
+    assert "equal on 3 samples" in run("diff", again, network_file, "--inputs", samples)
+
+    other = load(network_file)
+    changed = [Node("fc1", Linear([[3, -1]])), *other.nodes[1:]]
+    Network(changed, input_shape=(2,), input_format=other.input_format).save(again)
+    assert "fc1[0, 0]: expected -14, got -7" in run(
+        "diff", network_file, again, "--inputs", samples, code=1
+    )
+    samples.write_bytes(b"no array")
+    assert "not a .npy file" in run("diff", network_file, again, "--inputs", samples, code=2)
+
+
+def test_vectors_as_files(tmp_path: Path) -> None:
+    questions, answers = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    assert "questions" in run("vectors", "emit", questions)
+    first = json.loads(questions.read_text().splitlines()[0])
+    answers.write_text(json.dumps({"id": first["id"], "outputs": {}}) + "\n")
+    assert "failed" in run("vectors", "verify", answers, code=1)
+
+
+def test_conform_tells_a_silent_program_from_a_wrong_one() -> None:
+    text = run("conform", "--seconds", 5, "--", sys.executable, "-c", "pass", code=2)
+    assert "Error" in text
+
+
+def test_certify_compares_with_observed_widths(network_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    samples, plot = tmp_path / "X.npy", tmp_path / "widths.png"
+    np.save(samples, np.array([[1, 1], [2, 1]]))
+    text = run("certify", network_file, "--inputs", samples, "--plot", plot)
+    assert "observed" in text
+    assert plot.read_bytes().startswith(b"\x89PNG")

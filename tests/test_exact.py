@@ -1,0 +1,116 @@
+"""numpy against plain Python integers: whole networks, every node, every intermediate."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from refqnn import Interval, IntFormat, Network, Node, exact, testing
+from refqnn.errors import OutOfRange
+
+
+def relaxed(examples=100):
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+def check(network, codes):
+    got, expected = network.trace(codes), exact.trace(network, codes)
+    assert list(got) == list(expected)
+    for name, values in got.items():
+        assert values.tolist() == expected[name], name
+    assert network.forward(codes).tolist() == exact.forward(network, codes)
+    ranges = network.ranges()
+    for name, values in got.items():
+        assert ranges[name].contains(values), name
+        assert values.shape[1:] == network.shapes[name], name
+    for node in network.nodes:
+        event(node.op.kind)
+
+
+@relaxed()
+@given(st.data())
+def test_small_networks(data):
+    network = data.draw(testing.networks())
+    check(network, data.draw(testing.batches(network)))
+
+
+@relaxed(60)
+@given(st.data(), st.sampled_from([2**11, 2**25, 2**40, 2**62]))
+def test_networks_beyond_float32_float64_and_int64(data, max_weight):
+    network = data.draw(testing.networks(max_weight=max_weight))
+    check(network, data.draw(testing.batches(network)))
+
+
+@pytest.mark.parametrize("kind", testing.KINDS)
+def test_every_kind_alone(kind):
+    shapes = {"Conv1d": (2, 5), "Conv2d": (2, 4, 4), "MaxPool2d": (2, 4, 5), "SumPool2d": (2, 4, 5)}
+    shape = shapes.get(kind, (3,) if kind == "Linear" else (2, 3))
+
+    @relaxed(40)
+    @given(st.data())
+    def run(data):
+        fmt = data.draw(testing.formats(max_bits=4))
+        x = testing.Value("input", Interval.of_format(fmt, shape))
+        op = data.draw(testing.ops(kind, x))
+        inputs = ("input",) * (2 if kind in ("Add", "Concat") else 1)
+        network = Network([Node("node", op, inputs)], input_shape=shape, input_format=fmt)
+        check(network, data.draw(testing.batches(network)))
+
+    run()
+
+
+@pytest.mark.slow
+def test_many_networks():
+    """A count for the record: networks, values, kinds."""
+    counts = Counter()
+
+    @relaxed(5_000)
+    @given(st.data(), st.sampled_from([3, 3, 2**13, 2**27, 2**62]))
+    def run(data, max_weight):
+        network = data.draw(testing.networks(max_nodes=10, max_weight=max_weight))
+        codes = data.draw(testing.batches(network))
+        check(network, codes)
+        counts["networks"] += 1
+        counts["values"] += sum(v.size for v in network.trace(codes).values())
+
+    run()
+    print(dict(counts))
+    assert counts["networks"] >= 4_000
+
+
+@relaxed(50)
+@given(st.data())
+def test_doors(data):
+    network = data.draw(testing.networks(doors=True))
+    X = data.draw(testing.reals(network.input_quantizer, (2, *network.input_shape)))
+    codes = network.quantize_input(X)
+    assert codes.tolist() == exact.quantize(network.input_quantizer, X)
+    floats = network.dequantize_output(network.forward(codes))
+    assert floats.tolist() == exact.dequantize(network.output_dequantizer, network.forward(codes))
+    assert np.array_equal(network.predict(X), floats)
+
+
+def test_the_two_disagree_when_one_is_broken(monkeypatch):
+    """The comparison can fail: break one line of the numpy path."""
+    fmt = IntFormat(3, signed=False)
+    from refqnn import Linear
+
+    network = Network([Node("fc", Linear([[1, 2]]))], input_shape=(2,), input_format=fmt)
+    forward = Linear.forward
+    monkeypatch.setattr(
+        Linear, "forward", lambda self, *x, plan=None: forward(self, *x, plan=plan) + 1
+    )
+    with pytest.raises(AssertionError):
+        check(network, [[1, 2]])
+
+
+def test_codes_outside_the_format():
+    network = Network(
+        [Node("same", testing.Flatten())], input_shape=(1,), input_format=IntFormat(2, False)
+    )
+    with pytest.raises(OutOfRange):
+        exact.forward(network, [[4]])

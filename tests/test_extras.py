@@ -1,0 +1,43 @@
+"""Without an extra, what needs it raises MissingExtra with the pip command; the rest works."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CASES = {
+    "train, brevitas": ("brevitas", "import refqnn; refqnn.from_brevitas", "train"),
+    "train, torch": ("torch", "import refqnn; refqnn.brevitas", "train"),
+    "train, module": ("torch", "import refqnn; refqnn.training", "train"),
+    "train, data": ("sklearn", "import refqnn; refqnn.datasets.load('iris')", "train"),
+    "fhe": ("concrete", "import refqnn; refqnn.fhe", "fhe"),
+    "onnx": ("onnx", "import refqnn; refqnn.from_onnx('net.onnx')", "onnx"),
+    "plot": ("matplotlib", "import refqnn; refqnn.plotting.figure()", "plot"),
+    "test": ("hypothesis", "import refqnn; refqnn.testing", "test"),
+    "cli": ("click", "from refqnn.__main__ import main; main()", "cli"),
+}
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_missing_extra_names_the_pip_command(case: str) -> None:
+    package, use, extra = CASES[case]
+    result = python(f"import sys; sys.modules[{package!r}] = None; {use}")
+    assert result.returncode != 0
+    assert f"python -m pip install 'refqnn[{extra}]'" in result.stderr
+
+
+def test_import_loads_numpy_and_the_standard_library_only() -> None:
+    code = (
+        "import sys; import numpy; before = set(sys.modules); import refqnn; "
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}; "
+        "print(*sorted(new - set(sys.stdlib_module_names) - {'numpy', 'refqnn'}))"
+    )
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""

@@ -1,0 +1,587 @@
+"""The estimators: scikit-learn's rules, one function in every form, the accumulator guarantee."""
+
+import io
+import pickle
+import zipfile
+from contextlib import redirect_stdout
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_iris, make_regression
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from skorch.callbacks import Callback, EpochScoring
+from skorch.dataset import ValidSplit
+from torch import nn
+
+from refqnn import datasets
+from refqnn.errors import (
+    CircuitError,
+    FileFormatError,
+    InvalidArgument,
+    NotCovered,
+)
+from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, progress
+from refqnn.training.estimators import FloatNeuralNetClassifier, FloatNeuralNetRegressor
+from refqnn.training.estimators import load as load_estimator
+
+IRIS = load_iris()
+QUICK = {"max_epochs": 2, "verbose": 0, "random_state": 0}
+
+EXPECTED_FAILURES = {
+    "check_sample_weight_equivalence_on_dense_data": (
+        "a weight of 2 is not the row twice: the batches of stochastic gradients differ"
+    ),
+    "check_do_not_raise_errors_in_init_or_set_params": (
+        "it passes the name of **parameters as a parameter, and unknown names are an error"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def short_epochs(monkeypatch):
+    """For tests that ask nothing of the accuracy."""
+    monkeypatch.setattr(progress, "STEPS_PER_EPOCH", 4)
+
+
+@pytest.fixture(scope="module")
+def iris_model():
+    return NeuralNetClassifier(verbose=0, random_state=0, max_epochs=5).fit(
+        IRIS.data, IRIS.target_names[IRIS.target]
+    )
+
+
+class Recorder(Callback):
+    """Keeps the losses that a user's callback sees."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def on_epoch_end(self, net, **kwargs):
+        self.losses.append(net.history[-1, "train_loss"])
+
+
+def plain_parameters(model):
+    return {name: v for name, v in model.get_params().items() if name != "train_split"}
+
+
+def random_rows(n, features, seed=0):
+    """Rows whose codes cover the whole input format, saturation included."""
+    return np.random.default_rng(seed).normal(scale=2.0, size=(n, features))
+
+
+# --- scikit-learn -------------------------------------------------------------------------------
+
+
+def run_sklearn_checks(estimator):
+    failed = []
+    for instance, check in estimator_checks_generator(estimator, mark=None):
+        name = check.func.__name__
+        if name in EXPECTED_FAILURES:
+            continue
+        try:
+            check(instance)
+        except pytest.skip.Exception:
+            continue
+        except Exception as error:
+            if type(error).__name__ != "SkipTest":
+                failed.append((name, repr(error)[:300]))
+    assert failed == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learn_checks_of_the_classifier():
+    run_sklearn_checks(NeuralNetClassifier(max_epochs=1, verbose=0))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learn_checks_of_the_regressor():
+    run_sklearn_checks(NeuralNetRegressor(max_epochs=3, verbose=0))
+
+
+def test_pipeline_grid_search_and_cross_validation():
+    pipeline = make_pipeline(StandardScaler(), NeuralNetClassifier(**QUICK))
+    grid = {"neuralnetclassifier__n_w_bits": [2, 3]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(IRIS.data, IRIS.target)
+    best = search.best_estimator_[-1]
+    bits = search.best_params_["neuralnetclassifier__n_w_bits"]
+    assert best.module_.n_w_bits == bits
+    weights = best.network_.accumulators()[0].op.weight
+    assert weights.min() >= -(2 ** (bits - 1))
+    assert weights.max() <= 2 ** (bits - 1) - 1
+    scores = cross_val_score(NeuralNetClassifier(**QUICK), IRIS.data, IRIS.target, cv=2)
+    assert scores.min() > 0.6
+
+
+def test_clone_and_repr_keep_parameters():
+    model = NeuralNetClassifier(
+        n_accum_bits=7, criterion__weight=[1.0, 2.0], module__hidden_sizes=(5,), lr=0.5
+    )
+    copy = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert copy.get_params()["module__n_accum_bits"] == 7
+    assert "module__hidden_sizes=(5,)" in repr(copy)
+    copy.set_params(power_of_two_scaling=False, n_a_bits=2)
+    assert copy.module__power_of_two_scaling is False
+    assert copy.module__n_a_bits == 2
+
+
+@pytest.mark.parametrize("name", ["module", "n_bits", "module__input_dim", "module__n_outputs"])
+def test_parameters_that_come_from_elsewhere_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: got"):
+        NeuralNetClassifier(**{name: 3})
+    with pytest.raises(ValueError, match=f"{name}: got"):
+        NeuralNetRegressor().set_params(**{name: 3})
+
+
+def test_unknown_parameters_are_refused():
+    with pytest.raises(InvalidArgument, match="n_wbits"):
+        NeuralNetClassifier(n_wbits=3)
+    with pytest.raises(InvalidArgument, match="module__n_wbits"):
+        NeuralNetClassifier(module__n_wbits=3)
+
+
+def test_every_kind_of_table_gives_the_same_network(short_epochs):
+    X, y = IRIS.data, IRIS.target
+    frame = pd.DataFrame(X, columns=[f"column {i}" for i in range(4)])
+    inputs = {
+        "numpy": (X, y),
+        "pandas": (frame, pd.Series(y)),
+        "torch": (torch.from_numpy(X), torch.from_numpy(y)),
+        "lists": (X.tolist(), y.tolist()),
+    }
+    digests = {
+        name: NeuralNetClassifier(**{**QUICK, "max_epochs": 1}).fit(*data).network_.digest
+        for name, data in inputs.items()
+    }
+    assert len(set(digests.values())) == 1
+    model = NeuralNetClassifier(**QUICK).fit(frame, y)
+    assert model.feature_names_in_.tolist() == list(frame.columns)
+    assert model.predict(frame[:5].astype(np.float32)).shape == (5,)
+
+
+def test_nothing_works_before_fit():
+    model = NeuralNetClassifier()
+    for call in (model.predict, model.predict_proba, model.quantize_input, model.infer):
+        with pytest.raises(NotFittedError):
+            call(IRIS.data)
+    for name in ("history", "fhe_circuit", "input_quantizers", "onnx_model", "n_bits_quant"):
+        with pytest.raises(NotFittedError):
+            getattr(model, name)
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_seeds_decide_everything(short_epochs):
+    def digest(**parameters):
+        model = NeuralNetClassifier(**{**QUICK, "max_epochs": 1, **parameters})
+        return model.fit(IRIS.data, IRIS.target).network_.digest
+
+    assert digest(random_state=3) == digest(random_state=3) != digest(random_state=4)
+    torch.manual_seed(5)
+    first = digest(random_state=None)
+    assert digest(random_state=None) != first
+    torch.manual_seed(5)
+    assert digest(random_state=None) == first
+
+
+def test_training_leaves_the_random_state_of_torch_alone(short_epochs):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    NeuralNetClassifier(**{**QUICK, "max_epochs": 1}).fit(IRIS.data, IRIS.target)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_progress_is_a_table_and_silence_is_silence(short_epochs):
+    def printed(verbose):
+        out = io.StringIO()
+        with redirect_stdout(out):
+            NeuralNetClassifier(max_epochs=2, verbose=verbose, random_state=0).fit(
+                IRIS.data, IRIS.target
+            )
+        return out.getvalue()
+
+    assert printed(0) == ""
+    lines = printed(1).splitlines()
+    assert "train_loss" in lines[0]
+    assert "train_acc" in lines[0]
+    assert [line.split()[0] for line in lines[2:]] == ["1", "2"]
+
+
+def test_history_validation_split_and_callbacks(short_epochs):
+    losses = []
+    record = Recorder(losses)
+    model = NeuralNetClassifier(
+        train_split=ValidSplit(5, stratified=True), callbacks=[("record", record)], **QUICK
+    )
+    model.fit(IRIS.data, IRIS.target)
+    assert losses == model.history[:, "train_loss"]
+    assert len(model.history[:, "valid_loss"]) == 2
+    assert 0.0 <= model.history[-1, "valid_acc"] <= 1.0
+
+
+def test_accuracy_at_few_epochs(iris_model):
+    assert iris_model.score(IRIS.data, IRIS.target_names[IRIS.target]) > 0.9
+    assert iris_model.classes_.tolist() == ["setosa", "versicolor", "virginica"]
+    probabilities = iris_model.predict_proba(IRIS.data)
+    assert np.allclose(probabilities.sum(axis=1), 1.0)
+    best = iris_model.classes_[probabilities.argmax(axis=1)]
+    assert (best == iris_model.predict(IRIS.data)).all()
+
+
+def test_labels_come_back_as_they_were():
+    X, y = load_breast_cancer(return_X_y=True)
+    model = NeuralNetClassifier(**{**QUICK, "max_epochs": 1}).fit(X[:, :6], np.where(y, 9, 5))
+    assert set(model.predict(X[:, :6])) == {5, 9}
+    assert model.predict_proba(X[:2, :6]).shape == (2, 2)
+    assert model.score(X[:, :6], np.where(y, 9, 5)) > 0.85
+
+
+def test_partial_fit_continues_and_knows_the_classes():
+    X, y = IRIS.data, IRIS.target
+    model = NeuralNetClassifier(**QUICK)
+    model.partial_fit(X[:100], y[:100], classes=[0, 1, 2])
+    assert model.classes_.tolist() == [0, 1, 2]
+    mean = model.input_mean_.copy()
+    model.partial_fit(X, y)
+    assert len(model.history) == 4
+    assert (model.input_mean_ == mean).all()
+    assert model.score(X, y) > 0.7
+    with pytest.raises(InvalidArgument, match="label 7"):
+        model.partial_fit(X, np.where(y == 2, 7, y))
+
+
+def test_warm_start_goes_on(short_epochs):
+    model = NeuralNetClassifier(warm_start=True, **QUICK).fit(IRIS.data, IRIS.target)
+    assert len(model.fit(IRIS.data, IRIS.target).history) == 4
+    model.set_params(warm_start=False)
+    assert len(model.fit(IRIS.data, IRIS.target).history) == 2
+
+
+def test_weights_of_samples_and_classes_move_the_boundary():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 2))
+    y = (X[:, 0] + rng.normal(size=300) > 0).astype(int)
+
+    def share_of_ones(sample_weight=None, **parameters):
+        model = NeuralNetClassifier(**QUICK, **parameters).fit(X, y, sample_weight)
+        return model.predict(X).mean()
+
+    plain = share_of_ones()
+    assert share_of_ones(sample_weight=np.where(y == 1, 10.0, 1.0)) > plain + 0.1
+    assert share_of_ones(criterion__weight=[10.0, 1.0]) < plain - 0.1
+
+
+def test_a_classifier_needs_two_classes():
+    with pytest.raises(InvalidArgument, match="1 class"):
+        NeuralNetClassifier(**QUICK).fit(IRIS.data[:50], IRIS.target[:50])
+
+
+# --- the regressor ------------------------------------------------------------------------------
+
+
+def test_regressor_with_one_and_several_outputs():
+    X, Y = make_regression(200, 5, n_targets=2, random_state=0)
+    Y = 1000.0 + 50.0 * Y
+    model = NeuralNetRegressor(random_state=0, verbose=0, max_epochs=5).fit(X, Y)
+    assert model.predict(X).shape == (200, 2)
+    assert model.score(X, Y) > 0.7
+    assert np.array_equal(
+        model.predict(X),
+        model.infer(X).numpy().astype(np.float64) * model.target_scale_ + model.target_mean_,
+    )
+    single = NeuralNetRegressor(**QUICK).fit(X, Y[:, 0])
+    assert single.predict(X).shape == (200,)
+    weighted = NeuralNetRegressor(**QUICK).fit(X, Y, sample_weight=np.arange(200.0))
+    assert weighted.predict(X).shape == (200, 2)
+
+
+# --- one function everywhere --------------------------------------------------------------------
+
+NETWORKS = [
+    {"n_layers": 1},
+    {"n_layers": 2},
+    {"n_layers": 3, "activation_function": nn.Sigmoid},
+    {"n_layers": 2, "activation_function": nn.Tanh, "n_a_bits": 2, "quant_narrow": True},
+    {"n_layers": 2, "activation_function": nn.SiLU, "n_w_bits": 4},
+    {"n_layers": 4, "activation_function": nn.LeakyReLU, "n_w_bits": 2, "n_accum_bits": 6},
+]
+
+
+@pytest.mark.parametrize("power_of_two", [True, False])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: "-".join(map(str, n.values())))
+def test_torch_and_integers_are_one_function(network, power_of_two):
+    parameters = {f"module__{name}": value for name, value in network.items()}
+    model = NeuralNetClassifier(
+        **{**QUICK, "max_epochs": 1}, power_of_two_scaling=power_of_two, **parameters
+    ).fit(IRIS.data, IRIS.target)
+    X = random_rows(2000, 4) * IRIS.data.std(axis=0) + IRIS.data.mean(axis=0)
+    outputs = model.infer(X).numpy()
+    acc = model.accumulators(X)
+    assert np.array_equal(outputs, model.dequantize_output(acc))
+    assert np.array_equal(model.classes_[outputs.argmax(axis=1)], model.predict(X))
+    assert np.array_equal(acc, model.network_.forward(model.quantize_input(X)))
+    bits = network.get("n_accum_bits", 8)
+    assert all(layer.signed_bits <= bits for layer in model.certificate_.layers.values())
+
+
+@pytest.mark.parametrize("power_of_two", [True, False])
+def test_simulated_and_encrypted_predictions_are_those_in_clear(power_of_two):
+    pytest.importorskip("concrete.fhe")
+    X, y = IRIS.data[:, 2:], IRIS.target
+    model = NeuralNetClassifier(
+        n_w_bits=2,
+        n_a_bits=2,
+        n_accum_bits=5,
+        power_of_two_scaling=power_of_two,
+        module__hidden_sizes=(3,),
+        **{**QUICK, "max_epochs": 1},
+    ).fit(X, y)
+    with pytest.raises(CircuitError, match="call compile first"):
+        model.predict(X, fhe="simulate")
+    circuit = model.compile(X[:3], p_error=1e-5)
+    assert model.fhe_circuit is circuit
+    rows = np.vstack([X[::10], random_rows(20, 2, seed=1)])
+    assert np.array_equal(model.accumulators(rows, "simulate"), model.accumulators(rows))
+    assert np.array_equal(model.predict(rows, fhe="simulate"), model.predict(rows))
+    few = rows[:1]
+    assert np.array_equal(model.accumulators(few, "execute"), model.accumulators(few))
+    if power_of_two:
+        assert np.array_equal(model.predict(few, execute_in_fhe=True), model.predict(few))
+    with pytest.raises(InvalidArgument, match="execute_in_fhe"):
+        model.predict(few, fhe="simulate", execute_in_fhe=True)
+    with pytest.raises(InvalidArgument, match="fhe"):
+        model.predict(few, fhe="encrypted")
+    model.partial_fit(X, y)
+    with pytest.raises(CircuitError):
+        model.predict(few, fhe="simulate")
+
+
+# --- the accumulator guarantee ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [4, 5, 7, 10])
+@pytest.mark.parametrize("estimator", [NeuralNetClassifier, NeuralNetRegressor])
+def test_no_accumulator_exceeds_its_bits(short_epochs, estimator, bits):
+    X, y = load_breast_cancer(return_X_y=True)
+    model = estimator(n_accum_bits=bits, **{**QUICK, "max_epochs": 1}, lr=0.1)
+    model.fit(X[:, :8], y.astype(float) if estimator is NeuralNetRegressor else y)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    for layer in model.certificate_.layers.values():
+        assert low <= int(layer.lo.min())
+        assert int(layer.hi.max()) <= high
+    # By hand, from the weights, for the first layer: both ends of every input.
+    first = model.network_.accumulators()[0].op
+    x_lo, x_hi = model.network_.input_format.q_min, model.network_.input_format.q_max
+    bias = 0 if first.bias is None else first.bias
+    positive, negative = np.maximum(first.weight, 0), np.minimum(first.weight, 0)
+    assert ((positive * x_hi + negative * x_lo).sum(axis=1) + bias).max() <= high
+    assert ((positive * x_lo + negative * x_hi).sum(axis=1) + bias).min() >= low
+
+
+def test_impossible_widths_are_an_error_before_training():
+    model = NeuralNetClassifier(n_accum_bits=3, verbose=0)
+    with pytest.raises(InvalidArgument, match="n_accum_bits: got 3, expected at least 4"):
+        model.fit(IRIS.data, IRIS.target)
+    assert not hasattr(model, "history_") or len(model.history_) == 0
+    with pytest.raises(NotFittedError):
+        model.predict(IRIS.data)
+
+
+def test_without_a_limit_there_is_none(short_epochs):
+    model = NeuralNetClassifier(n_accum_bits=None, **{**QUICK, "max_epochs": 1})
+    X, y = load_breast_cancer(return_X_y=True)
+    model.fit(X, y)
+    assert max(layer.signed_bits for layer in model.certificate_.layers.values()) > 8
+    with pytest.raises(InvalidArgument, match="n_accum_bits"):
+        model.max_active_neurons()
+
+
+# --- pruning ------------------------------------------------------------------------------------
+
+
+def test_pruned_neurons_leave_the_network():
+    model = NeuralNetClassifier(module__n_prune_neurons_percentage=0.5, **QUICK)
+    model.fit(IRIS.data, IRIS.target)
+    assert model.network_.accumulators()[0].op.weight.shape[0] <= 8
+    assert model.score(IRIS.data, IRIS.target) > 0.7
+    assert model.max_active_neurons() >= 1
+
+
+def test_prune_returns_a_smaller_copy(iris_model):
+    labels = IRIS.target_names[IRIS.target]
+    digest = iris_model.network_.digest
+    pruned = iris_model.prune(IRIS.data, labels, 0.25)
+    assert iris_model.network_.digest == digest
+    assert pruned.network_.accumulators()[0].op.weight.shape[0] <= 12
+    assert pruned.score(IRIS.data, labels) > 0.8
+    assert clone(pruned).get_params()["module__hidden_sizes"] == (12,)
+    with pytest.raises(InvalidArgument, match="fraction"):
+        iris_model.prune(IRIS.data, labels, 1.0)
+
+
+def test_enable_pruning_then_permanent(short_epochs):
+    model = NeuralNetClassifier(**QUICK).fit(IRIS.data, IRIS.target)
+    before = model.network_.accumulators()[0].op.weight.shape[0]
+    model.enable_pruning(0.5)
+    model.make_pruning_permanent()
+    assert model.network_.accumulators()[0].op.weight.shape[0] <= before // 2
+    X = random_rows(200, 4)
+    assert np.array_equal(model.infer(X).numpy(), model.dequantize_output(model.accumulators(X)))
+
+
+# --- the float twin -----------------------------------------------------------------------------
+
+
+def test_fit_benchmark_returns_the_float_twin():
+    model = NeuralNetClassifier(module__n_layers=3, optimizer__weight_decay=1e-4, **QUICK)
+    same, twin = model.fit_benchmark(IRIS.data, IRIS.target)
+    assert same is model
+    assert isinstance(twin, FloatNeuralNetClassifier)
+    assert twin.get_params()["optimizer__weight_decay"] == 1e-4
+    linear = [part for part in twin.module_.modules() if isinstance(part, nn.Linear)]
+    assert [layer.out_features for layer in linear] == [16, 16, 3]
+    assert twin.score(IRIS.data, IRIS.target) > 0.9
+    y = IRIS.data[:, 3]
+    _, regressor = NeuralNetRegressor(**QUICK).fit_benchmark(IRIS.data[:, :3], y)
+    assert isinstance(regressor, FloatNeuralNetRegressor)
+    assert regressor.score(IRIS.data[:, :3], y) > 0.8
+
+
+# --- views and files ----------------------------------------------------------------------------
+
+
+def test_views(iris_model):
+    (quantizer,) = iris_model.input_quantizers
+    codes = iris_model.quantize_input(IRIS.data)
+    assert codes.min() >= quantizer.format.q_min
+    assert codes.max() <= quantizer.format.q_max
+    (dequantizer,) = iris_model.output_quantizers
+    acc = iris_model.accumulators(IRIS.data)
+    assert np.array_equal(dequantizer.dequantize(acc), iris_model.dequantize_output(acc))
+    assert iris_model.n_bits_quant == 3
+    assert iris_model.base_module_to_compile is iris_model.module_
+    assert iris_model.base_estimator_type.__name__ == "NeuralNetClassifier"
+
+
+def test_onnx_model_is_the_network(iris_model):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(
+        iris_model.onnx_model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (graph_input,) = session.get_inputs()
+    codes = iris_model.quantize_input(IRIS.data).astype(np.int8)
+    assert graph_input.type == "tensor(int8)"
+    (acc,) = session.run(None, {graph_input.name: codes})
+    assert np.array_equal(acc, iris_model.accumulators(IRIS.data))
+
+
+@pytest.mark.parametrize("power_of_two", [True, False])
+def test_a_saved_estimator_is_the_same_estimator(tmp_path, power_of_two):
+    labels = IRIS.target_names[IRIS.target]
+    frame = pd.DataFrame(IRIS.data, columns=list("abcd"))
+    model = NeuralNetClassifier(
+        power_of_two_scaling=power_of_two,
+        module__activation_function=nn.ELU,
+        criterion__weight=np.array([1.0, 2.0, 1.0]),
+        train_split=ValidSplit(4, stratified=True),
+        **QUICK,
+    ).fit(frame, labels)
+    path = tmp_path / "model.refqnn"
+    model.save(path)
+    again = NeuralNetClassifier.load(path)
+    assert again.network_.digest == model.network_.digest
+    assert again.feature_names_in_.tolist() == list("abcd")
+    assert np.array_equal(again.predict(frame), model.predict(frame))
+    assert np.array_equal(again.infer(frame).numpy(), model.infer(frame).numpy())
+    assert again.history[:, "train_loss"] == model.history[:, "train_loss"]
+    assert repr(plain_parameters(again)) == repr(plain_parameters(model))
+    assert vars(again.train_split) == vars(model.train_split)
+    assert again.partial_fit(frame, labels).score(frame, labels) > 0.8
+    with pytest.raises(TypeError, match="NeuralNetRegressor"):
+        NeuralNetRegressor.load(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path, iris_model):
+    path = tmp_path / "model.refqnn"
+    iris_model.save(path)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    for cut in (0, 10, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(FileFormatError):
+            load_estimator(path)
+    for at in range(0, len(data), len(data) // 40):
+        altered = bytearray(data)
+        altered[at] ^= 0x55
+        path.write_bytes(altered)
+        try:
+            again = load_estimator(path)
+        except FileFormatError:
+            continue
+        assert again.network_.digest == iris_model.network_.digest  # a byte without meaning
+
+
+def test_objects_of_your_own_are_not_saved_silently(tmp_path, short_epochs):
+    model = NeuralNetClassifier(callbacks=[], **{**QUICK, "max_epochs": 1})
+    model.fit(IRIS.data, IRIS.target)
+    model.save(tmp_path / "fine")
+    model.set_params(callbacks=[("mine", EpochScoring("accuracy"))])
+    with pytest.raises(NotCovered, match="callbacks"):
+        model.save(tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_pickle_keeps_predictions(iris_model):
+    again = pickle.loads(pickle.dumps(iris_model))
+    assert np.array_equal(again.predict_proba(IRIS.data), iris_model.predict_proba(IRIS.data))
+    assert again.network_.digest == iris_model.network_.digest
+
+
+# --- accuracy at the defaults -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["breast_cancer", "digits"])
+def test_defaults_are_near_the_float_twin(name):
+    scores, floats = [], []
+    for seed in range(3):
+        data = datasets.load(name, seed)
+        model, twin = NeuralNetClassifier(verbose=0, random_state=seed).fit_benchmark(
+            data.X_train, data.y_train
+        )
+        scores.append(model.score(data.X_test, data.y_test))
+        floats.append(twin.score(data.X_test, data.y_test))
+        assert max(layer.signed_bits for layer in model.certificate_.layers.values()) <= 8
+    assert np.mean(scores) >= 0.95
+    assert np.mean(scores) >= np.mean(floats) - 0.02
+
+
+@pytest.mark.slow
+def test_defaults_on_iris_by_cross_validation():
+    folds = StratifiedKFold(10, shuffle=True, random_state=0)
+    model = NeuralNetClassifier(verbose=0, random_state=0)
+    assert cross_val_score(model, IRIS.data, IRIS.target, cv=folds).mean() >= 0.95
+
+
+def test_weights_that_are_all_zero_are_refused():
+    with pytest.raises(ValueError, match="zero"):
+        NeuralNetClassifier(**QUICK).fit(IRIS.data, IRIS.target, sample_weight=np.zeros(150))
