@@ -1,4 +1,4 @@
-"""The one conftest of the suite: two modules of that name shadow each other under doctest collection."""
+"""The one conftest: two modules of that name shadow each other when doctests are collected."""
 
 from importlib.util import find_spec
 
