@@ -1,8 +1,12 @@
 """The peer's published default construction, built from the same Network.
 
-What Concrete ML does with a power-of-two network, in our words: accumulators as they come, rounded
-by `round_bit_pattern` where the thresholds are a power-of-two grid (half up), otherwise looked up
-whole; codes as signed integers; widths measured on an input set; one error probability per lookup.
+What Concrete ML does with a power-of-two network, in our words: the bias of every neuron is added
+to its accumulator, so that code 0 is what rounds to 0; accumulators as they come are rounded by
+`round_bit_pattern` (half up) where thresholds are a power-of-two grid, otherwise looked up whole;
+codes and accumulators are signed; widths are measured on an input set; every lookup may fail with
+probability 2**-40.
+
+    code = table(round_bit_pattern(x @ W + bias, shift))
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from refqnn import Linear, Network, Requantize
 from refqnn.ops import Conv2d, Flatten
 
 P_ERROR = 2.0**-40
+
+IntVector = NDArray[np.int64]
 
 
 def compile_peer(network: Network, inputset: NDArray[np.int64]) -> fhe.Circuit:
@@ -42,23 +48,44 @@ def _applied(op: Any, t: Any) -> Any:
         acc = t @ op.weight.T
         return acc if op.bias is None else acc + op.bias
     if isinstance(op, Conv2d):
-        acc = fhe.conv(
-            t.reshape((1, *t.shape)),
-            op.weight,
-            op.bias if op.bias is not None else np.zeros(len(op.weight), dtype=np.int64),
-            strides=op.stride,
-            dilations=op.dilation,
-            group=op.groups,
-        )
-        return acc.reshape(acc.shape[1:])
+        return _convolved(op, t)
     if isinstance(op, Flatten):
         return t.reshape((int(np.prod(t.shape)),))
     assert isinstance(op, Requantize)
     shift = op.shift or 0
-    rounded = fhe.round_bit_pattern(t, shift) if shift else t
+    bias = _bias(op, shift)
+    bias = bias.reshape(-1, *(1,) * (len(t.shape) - 1))
+    biased = t + bias
+    rounded = fhe.round_bit_pattern(biased, shift) if shift else biased
 
-    def code(acc: Any) -> Any:
-        values: Any = np.asarray(acc)
-        return op.forward(values.reshape(1, *values.shape))[0]
+    def code(value: Any) -> Any:
+        acc = np.asarray(value) - bias
+        return op.forward(acc.reshape(1, *acc.shape))[0]
 
     return fhe.univariate(code)(rounded)
+
+
+def _convolved(op: Conv2d, t: Any) -> Any:
+    for axis, (before, after) in enumerate(op.padding, start=1):
+        parts = [t]
+        if before:
+            parts.insert(0, fhe.zeros((*t.shape[:axis], before, *t.shape[axis + 1 :])))
+        if after:
+            parts.append(fhe.zeros((*t.shape[:axis], after, *t.shape[axis + 1 :])))
+        t = np.concatenate(tuple(parts), axis=axis) if len(parts) > 1 else t
+    acc = fhe.conv(
+        t.reshape((1, *t.shape)),
+        op.weight,
+        op.bias if op.bias is not None else np.zeros(len(op.weight), dtype=np.int64),
+        strides=op.stride,
+        dilations=op.dilation,
+        group=op.groups,
+    )
+    return acc.reshape(acc.shape[1:])
+
+
+def _bias(op: Requantize, shift: int) -> IntVector:
+    """What moves the first threshold of a channel to half a rounding unit; to 1 without one."""
+    first = op.thresholds[:, 0]
+    reached = np.abs(first) < 1 << 62  # a threshold that no accumulator reaches needs no bias
+    return np.where(reached, ((1 << shift) + 1) // 2 - first, 0)

@@ -11,7 +11,6 @@ range [lo, hi] of v makes t + (zero - lo) / gain the narrowest unsigned integer 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
 from refqnn.fhe import prices, program, tables
+from refqnn.fhe.parties import output_of
 from refqnn.fhe.program import INPUT, Program, Step
 from refqnn.network import INPUT as NETWORK_INPUT
 from refqnn.network import Network, Node, inputs_of
@@ -78,7 +78,8 @@ class Layer:
 class Lowered:
     """A program and how its integers stand for the network's.
 
-    Codes x enter as (x - input_low) / input_step; results r leave as output_low + output_step * r.
+    Codes x enter as (x - input_low) / input_step.  The circuit's result is r [parts * out] or
+    [*output_shape], and the network's output is output_low + output_step * (sum of the parts of r).
     """
 
     program: Program
@@ -88,12 +89,17 @@ class Lowered:
     output_low: IntVector
     output_step: IntVector
     output_bits: int
+    output_parts: int
 
     @property
     def events(self) -> int:
-        """Lookups and decrypted outputs: each can fail, nothing else can."""
+        """Lookups and decrypted integers: each can fail, nothing else can."""
         lookups = sum(sum(layer.lookups.values()) for layer in self.layers)
-        return lookups + self.output_low.size
+        return lookups + self.output_parts * self.output_low.size
+
+    def outputs(self, result: NDArray[Any]) -> IntVector:
+        """The network's output [*output_shape] from the circuit's decrypted result."""
+        return output_of(result, self.output_low, self.output_step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,17 +146,25 @@ def _check_certificate(network: Network, certificate: Any, box: Interval) -> Non
         raise CertificateError(mismatch("certificate", "one of a part of the inputs", expected))
 
 
-def lower(network: Network, ranges: dict[str, Interval], choose: Choose | None = None) -> Lowered:
+def lower(
+    network: Network,
+    ranges: dict[str, Interval],
+    choose: Choose | None = None,
+    output_parts: int = 1,
+) -> Lowered:
     """The program of a network.
 
     Args:
         ranges: proved intervals of every value, as `proved_ranges` gives them.
+        output_parts: over how many sums the inputs of a last Linear node are shared out; the client
+            adds what it decrypts.  A wide output asks the tables before it for less noise, and a
+            part of it is narrower.  Other last nodes have one part.
         choose: picks one of a layer's alternatives (cheapest first) for all its neurons.  By
             default neurons are grouped, each group with the cheapest of its own.
 
     Raises: NotCovered, CircuitError for a range that no table can hold.
     """
-    return _Lowering(network, ranges, choose).run()
+    return _Lowering(network, ranges, choose, output_parts).run()
 
 
 @dataclass(eq=False)
@@ -158,6 +172,7 @@ class _Lowering:
     network: Network
     ranges: dict[str, Interval]
     choose: Choose | None
+    output_parts: int
     steps: list[Step] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     values: dict[str, _Value] = field(default_factory=dict)
@@ -171,10 +186,12 @@ class _Lowering:
             for name in inputs_of(node):
                 self.users[name].append(node)
         input_low, input_step, input_top = self._input()
+        last = network[network.output]
+        parts = min(self.output_parts, _inputs_of_linear(last))
         for node in self.nodes:
-            if not self._fused_into_next(node):
+            if not (self._fused_into_next(node) or (node is last and parts > 1)):
                 self.values[node.name] = self._node(node)
-        low, step, bits = self._output()
+        low, step, bits = self._output() if parts == 1 else self._output_in_parts(last, parts)
         return Lowered(
             Program(tuple(self.steps), network.input_shape, input_top),
             self.layers,
@@ -183,6 +200,7 @@ class _Lowering:
             low,
             step,
             bits,
+            parts,
         )
 
     # --- doors ------------------------------------------------------------------------------
@@ -208,6 +226,28 @@ class _Lowering:
         if value.top is None or value.step == INPUT or offset.any():
             self._emit(program.Offset, f"{name} out", (value.step,), top, constant=offset)
         return lo, gain, bits
+
+    def _output_in_parts(self, node: Node, parts: int) -> tuple[IntVector, IntVector, int]:
+        """Each part sums every `parts`-th input in the order of weight; (low, step, bits)."""
+        op: Any = node.op
+        (source,) = inputs_of(node)
+        x, interval = self.values[source], self.ranges[source]
+        by_weight = np.argsort(-np.abs(op.weight).sum(axis=0), kind="stable")
+        weights = np.zeros((parts, *op.weight.shape), dtype=np.int64)
+        for part in range(parts):
+            mine = by_weight[part::parts]
+            weights[part, :, mine] = op.weight[:, mine].T
+        stacked = weights.reshape(-1, op.weight.shape[1])  # [parts * out, in]
+        sums = Linear(stacked).out_range(interval)
+        offset = stacked @ x.zero - sums.lo
+        top = int((sums.hi - sums.lo).max())
+        weight = (stacked * x.gain.item()).T
+        step = self._emit(program.MatMul, node.name, (x.step,), 1, weight=weight)
+        self._emit(program.Offset, f"{node.name} out", (step,), top, constant=offset)
+        low = sums.lo.reshape(parts, -1).sum(axis=0)
+        if op.bias is not None:
+            low = low + op.bias
+        return low, np.array([1]), max(1, top.bit_length())
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -372,7 +412,7 @@ class _Lowering:
     def _partition(self, name: str, rows: tables.Rows) -> list[tuple[IntVector, tables.Lowering]]:
         """(row indices, lowering) of each part of a layer; one part where a choice was given."""
         if self.choose is None:
-            parts = tables.grouped(rows, os.cpu_count() or 1)
+            parts = tables.grouped(rows)
         else:
             found = tables.alternatives(rows)
             everything = np.arange(len(rows.values))
@@ -592,6 +632,11 @@ def _needed(network: Network) -> list[Node]:
         if node.name in needed:
             needed.update(inputs_of(node))
     return [node for node in network.nodes if node.name in needed]
+
+
+def _inputs_of_linear(node: Node) -> int:
+    """How many inputs a Linear node sums; 1 for any other node."""
+    return int(node.op.weight.shape[1]) if isinstance(node.op, Linear) else 1
 
 
 def _channelwise(values: IntVector, shape: Any) -> IntVector:

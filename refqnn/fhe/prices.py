@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-__all__ = ["drop", "lookups", "merged"]
+__all__ = ["drop", "lookups", "merged", "part"]
 
 _DROP: dict[int, tuple[int, ...]] = {
     1: (50,),
@@ -37,6 +37,11 @@ def drop(bits: int, shift: int) -> float:
     if shift < beyond:
         return float("inf")  # a table of more than ten bits: no parameters serve it in practice
     return float(_DROP[_WIDEST][shift - beyond] + _PER_BIT_BEYOND * beyond)
+
+
+def part(stages: int) -> float:
+    """Price of a group of accumulators with lookups of its own: their keys and their threads."""
+    return 400.0 + 100.0 * stages
 
 
 def lookups(bits: int, shift: int) -> dict[int, int]:

@@ -9,6 +9,7 @@ from fhe_networks import U1, U2, U3, weights
 
 from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Requantize, fhe
 from refqnn.errors import CertificateError, CircuitError, OutOfRange, ShapeMismatch
+from refqnn.fhe.lowering import lower, proved_ranges
 from refqnn.ops import (
     Add,
     Concat,
@@ -326,7 +327,7 @@ def test_certificate_tightens() -> None:
     circuit = fhe.compile(network, certificate=certificate)
     codes = np.arange(4)[:, None]
     np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
-    assert circuit.complexity <= fhe.compile(network).complexity
+    assert circuit.work <= fhe.compile(network).work
     with pytest.raises(CertificateError, match="part of the inputs"):
         fhe.compile(network, certificate=certify(network, np.array([[1], [2]])))
     with pytest.raises(CertificateError, match="network"):
@@ -342,6 +343,27 @@ def test_error_probability() -> None:
     assert cheap.complexity < default.complexity
     with pytest.raises(ValueError, match="p_error: got"):
         fhe.compile(network, p_error=2.0)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_a_last_layer_in_parts(parts: int) -> None:
+    network = nets.mlp(2, (4, 8, 3), largest=1, shift=1)
+    lowered = lower(network, proved_ranges(network), None, parts)
+    assert lowered.output_parts == parts
+    codes = nets.samples(network, 50)
+    arguments = (codes - lowered.input_low) // lowered.input_step
+    outputs = [lowered.outputs(lowered.program(x)) for x in arguments]
+    np.testing.assert_array_equal(outputs, network.forward(codes))
+
+
+def test_a_wide_last_layer_does_not_make_its_tables_dearer() -> None:
+    network = nets.mlp(0, (16, 32, 4), largest=1, shift=2)
+    circuit = check(network)
+    assert circuit.lowered.output_parts > 1
+    assert circuit.lowered.output_bits <= 7
+    whole = lower(network, proved_ranges(network))
+    assert whole.output_bits > 7
+    assert whole.events < circuit.lowered.events
 
 
 def test_explain() -> None:
@@ -368,23 +390,23 @@ def test_what_cannot_matter_is_not_looked_up() -> None:
 def test_trials_never_make_it_worse() -> None:
     network = nets.mlp(0, rounding="half_even")
     circuit = fhe.compile(network, trials=1)
-    assert circuit.complexity <= fhe.compile(network).complexity
+    assert circuit.work <= fhe.compile(network).work
     codes = nets.samples(network, 5)
     np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
 
 
 def test_one_wide_neuron_does_not_widen_the_others() -> None:
     rng = np.random.default_rng(0)
-    fc0 = Linear(np.concatenate([w(6, 4), [[31, 31, -31, 31]]]))
-    thresholds = np.sort(rng.integers(-6, 6, (7, 3)), axis=1)
-    thresholds[6] *= 20
+    fc0 = Linear(np.concatenate([w(24, 4), [[31, 17, -23, 29]]]))
+    thresholds = np.sort(rng.integers(-6, 6, (25, 3)), axis=1)
+    thresholds[24] *= 20
     nodes = [
         Node("fc0", fc0),
         Node("act0", Requantize(thresholds, U2)),
-        Node("fc1", Linear(w(2, 7))),
+        Node("fc1", Linear(w(2, 25))),
     ]
     network = Network(nodes, input_shape=(4,), input_format=U2)
     circuit = check(network)
     assert len({layer.bits for layer in circuit.layers}) > 1
     uniform = fhe.compile(network, choose=lambda name, found: found[0])
-    assert circuit.complexity < uniform.complexity
+    assert circuit.work < uniform.work

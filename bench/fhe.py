@@ -1,0 +1,133 @@
+"""Encrypted inference: latency against clear inference, its limit, and the peer's construction.
+
+Runs bench/test_fhe.py, prints one table, writes fhe.json (as pytest-benchmark does, so that
+`pytest-benchmark compare` reads it) and fhe.png.
+
+    float, integer, simulated, encrypted   one sample: torch, Network.forward, circuit, real keys
+    limit       sum over the lookups of the time of one in a full tensor of 32, both cores
+    estimate    refqnn.fhe.estimate, before any key is made
+    peer        the same network in the peer's construction, encrypted (bench/fhe_peer.py)
+
+    python bench/fhe.py            # 9 minutes on two idle cores
+    python bench/fhe.py --quick    # the smallest network, nothing written
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from common import FOLDER, machine
+
+FORMS = ("float", "integer", "simulated", "encrypted", "peer")
+
+Results = dict[str, dict[str, dict[str, Any]]]  # network -> form -> {"seconds": ..., **extra_info}
+
+
+def measure(arguments: list[str]) -> dict[str, Any]:
+    """Run the suite and return what pytest-benchmark writes, without the host's name."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "fhe.json")
+        status = pytest.main(
+            [
+                str(FOLDER / "test_fhe.py"),
+                *("-m", "slow", "-v", "--benchmark-enable", "--benchmark-columns=median"),
+                *("-p", "no:cacheprovider", f"--benchmark-json={file}", *arguments),
+            ]
+        )
+        if status:
+            sys.exit(int(status))
+        content: dict[str, Any] = json.loads(file.read_text())
+    content["machine_info"].pop("node", None)
+    content["refqnn_machine"] = machine()
+    for run in content["benchmarks"]:
+        run["stats"].pop("data", None)
+    return content
+
+
+def by_network(content: dict[str, Any]) -> Results:
+    found: Results = {}
+    for run in content["benchmarks"]:
+        form = run["extra_info"]["form"]
+        entry = {"seconds": run["stats"]["median"], **run["extra_info"]}
+        found.setdefault(run["group"], {})[form] = entry
+    return found
+
+
+def table(results: Results) -> str:
+    """One line per network; times in ms, sizes in MB."""
+    head = (
+        f"{'network':20} {'accuracy':>8} {'tables':>26} {'keys':>5} {'keygen':>6} {'float':>6} "
+        f"{'integer':>7} {'simul.':>6} {'encrypted':>9} {'limit':>6} {'estim.':>6} "
+        f"{'peer':>6} {'ratio':>5} {'keys':>5} {'wrong':>6}"
+    )
+    lines = [head, "-" * len(head)]
+    for name, forms in results.items():
+        ours, peer = forms["encrypted"], forms["peer"]
+        tables = ", ".join(f"{n}x{bits}" for bits, n in ours["pbs"].items())
+        limit = ours["limit_seconds"]
+        lines.append(
+            f"{name:20} {ours['accuracy']:8.3f} {tables:>26} "
+            f"{ours['evaluation_key_bytes'] / 1e6:5.0f} {ours['keygen_seconds']:5.1f}s "
+            f"{forms['float']['seconds'] * 1e3:6.2f} {forms['integer']['seconds'] * 1e3:7.3f} "
+            f"{forms['simulated']['seconds'] * 1e3:6.1f} {ours['seconds'] * 1e3:9.0f} "
+            f"{'' if limit is None else format(ours['seconds'] / limit, '.2f'):>6} "
+            f"{ours['estimated_seconds'] / ours['seconds']:6.2f} "
+            f"{peer['seconds'] * 1e3:6.0f} {peer['seconds'] / ours['seconds']:5.1f} "
+            f"{peer['evaluation_key_bytes'] / 1e6:5.0f} "
+            f"{peer['wrong_samples']:>2} of {peer['compared_samples']}"
+        )
+    lines.append("ms per sample; keys in MB; limit, estim.: measured / limit, estimate / measured")
+    return "\n".join(lines)
+
+
+def plot(results: Results, path: Path) -> None:
+    from refqnn.plotting import COLOURS, figure
+
+    fig, (left, right) = figure(12.0, 4.6, columns=2)
+    names = list(results)
+    places = range(len(names))
+    for form, colour, marker in zip(FORMS, COLOURS, "os^Dv"):
+        seconds = [results[name][form]["seconds"] for name in names]
+        left.plot(seconds, places, marker, color=colour, label=form)
+    left.set_xscale("log")
+    left.set_xlabel("seconds for one sample")
+    left.set_title("Clear and encrypted inference")
+    left.legend(fontsize=8)
+    ratios = [results[n]["peer"]["seconds"] / results[n]["encrypted"]["seconds"] for n in names]
+    right.barh(places, ratios, color=COLOURS[0])
+    right.axvline(1, color="black", linewidth=1)
+    for place, ratio, name in zip(places, ratios, names):
+        limit = results[name]["encrypted"]["limit_seconds"]
+        near = f", {results[name]['encrypted']['seconds'] / limit:.2f} x limit" if limit else ""
+        right.text(ratio, place, f" {ratio:.1f}{near}", va="center", fontsize=8)
+    right.set_xlim(0, max(ratios) * 1.35)
+    right.set_xlabel("peer's construction of the same network / ours")
+    right.set_title("Encrypted latency against the peer's construction")
+    for axes in (left, right):
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+    fig.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the smallest network only")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the results")
+    arguments = parser.parse_args()
+    content = measure(["-k", "iris and not w3a3 and not dense"] if arguments.quick else [])
+    results = by_network(content)
+    print(table(results))
+    if arguments.quick:
+        return
+    (arguments.output / "fhe.json").write_text(json.dumps(content, indent=1) + "\n")
+    plot(results, arguments.output / "fhe.png")
+
+
+if __name__ == "__main__":
+    main()
