@@ -53,7 +53,9 @@ class Trained:
 
 def _dense(name: str) -> loop.DemoConfig:
     features = datasets.load(name, 0).n_features
-    return loop.DemoConfig((4 * features,), epochs=30, input_signed=name != "digits")
+    epochs, batch = (100, 16) if name == "iris" else (30, 64)
+    hidden = (4 * features,)
+    return loop.DemoConfig(hidden, epochs=epochs, batch_size=batch, input_signed=name != "digits")
 
 
 CONFIGS: dict[str, Callable[[], tuple[str, loop.DemoConfig]]] = {

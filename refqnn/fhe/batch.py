@@ -7,67 +7,123 @@ Dask backend sends to each worker once.  A worker keeps the loaded pair for its 
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.errors import CircuitError, MissingExtra
-from refqnn.fhe.parties import Server
+from refqnn.fhe import files
+from refqnn.fhe.interrupts import held_back
+from refqnn.fhe.memory import require_memory
+from refqnn.fhe.parties import KEYS, Server
 
-__all__ = ["run_all"]
+__all__ = ["answer_on_workers", "run_all"]
 
 _ATTEMPTS = 3
 
 _loaded: dict[str, Server] = {}  # of this worker process, by token; one at a time
 
 Answer = tuple[int, "bytes | None", str]  # sample, answer, error
+OnSample = Callable[[str], None]
 
 
 def run_all(
     server_file: bytes,
     evaluation_keys: bytes,
-    token: str,
     requests: list[bytes],
     n_jobs: int,
-    on_sample: Callable[[str], None] | None = None,
+    on_sample: OnSample | None = None,
+    memory_bytes: int = 0,
 ) -> list[bytes]:
     """The answers to all requests, in their order.
 
-    Args:
-        token: names this pair of circuit and keys; workers load it once.
-        n_jobs: as joblib's; the backend is joblib's current one (`joblib.parallel_config`).
+    A worker that dies takes the samples it was computing with it: they are run again on the others.
 
-    Raises: CircuitError when a sample fails three times, MissingExtra without joblib.
+    Args:
+        n_jobs: as joblib's; the backend is joblib's current one (`joblib.parallel_config`).
+        memory_bytes: what the keys take in each worker; checked where workers share this machine.
+
+    Raises: CircuitError when nothing new is answered three times in succession, or for workers that
+        memory does not hold; MissingExtra without joblib.
     """
     try:
-        from joblib import Parallel, delayed
+        from joblib import effective_n_jobs, parallel
     except ImportError as error:  # pragma: no cover
         raise MissingExtra("fhe", "joblib") from error
 
+    backend, _ = parallel.get_active_backend()
+    if isinstance(backend, parallel.LokyBackend):
+        workers = min(effective_n_jobs(n_jobs), len(requests))
+        require_memory(workers * memory_bytes, f"the keys in {workers} workers")
+    token = hashlib.sha256(server_file + evaluation_keys).hexdigest()
     circuit, keys = (np.frombuffer(b, dtype=np.uint8) for b in (server_file, evaluation_keys))
     answers: list[bytes | None] = [None] * len(requests)
-    failure = ""
-    for _ in range(_ATTEMPTS):
+    failures: list[str] = []
+    while len(failures) < _ATTEMPTS and None in answers:
         missing = [i for i, answer in enumerate(answers) if answer is None]
-        if not missing:
-            break
-        tasks = [delayed(_run_one)(circuit, keys, token, i, requests[i]) for i in missing]
-        try:
-            for i, answer, problem in Parallel(n_jobs=n_jobs, return_as="generator")(tasks):
-                answers[i], failure = answer, problem or failure
-                if answer is not None and on_sample is not None:
-                    on_sample(f"sample {i}")
-        except (OSError, RuntimeError) as error:  # a worker died: the others' answers are kept
-            failure = f"{type(error).__name__}: {error}"
-            warnings.warn(f"a worker failed, its samples are run again: {failure}", stacklevel=2)
-    if any(answer is None for answer in answers):
+        tasks = [(circuit, keys, token, i, requests[i]) for i in missing]
+        problem = ""
+        for i, answer, error_text in _in_parallel(tasks, n_jobs):
+            if answer is None:
+                problem = error_text
+                continue
+            answers[i] = answer
+            failures.clear()
+            if on_sample is not None:
+                on_sample(f"sample {i}")
+        if problem:
+            failures.append(problem)
+            warnings.warn(f"some samples failed and are run again: {problem}", stacklevel=2)
+    if None in answers:
         first = answers.index(None)
-        raise CircuitError(f"sample {first} failed {_ATTEMPTS} times: {failure}")
+        raise CircuitError(f"sample {first} failed {_ATTEMPTS} times: {failures[-1]}")
     return [answer for answer in answers if answer is not None]
+
+
+def answer_on_workers(
+    server_file: str | Path,
+    evaluation_keys: str | Path,
+    requests: str | Path,
+    answers: str | Path,
+    n_jobs: int,
+    on_sample: OnSample | None = None,
+) -> None:
+    """As `Server.answer`, with the requests shared out over workers as in `run_all`.
+
+    Raises: as these two.
+    """
+    server = Server.load(server_file)
+    with files.reading(evaluation_keys, "evaluation keys") as file:
+        file.require(circuit=server.circuit)
+        header = {name: file.field(name, str) for name in ("circuit", "keys")}
+        keys = file[KEYS]
+    with files.reading(requests, "requests") as file:
+        file.require(**header)
+        n = file.field("samples", int)
+        asked = [file[str(i)] for i in range(n)]
+    content = Path(server_file).read_bytes()
+    got = run_all(content, keys, asked, n_jobs, on_sample, server.memory_bytes)
+    members = ((str(i), answer) for i, answer in enumerate(got))
+    files.write(answers, "answers", {**header, "samples": n}, members)
+
+
+def _in_parallel(tasks: list[tuple[Any, ...]], n_jobs: int) -> Iterator[Answer]:
+    """Answers as they come, until all are there or the pool breaks; the reason comes last."""
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    try:
+        with held_back():  # the threads of the pool, too, leave Control-C to this one
+            answers = parallel(delayed(_run_one)(*task) for task in tasks)
+        yield from answers
+    except Exception as error:  # each backend has its own for a worker that died
+        yield -1, None, f"{type(error).__name__}: {error}"
 
 
 def _run_one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,8 +17,10 @@ from refqnn.errors import CircuitError, InvalidArgument, ShapeMismatch, mismatch
 from refqnn.fhe import prices
 from refqnn.fhe.batch import run_all
 from refqnn.fhe.bounds import FittingConstants, ProvedWidths
-from refqnn.fhe.estimation import KeySizes, available_memory, key_sizes
+from refqnn.fhe.estimation import KeySizes, key_sizes, work
+from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
+from refqnn.fhe.memory import require_memory
 from refqnn.fhe.parties import save_client, save_server
 from refqnn.fhe.tables import Lowering
 from refqnn.network import Network
@@ -30,6 +31,9 @@ __all__ = ["DEFAULT_GLOBAL_P_ERROR", "Circuit", "compile"]
 
 DEFAULT_GLOBAL_P_ERROR = 2.0**-40
 PARAMETERS = ("multi", "mono")
+
+_OUTPUT_PARTS = (2, 4, 8, 16)
+_WIDE_OUTPUT = 7  # bits; narrower outputs cost no table anything
 
 OnSample = Callable[[str], None]
 
@@ -60,7 +64,7 @@ def compile(
         compress_keys: evaluation keys travel four to seven times smaller, and the first run unpacks
             them (one to three seconds).
         trials: how many further alternatives to compile, one second each; the circuit of the least
-            complexity is kept.  Without them the prices of refqnn.fhe.prices decide.
+            predicted work is kept.  Without them the prices of refqnn.fhe.prices decide.
         choose: called with (node name, alternatives, cheapest first) for each layer of tables;
             returns the one to use.
         options: further fields of Concrete's Configuration.
@@ -92,20 +96,28 @@ def compile(
         return Circuit(network, lowered, _compile(lowered, configuration))
 
     program, ranges = _smallest(network, certificate)
+
+    def attempt(pick: Choose | None, parts: int = 1) -> Circuit:
+        return compiled(lower(program, ranges, pick, parts))
+
     if choose is not None:
-        return compiled(lower(program, ranges, choose))
-    grouped = lower(program, ranges)
+        return _with_narrow_output(attempt(choose), choose, attempt)
     menu: dict[str, list[Lowering]] = {}
 
     def cheapest(name: str, found: list[Lowering]) -> Lowering:
         menu[name] = found
         return found[0]
 
-    best = compiled(grouped)
-    uniform = lower(program, ranges, cheapest)
-    if len(uniform.layers) < len(grouped.layers):
-        best = min(best, compiled(uniform), key=lambda circuit: circuit.complexity)
-    return _tried(best, menu, trials, lambda pick: compiled(lower(program, ranges, pick)))
+    pick: Choose | None = None
+    best = attempt(pick)
+    if len(lower(program, ranges, cheapest).layers) < len(best.layers):
+        uniform = attempt(cheapest)
+        if uniform.work < best.work:
+            best, pick = uniform, cheapest
+    forms = [(best, pick)]
+    if trials:
+        forms.append(_tried(best, pick, menu, trials, attempt))
+    return min((_with_narrow_output(*form, attempt) for form in forms), key=lambda c: c.work)
 
 
 def _smallest(
@@ -124,11 +136,12 @@ def _smallest(
 
 def _tried(
     best: Circuit,
+    best_pick: Choose | None,
     menu: dict[str, list[Lowering]],
     trials: int,
-    compiled: Callable[[Choose], Circuit],
-) -> Circuit:
-    """Change one layer at a time, the cheapest changes first; keep what lowers the complexity."""
+    attempt: Callable[[Choose], Circuit],
+) -> tuple[Circuit, Choose | None]:
+    """Change one layer at a time, the cheapest changes first; keep what lowers the work."""
     taken = {name: found[0] for name, found in menu.items()}
     changes = [
         (other.price - found[0].price, name, other)
@@ -136,19 +149,37 @@ def _tried(
         for other in found[1:]
     ]
     for _, name, other in sorted(changes, key=lambda change: change[0])[:trials]:
-        attempt = {**taken, name: other}
+        changed = {**taken, name: other}
 
         def pick(
-            layer: str, found: list[Lowering], attempt: dict[str, Lowering] = attempt
+            layer: str, found: list[Lowering], changed: dict[str, Lowering] = changed
         ) -> Lowering:
-            return attempt[layer]
+            return changed[layer]
 
         try:
-            circuit = compiled(pick)
+            circuit = attempt(pick)
         except CircuitError:
             continue
-        if circuit.complexity < best.complexity:
-            best, taken = circuit, attempt
+        if circuit.work < best.work:
+            best, best_pick, taken = circuit, pick, changed
+    return best, best_pick
+
+
+def _with_narrow_output(
+    best: Circuit, pick: Choose | None, attempt: Callable[[Choose | None, int], Circuit]
+) -> Circuit:
+    """Share the last sums out over 2, 4, ... parts where that makes the tables cheaper.
+
+    The noise that a lookup may leave is set by the widest sum that its result enters, and the last
+    layer has the widest of all.
+    """
+    for parts in _OUTPUT_PARTS:
+        if not best.layers or best.lowered.output_bits < _WIDE_OUTPUT:
+            break
+        narrower = attempt(pick, parts)
+        if narrower.lowered.output_parts != parts:
+            break
+        best = min(best, narrower, key=lambda circuit: circuit.work)
     return best
 
 
@@ -160,7 +191,8 @@ def _compile(lowered: Lowered, configuration: fhe.Configuration) -> fhe.Circuit:
         return program(x)
 
     try:
-        return fhe.Compiler(circuit, {"x": "encrypted"}).compile(ends, configuration)
+        with held_back():
+            return fhe.Compiler(circuit, {"x": "encrypted"}).compile(ends, configuration)
     except RuntimeError as error:
         if "NoParametersFound" not in str(error):
             raise
@@ -205,22 +237,20 @@ class Circuit:
         Raises: as `Network.forward` for codes outside the declared format.
         """
         arguments = self._arguments(codes)
-        return self._results([self._concrete.simulate(x) for x in arguments])
+        with held_back():
+            results = [self._concrete.simulate(x) for x in arguments]
+        return self._results(results)
 
     def keygen(self, *, force: bool = False) -> float:
         """Make keys unless there are some; returns the seconds it took.
 
         Raises: CircuitError when the keys would not fit into the memory that is left.
         """
-        available, needed = available_memory(), self.key_sizes.resident
-        if available is not None and needed > available:
-            raise CircuitError(
-                f"the keys of this circuit take {needed / 1e9:.1f} GB of memory and "
-                f"{available / 1e9:.1f} GB are available; narrower tables have smaller keys "
-                "(see Circuit.explain)"
-            )
+        if force or not self._concrete.keys.are_generated:
+            require_memory(self.key_sizes.resident, "the keys")
         start = time.perf_counter()
-        self._concrete.keygen(force=force)
+        with held_back():
+            self._concrete.keygen(force=force)
         return time.perf_counter() - start
 
     def encrypt(self, codes: ArrayLike) -> fhe.Value:
@@ -234,15 +264,18 @@ class Circuit:
             expected = f"one sample of shape {self.network.input_shape}"
             raise ShapeMismatch(mismatch("codes", f"shape {array.shape}", expected))
         (argument,) = self._arguments(array[None])
-        return self._concrete.encrypt(argument)
+        with held_back():
+            return self._concrete.encrypt(argument)
 
     def run(self, ciphertext: fhe.Value) -> fhe.Value:
         """The encrypted output of an encrypted sample; uses the evaluation keys alone."""
-        return self._concrete.run(ciphertext)
+        with held_back():
+            return self._concrete.run(ciphertext)
 
     def decrypt(self, result: fhe.Value) -> NDArray[np.int64]:
         """The output [*output_shape] of one sample."""
-        return self._results([self._concrete.decrypt(result)])[0]
+        with held_back():
+            return self._results([self._concrete.decrypt(result)])[0]
 
     def execute(
         self,
@@ -269,8 +302,9 @@ class Circuit:
         outputs = []
         for argument in arguments:
             start = time.perf_counter()
-            result = self._concrete.run(self._concrete.encrypt(argument))
-            outputs.append(self._concrete.decrypt(result))
+            with held_back():
+                result = self._concrete.run(self._concrete.encrypt(argument))
+                outputs.append(self._concrete.decrypt(result))
             if on_sample is not None:
                 on_sample(f"{time.perf_counter() - start:.2f} s")
         return self._results(outputs)
@@ -284,9 +318,10 @@ class Circuit:
             self.save_server(file)
             server_file = file.read_bytes()
         keys = self._concrete.client.evaluation_keys.serialize()
-        token = hashlib.sha256(server_file + keys).hexdigest()
-        requests = [self._concrete.encrypt(x).serialize() for x in arguments]
-        answers = run_all(server_file, keys, token, requests, n_jobs, on_sample)
+        with held_back():
+            requests = [self._concrete.encrypt(x).serialize() for x in arguments]
+        memory = self.key_sizes.resident
+        answers = run_all(server_file, keys, requests, n_jobs, on_sample, memory)
         values = [fhe.Value.deserialize(answer) for answer in answers]
         return self._results([self._concrete.decrypt(value) for value in values])
 
@@ -301,7 +336,8 @@ class Circuit:
         """Write what a server needs: the compiled circuit, no key."""
         # Compiled circuits live in a temporary folder of Concrete's library object.
         library = self._concrete.server._library.get_output_dir_path()
-        save_server(self.network, library, path)
+        parameters = self._concrete.client.specs.serialize()
+        save_server(self.network, self.lowered, parameters, library, path)
 
     def _arguments(self, codes: ArrayLike) -> NDArray[np.int64]:
         """Checked codes as the circuit's unsigned integers [n, *input_shape]."""
@@ -309,9 +345,8 @@ class Circuit:
         return (checked - self.lowered.input_low) // self.lowered.input_step
 
     def _results(self, results: list[Any]) -> NDArray[np.int64]:
-        """The network's integers from the circuit's [n, *output_shape]."""
-        t = np.stack([np.asarray(r, dtype=np.int64) for r in results])
-        return self.lowered.output_low + self.lowered.output_step * t
+        """The network's integers [n, *output_shape] from what the circuit gave."""
+        return np.stack([self.lowered.outputs(np.asarray(r)) for r in results])
 
     # --- what it costs ------------------------------------------------------------------------
 
@@ -324,6 +359,12 @@ class Circuit:
     def complexity(self) -> float:
         """The cost of one inference in the units of the compiler's optimizer."""
         return float(self._concrete.complexity)
+
+    @property
+    def work(self) -> float:
+        """Predicted cost of one inference, keys and threads included; see `refqnn.fhe.estimate`."""
+        stages = sum(len(layer.lookups) for layer in self.layers)
+        return work(self.complexity, self.key_sizes, stages)
 
     @property
     def p_error(self) -> float:
@@ -384,6 +425,8 @@ def _hint(layer: Layer) -> str:
         return "fewer code bits make each maximum narrower"
     if layer.method == "carry":
         return "thresholds a power of two apart (power-of-two scales, half_up) need one table"
+    if layer.method == "window":
+        return "codes that use the whole accumulator (larger scales) need no test for saturation"
     if layer.method == "split":
         return "rounding half_up instead of half_even needs one table instead of several"
     if layer.shift == 0 and kept > 4:

@@ -59,7 +59,7 @@ class Layer:
         neurons: how many values enter the tables.
         span_bits: width of the proved range of the values.
         bits, shift: width that enters the circuit's lookups, low bits removed before the table.
-        method: "drop", "split", "carry" or "max".
+        method: "drop", "split", "carry", "window" or "max".
         lookups: number of lookups by width.
         price: predicted cost in the units of refqnn.fhe.prices.
     """
@@ -464,6 +464,8 @@ class _Lowering:
             return self._drop(name, source, offset, chosen)
         if isinstance(chosen, tables.Split):
             return self._split(name, source, offset, chosen)
+        if isinstance(chosen, tables.Window):
+            return self._window(name, source, offset, chosen)
         return self._carry(name, source, offset, chosen)
 
     def _drop(
@@ -509,6 +511,32 @@ class _Lowering:
         top = base_top + carry_top
         step = self._emit(program.Sum, name, (based, carried), top, multipliers=(1, 1))
         return step, top, least
+
+    def _window(
+        self, name: str, source: str, offset: IntVector, window: tables.Window
+    ) -> tuple[str, int, IntVector]:
+        middle = 1 << (window.size - window.shift)
+        constant = offset + _channelwise(window.offset, offset.shape)
+        whole = self._shifted(name, source, constant, window.bits)
+        high = self._truncated(name, whole, window.bits, window.size)
+        mid = self._emit(
+            program.Bits, f"{name} mid", (whole,), middle - 1, start=window.shift, stop=window.size
+        )
+        mark, _ = self._table(f"{name} mark", high, window.marked, window.size)
+        total = self._emit(
+            program.Sum, f"{name} mid + mark", (mid, mark), 2 * middle - 1, multipliers=(1, 1)
+        )
+        # Codes of either sign: each table is raised by its own least value.
+        least_in, least_out = window.inside.min(axis=1), window.outside.min(axis=1)
+        inner, inner_top = self._table(
+            f"{name} inside", total, window.inside - least_in[:, None], 0
+        )
+        outer, outer_top = self._table(
+            f"{name} outside", high, window.outside - least_out[:, None], window.size
+        )
+        top = inner_top + outer_top
+        step = self._emit(program.Sum, name, (inner, outer), top, multipliers=(1, 1))
+        return step, top, least_in + least_out
 
     def _table(self, name: str, source: str, rows: IntVector, shift: int) -> tuple[str, int]:
         top = max(1, int(rows.max()))

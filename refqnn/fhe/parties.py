@@ -10,21 +10,24 @@
     request = client.encrypt(codes[0])  ------->    answer = server.run(request)
     acc = client.decrypt(answer)        <-------
 
+The same with files, many samples each (see refqnn.fhe.files; `refqnn fhe` on the command line):
+
+    client.save_keys(k); client.save_evaluation_keys(e); client.save_requests(codes, r)
+    server.load_evaluation_keys(e); server.answer(r, a)
+    acc = client.read_answers(a)
+
 Both use Concrete's runtime alone: neither imports torch nor the circuit compiler.
 A server file holds machine code: load it from whom you trust.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import os
 import platform
+import secrets
 import tempfile
-import zipfile
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from concrete.compiler import (
@@ -39,17 +42,35 @@ from concrete.compiler import (
 from concrete.compiler import Value as ClearValue
 from numpy.typing import ArrayLike, NDArray
 
-from refqnn import __version__
-from refqnn.container import write_atomically
-from refqnn.errors import CircuitError, FileFormatError, ShapeMismatch, mismatch
+from refqnn.container import array_to_npy, npy_to_array
+from refqnn.errors import CircuitError, FileFormatError, RefqnnError, ShapeMismatch, mismatch
+from refqnn.fhe import files
+from refqnn.fhe.interrupts import held_back
+from refqnn.fhe.memory import key_sizes, require_memory
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
-__all__ = ["Client", "Server", "save_client", "save_server"]
+__all__ = ["Client", "Server", "output_of", "save_client", "save_server"]
 
-FORMAT_VERSION = 1
-_HEADER, _DOORS, _OUTPUT, _PARAMETERS = "refqnn.json", "doors", "output.npz", "parameters.json"
+KEYS = "keys"  # the member of a file of keys
+_DOORS, _PARAMETERS = "doors", "parameters.json"
+_LOW, _STEP = "output_low.npy", "output_step.npy"
 _LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
+
+OnSample = Callable[[str], None]
+
+
+def output_of(
+    result: NDArray[Any], low: NDArray[np.int64], step: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The network's output from a decrypted result: low + step * (sum of its parts).
+
+    Args:
+        result: [parts * size of low] or [*shape of low], nonnegative integers.
+    """
+    parts = result.astype(np.int64).reshape(-1, *low.shape)
+    output: NDArray[np.int64] = low + step * parts.sum(axis=0)
+    return output
 
 
 class Client:
@@ -60,6 +81,7 @@ class Client:
     Attributes:
         doors: a network without weights that has the input and output formats.
         digest: of the network that the circuit computes.
+        circuit: names the circuit; the server's file and all keys and ciphertexts have the same.
     """
 
     def __init__(
@@ -72,22 +94,25 @@ class Client:
     ) -> None:
         self.doors = doors
         self.digest: str = header["digest"]
+        self.circuit: str = header["circuit"]
         self._input_low, self._input_step = int(header["input_low"]), int(header["input_step"])
         self._output_low, self._output_step = output_low, output_step
         self._parameters = parameters
-        self._keys: Keyset | None = None
+        self._keys: tuple[Keyset, str] | None = None  # and their name
 
     @classmethod
     def load(cls, path: str | Path) -> Client:
         """Raises: FileFormatError for a damaged, foreign or newer file."""
-        header, members = _read(path, "client", (_DOORS, _OUTPUT, _PARAMETERS))
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, _DOORS)
-            file.write_bytes(members[_DOORS])
-            doors = load(file)
-        with np.load(io.BytesIO(members[_OUTPUT]), allow_pickle=False) as output:
-            low, step = output["low"], output["step"]
-        return cls(doors, header, low, step, ProgramInfo.deserialize(members[_PARAMETERS]))
+        with files.reading(path, "client") as file, tempfile.TemporaryDirectory() as folder:
+            for name, kind in (("digest", str), ("circuit", str)):
+                file.field(name, kind)
+            for name in ("input_low", "input_step"):
+                file.field(name, int)
+            saved_doors = Path(folder, _DOORS)
+            saved_doors.write_bytes(file[_DOORS])
+            low, step = (npy_to_array(file[name]) for name in (_LOW, _STEP))
+            parameters = _whole(ProgramInfo.deserialize, file[_PARAMETERS], path)
+            return cls(load(saved_doors), file.header, low, step, parameters)
 
     # --- doors ------------------------------------------------------------------------------
 
@@ -102,36 +127,49 @@ class Client:
     # --- keys -------------------------------------------------------------------------------
 
     def keygen(self, *, force: bool = False) -> None:
-        """Make keys unless there are some."""
+        """Make keys unless there are some.
+
+        Raises: CircuitError when the keys would not fit into the memory that is left.
+        """
         if self._keys is None or force:
+            sizes = key_sizes(self._parameters.serialize())
+            require_memory(2 * sizes.travelling, "the keys")  # once more while they are written
             system_randomness = (0, 0, 0, 0)  # no seed given
-            self._keys = Keyset(self._parameters, None, *system_randomness, None)
+            with held_back():
+                keyset = Keyset(self._parameters, None, *system_randomness, None)
+                self._keys = keyset, secrets.token_hex(16)
 
     def save_keys(self, path: str | Path) -> None:
         """Write all keys, the secret one too, to a file that its owner alone may read."""
-        self.keygen()
-        assert self._keys is not None
-        keys = self._keys.serialize()
-        target = Path(path)
-        # mkstemp lets nobody else read the file, and it keeps its mode when it is renamed.
-        handle, temporary = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(keys)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        keyset, name = self._made_keys()
+        members = [(KEYS, bytes(keyset.serialize()))]
+        files.write(path, "private keys", self._header(name), members, private=True)
 
     def load_keys(self, path: str | Path) -> None:
-        """Read keys that `save_keys` wrote for this circuit."""
-        self._keys = Keyset.deserialize(Path(path).read_bytes())
+        """Read keys that `save_keys` wrote.  Raises: FileFormatError for another circuit's."""
+        with files.reading(path, "private keys") as file:
+            file.require(circuit=self.circuit)
+            name = file.field("keys", str)
+            self._keys = _whole(Keyset.deserialize, file[KEYS], path), name
 
     def evaluation_keys(self) -> bytes:
         """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
+        keyset, _ = self._made_keys()
+        return bytes(keyset.get_server_keys().serialize())
+
+    def save_evaluation_keys(self, path: str | Path) -> None:
+        """Write `evaluation_keys` to a file for the server."""
+        _, name = self._made_keys()
+        members = [(KEYS, self.evaluation_keys())]
+        files.write(path, "evaluation keys", self._header(name), members)
+
+    def _made_keys(self) -> tuple[Keyset, str]:
         self.keygen()
         assert self._keys is not None
-        return bytes(self._keys.get_server_keys().serialize())
+        return self._keys
+
+    def _header(self, keys: str) -> dict[str, Any]:
+        return {"circuit": self.circuit, "keys": keys}
 
     # --- ciphertexts --------------------------------------------------------------------------
 
@@ -145,22 +183,68 @@ class Client:
         if array.shape != self.doors.input_shape:
             expected = f"one sample of shape {self.doors.input_shape}"
             raise ShapeMismatch(mismatch("codes", f"shape {array.shape}", expected))
-        checked = self.doors.check_codes(array[None])[0]
-        argument = (checked - self._input_low) // self._input_step
-        self.keygen()
-        return bytes(self._circuit().prepare_input(ClearValue(argument), 0).serialize())
+        return self._encrypted(self.doors.check_codes(array[None])[0])
 
     def decrypt(self, answer: bytes) -> NDArray[np.int64]:
         """The output [*output_shape] of one sample.  Raises: CircuitError without keys."""
         if self._keys is None:
             raise CircuitError("decrypt: this client has no keys; call load_keys first")
-        value = self._circuit().process_output(TransportValue.deserialize(bytes(answer)), 0)
-        t = np.asarray(value.to_py_val()).astype(np.int64)
-        outputs: NDArray[np.int64] = self._output_low + self._output_step * t
-        return outputs
+        circuit = self._circuit()
+        with held_back():
+            value = circuit.process_output(TransportValue.deserialize(bytes(answer)), 0)
+        return output_of(np.asarray(value.to_py_val()), self._output_low, self._output_step)
+
+    def save_requests(
+        self, codes: ArrayLike, path: str | Path, on_sample: OnSample | None = None
+    ) -> None:
+        """Encrypt codes [n, *input_shape] into a file for the server.
+
+        Makes keys if there are none.
+
+        Args:
+            on_sample: called with a short text after each sample.
+
+        Raises: as `Network.forward` for codes outside the declared format, before anything is
+            encrypted.
+        """
+        checked = self.doors.check_codes(codes)
+        _, name = self._made_keys()
+
+        def members() -> Iterator[tuple[str, bytes]]:
+            for i, sample in enumerate(checked):
+                yield str(i), self._encrypted(sample)
+                if on_sample is not None:
+                    on_sample(f"sample {i}")
+
+        files.write(path, "requests", {**self._header(name), "samples": len(checked)}, members())
+
+    def read_answers(self, path: str | Path, on_sample: OnSample | None = None) -> NDArray[Any]:
+        """The outputs [n, *output_shape] that the server's answers hold, in the requests' order.
+
+        Raises: CircuitError without keys, FileFormatError for answers under other keys.
+        """
+        if self._keys is None:
+            raise CircuitError("read_answers: this client has no keys; call load_keys first")
+        _, name = self._keys
+        outputs = []
+        with files.reading(path, "answers") as file:
+            file.require(**self._header(name))
+            for i in range(file.field("samples", int)):
+                outputs.append(_whole(self.decrypt, file[str(i)], path))
+                if on_sample is not None:
+                    on_sample(f"sample {i}")
+        return np.stack(outputs)
+
+    def _encrypted(self, checked: NDArray[np.int64]) -> bytes:
+        argument = (checked - self._input_low) // self._input_step
+        self.keygen()
+        circuit = self._circuit()
+        with held_back():
+            return bytes(circuit.prepare_input(ClearValue(argument), 0).serialize())
 
     def _circuit(self) -> Any:
-        client = ClientProgram.create_encrypted(self._parameters, self._keys)
+        keyset, _ = self._made_keys()
+        client = ClientProgram.create_encrypted(self._parameters, keyset)
         return client.get_client_circuit(self._parameters.function_list()[0])
 
 
@@ -169,30 +253,50 @@ class Server:
 
     Attributes:
         digest: of the network that the circuit computes.
+        circuit: names the circuit; the client's file and all keys and ciphertexts have the same.
     """
 
-    def __init__(self, digest: str, folder: tempfile.TemporaryDirectory[str]) -> None:
-        self.digest = digest
+    def __init__(self, digest: str, circuit: str, folder: tempfile.TemporaryDirectory[str]) -> None:
+        self.digest, self.circuit = digest, circuit
         self._folder = folder  # removed when the server is
         self._library = Library(folder.name)
         self._program = ServerProgram(self._library, False)
         self._keys: ServerKeyset | None = None
+        self._keys_name = ""  # of keys from a file
 
     @classmethod
     def load(cls, path: str | Path) -> Server:
         """Raises: FileFormatError; CircuitError for a circuit of another kind of machine."""
-        header, members = _read(path, "server", _LIBRARY)
-        if header["machine"] != platform.machine():
-            expected = f"{platform.machine()}: compile and save it on such a machine"
-            raise CircuitError(mismatch("machine of the file", header["machine"], expected))
         folder = tempfile.TemporaryDirectory()
-        for name, content in members.items():
-            Path(folder.name, name).write_bytes(content)
-        return cls(header["digest"], folder)
+        with files.reading(path, "server") as file:
+            machine = file.field("machine", str)
+            if machine != platform.machine():
+                expected = f"{platform.machine()}: compile and save it on such a machine"
+                raise CircuitError(mismatch("machine of the file", machine, expected))
+            digest, circuit = (file.field(name, str) for name in ("digest", "circuit"))
+            for name in _LIBRARY:
+                Path(folder.name, name).write_bytes(file[name])
+        return cls(digest, circuit, folder)
 
     def load_keys(self, evaluation_keys: bytes) -> None:
-        """Use these keys from now on; `Client.evaluation_keys` made them."""
-        self._keys = ServerKeyset.deserialize(bytes(evaluation_keys))
+        """Use these keys from now on; `Client.evaluation_keys` made them.
+
+        Raises: CircuitError when the keys would not fit into the memory that is left.
+        """
+        require_memory(self.memory_bytes, "the evaluation keys")
+        self._keys, self._keys_name = ServerKeyset.deserialize(bytes(evaluation_keys)), ""
+
+    def load_evaluation_keys(self, path: str | Path) -> None:
+        """As `load_keys`, from a file.  Raises: also FileFormatError for another circuit's keys."""
+        with files.reading(path, "evaluation keys") as file:
+            file.require(circuit=self.circuit)
+            _whole(self.load_keys, file[KEYS], path)
+            self._keys_name = file.field("keys", str)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the keys take at their peak, while the first run unpacks them."""
+        return key_sizes(self._library.get_program_info().serialize()).resident
 
     def run(self, request: bytes) -> bytes:
         """The encrypted answer to an encrypted sample.  Raises: CircuitError without keys."""
@@ -200,8 +304,32 @@ class Server:
             raise CircuitError("run: this server has no evaluation keys; call load_keys first")
         name = self._library.get_program_info().function_list()[0]
         circuit = self._program.get_server_circuit(name)
-        (answer,) = circuit.call([TransportValue.deserialize(bytes(request))], self._keys)
+        with held_back():
+            (answer,) = circuit.call([TransportValue.deserialize(bytes(request))], self._keys)
         return bytes(answer.serialize())
+
+    def answer(
+        self, requests: str | Path, answers: str | Path, on_sample: OnSample | None = None
+    ) -> int:
+        """Run a file of requests into a file of answers; returns how many there were.
+
+        Raises: CircuitError without keys, FileFormatError for requests under other keys.
+        """
+        if self._keys is None:
+            raise CircuitError("answer: no evaluation keys; call load_evaluation_keys first")
+        with files.reading(requests, "requests") as file:
+            file.require(circuit=self.circuit, keys=self._keys_name)
+            n = file.field("samples", int)
+
+            def members() -> Iterator[tuple[str, bytes]]:
+                for i in range(n):
+                    yield str(i), _whole(self.run, file[str(i)], requests)
+                    if on_sample is not None:
+                        on_sample(f"sample {i}")
+
+            header = {name: file.header[name] for name in ("circuit", "keys", "samples")}
+            files.write(answers, "answers", header, members())
+        return int(n)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -225,61 +353,51 @@ def save_client(network: Network, lowered: Any, parameters: bytes, path: str | P
         file = Path(folder, _DOORS)
         doors.save(file)
         saved_doors = file.read_bytes()
-    output = io.BytesIO()
-    np.savez(output, low=lowered.output_low, step=lowered.output_step)
     header = {
         "digest": network.digest,
+        "circuit": _circuit(network, lowered, parameters),
         "input_low": lowered.input_low,
         "input_step": lowered.input_step,
     }
-    members = {_DOORS: saved_doors, _OUTPUT: output.getvalue(), _PARAMETERS: parameters}
-    _write(path, "client", header, members)
+    members = {
+        _DOORS: saved_doors,
+        _LOW: array_to_npy(lowered.output_low),
+        _STEP: array_to_npy(lowered.output_step),
+        _PARAMETERS: parameters,
+    }
+    files.write(path, "client", header, members.items())
 
 
-def save_server(network: Network, library: str | Path, path: str | Path) -> None:
+def save_server(
+    network: Network, lowered: Any, parameters: bytes, library: str | Path, path: str | Path
+) -> None:
     """Write what `Server.load` reads.
 
     Args:
+        lowered, parameters: as for `save_client`.
         library: the folder into which the circuit was compiled.
     """
-    members = {name: Path(library, name).read_bytes() for name in _LIBRARY}
-    header = {"digest": network.digest, "machine": platform.machine()}
-    _write(path, "server", header, members)
-
-
-def _write(path: str | Path, role: str, header: dict[str, Any], members: dict[str, bytes]) -> None:
-    content = {**_versions(role), "refqnn": __version__, **header}
-
-    def write(file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(_HEADER, json.dumps(content, indent=1))
-            for name, data in members.items():
-                archive.writestr(name, data)
-
-    write_atomically(path, write)
-
-
-def _versions(role: str) -> dict[str, Any]:
-    """What a file must agree with: circuits and keys of another Concrete do not fit."""
-    return {
-        "format": f"refqnn {role}",
-        "version": FORMAT_VERSION,
-        "concrete-python": version("concrete-python"),
+    header = {
+        "digest": network.digest,
+        "circuit": _circuit(network, lowered, parameters),
+        "machine": platform.machine(),
     }
+    members = {name: Path(library, name).read_bytes() for name in _LIBRARY}
+    files.write(path, "server", header, members.items())
 
 
-def _read(
-    path: str | Path, role: str, names: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _circuit(network: Network, lowered: Any, parameters: bytes) -> str:
+    """Equal for circuits that may share keys and ciphertexts and mean the same by them."""
+    doors = f"{network.digest} {lowered.input_low} {lowered.input_step}"
+    output = (array_to_npy(array) for array in (lowered.output_low, lowered.output_step))
+    return files.identity(doors.encode(), parameters, *output)
+
+
+def _whole(use: Callable[[bytes], Any], content: bytes, path: str | Path) -> Any:
+    """What `use` makes of a member of a file; what Concrete cannot read is a damaged file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read(_HEADER))
-            for name, expected in _versions(role).items():
-                if header.get(name) != expected:
-                    got = mismatch(name, repr(header.get(name)), repr(expected))
-                    raise FileFormatError(f"{path}: {got}")
-            return header, {name: archive.read(name) for name in names}
-    except FileFormatError:
+        return use(content)
+    except RefqnnError:
         raise
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, AttributeError) as error:
-        raise FileFormatError(f"{path}: not a whole refqnn {role} file ({error})") from error
+    except (RuntimeError, ValueError) as error:
+        raise FileFormatError(f"{path}: Concrete cannot read it ({error})") from error

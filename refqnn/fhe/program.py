@@ -19,6 +19,7 @@ from refqnn.ops.base import Shape
 
 __all__ = [
     "INPUT",
+    "Bits",
     "Conv",
     "Gather",
     "Join",
@@ -188,6 +189,17 @@ class Truncate(Step):
 
     def apply(self, *t: Any) -> Any:
         return fhe.truncate_bit_pattern(t[0], self.shift)
+
+
+@dataclass(frozen=True, eq=False)
+class Bits(Step):
+    """Bits `start` to `stop` - 1 of t, as an integer of stop - start bits."""
+
+    start: int
+    stop: int
+
+    def apply(self, *t: Any) -> Any:
+        return fhe.bits(t[0])[self.start : self.stop]
 
 
 @dataclass(frozen=True, eq=False)

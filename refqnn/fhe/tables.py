@@ -6,7 +6,7 @@ lo is proved.  Only its *change points* matter, the u with f[u] != f[u - 1]:
     f[u] = f[0] + sum of jump[p] over the change points p <= u
 
 An encrypted lookup pays for the width of its argument (2.3 times per bit), far more than for
-removing low bits.  Three exact ways to use fewer bits, for all neurons of a layer at once:
+removing low bits.  Four exact ways to use fewer bits, for all neurons of a layer at once:
 
     drop    All change points of a neuron agree modulo 2**r: with an offset o that moves them to
             multiples of 2**r, f is a function of (u + o) >> r.  r = 0 is the full table.
@@ -16,6 +16,10 @@ removing low bits.  Three exact ways to use fewer bits, for all neurons of a lay
     carry   At most one change point strictly inside each block of 2**r values, upwards.  With
             u + o = 2**r * high + low, f = base[high] + jump * [low + shift[high] >= 2**r]:
             two tables of the high bits and one of r + 1 bits.  For arbitrary thresholds.
+    window  All change points strictly inside one block of 2**w values: a code that saturates long
+            before its accumulator does.  With u + o = 2**w * high + 2**r * mid + rest,
+            f = inside[mid + 2**(w - r) * (high == block)] + outside[high]: the rest is removed as
+            by `drop`, two tables take the high bits and one the w - r + 1 bits of the middle.
 """
 
 from __future__ import annotations
@@ -29,11 +33,22 @@ from numpy.typing import NDArray
 
 from refqnn.fhe import prices
 
-__all__ = ["MAX_BITS", "Carry", "Drop", "Lowering", "Rows", "Split", "alternatives", "grouped"]
+__all__ = [
+    "MAX_BITS",
+    "Carry",
+    "Drop",
+    "Lowering",
+    "Rows",
+    "Split",
+    "Window",
+    "alternatives",
+    "grouped",
+]
 
 MAX_BITS = 16  # widest accumulator that enters a table: the compiler's own limit
 
 _WIDEST_CARRY = 7  # bits of the carry's table; wider ones cost more than they save
+_WIDEST_WINDOW = 5  # bits of the middle
 _MOST_PARTS = 4  # of a split
 _MOST_CLASSES = 6  # of rows, before they are grouped
 
@@ -146,7 +161,47 @@ class Carry:
         )
 
 
-Lowering = Drop | Split | Carry
+@dataclass(frozen=True)
+class Window:
+    """f = inside[mid + marked[high]] + outside[high], u + offset = (high, mid, rest) in bits.
+
+    Attributes:
+        bits: width of u + offset.
+        shift: low bits that no change point needs, the rest.
+        size: bits of mid and rest together.
+        marked: [rows, 2**(bits - size)], 2**(size - shift) at the block of the change points.
+        inside: [rows, 2**(size - shift + 1)], zero where the block is another.
+        outside: [rows, 2**(bits - size)].
+    """
+
+    bits: int
+    shift: int
+    size: int
+    offset: IntVector
+    marked: NDArray[np.int64]
+    inside: NDArray[np.int64]
+    outside: NDArray[np.int64]
+
+    @property
+    def price(self) -> float:
+        kept = self.bits - self.size
+        return (
+            prices.drop(self.bits, self.size)
+            + prices.drop(kept, 0)
+            + prices.drop(self.size - self.shift + 1, 0)
+        )
+
+    @property
+    def lookups(self) -> dict[int, int]:
+        kept = self.bits - self.size
+        return prices.merged(
+            prices.lookups(self.bits, self.size),
+            prices.lookups(kept, 0),
+            prices.lookups(self.size - self.shift + 1, 0),
+        )
+
+
+Lowering = Drop | Split | Carry | Window
 
 
 def alternatives(rows: Rows) -> list[Lowering]:
@@ -161,7 +216,7 @@ def alternatives(rows: Rows) -> list[Lowering]:
     """
     if max(rows.spans).bit_length() > MAX_BITS:
         return []
-    found: list[Lowering] = [*_drops(rows), *_splits(rows), *_carries(rows)]
+    found: list[Lowering] = [*_drops(rows), *_splits(rows), *_carries(rows), *_windows(rows)]
     return sorted((f for f in found if f.price < float("inf")), key=lambda f: f.price)
 
 
@@ -318,3 +373,46 @@ def _carry(rows: Rows, offset: IntVector, shift: int) -> Carry | None:
         if len(inside):
             carry[c, size:] = row[inside[0]] - row[inside[0] - 1]
     return Carry(bits, shift, offset, base, shift_of, carry)
+
+
+# --- window -----------------------------------------------------------------------------------
+
+
+def _windows(rows: Rows) -> Iterator[Window]:
+    several = [p for p in rows.change_points if len(p) > 1]
+    if not several:
+        return  # one table of few bits serves a single change point
+    shift = min(_common_shift(points) for points in several)
+    widest = max(int(points[-1] - points[0]) for points in several)
+    first = max(widest.bit_length(), shift + 1)
+    for size in range(first, min(max(rows.spans).bit_length(), shift + _WIDEST_WINDOW)):
+        found = _window(rows, shift, size)
+        if found is not None:
+            yield found
+
+
+def _window(rows: Rows, shift: int, size: int) -> Window | None:
+    """The least offsets that bring all change points of a row into one block, none at its start."""
+    length, step = 1 << size, 1 << shift
+    first = np.array([p[0] if len(p) else 0 for p in rows.change_points], dtype=np.int64)
+    last = np.array([p[-1] if len(p) else 0 for p in rows.change_points], dtype=np.int64)
+    latest = (length - 1 - int((last - first).max())) // step
+    if latest < 1:
+        return None
+    starts = step * np.arange(1, latest + 1)  # where the first change point may lie in its block
+    offset = ((starts - first[:, None]) % length).min(axis=1)
+    block = (first + offset) >> size
+    bits = max(int((np.array(rows.spans) + offset).max()).bit_length(), size + 1)
+    if bits > MAX_BITS:
+        return None
+    n_blocks, n_middles = 1 << (bits - size), 1 << (size - shift)
+    blocks = np.arange(n_blocks)
+    marked = (blocks == block[:, None]) * n_middles
+    inside = np.zeros((len(rows.values), 2 * n_middles), dtype=np.int64)
+    outside = np.zeros((len(rows.values), n_blocks), dtype=np.int64)
+    for c, (row, o, b) in enumerate(zip(rows.values, offset, block)):
+        # Change points are at the starts of steps: the last u of a step decides.
+        ends = (b << size) + (np.arange(n_middles) << shift) + step - 1 - o
+        inside[c, n_middles:] = row[np.clip(ends, 0, len(row) - 1)]
+        outside[c] = np.where(blocks < b, row[0], np.where(blocks > b, row[-1], 0))
+    return Window(bits, shift, size, offset, marked, inside, outside)

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refqnn.fhe import prices
-from refqnn.fhe.tables import MAX_BITS, Carry, Drop, Rows, Split, alternatives
+from refqnn.fhe.tables import MAX_BITS, Carry, Drop, Rows, Split, Window, alternatives
 
 
 def value(lowering: object, row: int, u: int) -> int:
@@ -19,6 +19,13 @@ def value(lowering: object, row: int, u: int) -> int:
         argument = int(lowering.stretch[row]) * u + int(lowering.offset[row])
         assert 0 <= argument < 2**lowering.bits
         return int(lowering.tables[row, argument >> lowering.shift])
+    if isinstance(lowering, Window):
+        argument = u + int(lowering.offset[row])
+        assert 0 <= argument < 2**lowering.bits
+        high, low = argument >> lowering.size, argument % 2**lowering.size
+        total = (low >> lowering.shift) + int(lowering.marked[row, high])
+        assert 0 <= total < 2 ** (lowering.size - lowering.shift + 1)
+        return int(lowering.inside[row, total]) + int(lowering.outside[row, high])
     assert isinstance(lowering, Carry)
     argument = u + int(lowering.offset[row])
     assert 0 <= argument < 2**lowering.bits
@@ -64,6 +71,27 @@ def test_a_power_of_two_grid_drops_its_whole_shift(r: int, start: int, steps: in
     table = np.array([max(0, (u - start) // 2**r + 1) for u in range(span + 1)])
     drops = [f for f in alternatives(Rows([table], [1])) if isinstance(f, Drop)]
     assert max(f.shift for f in drops) == r
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 250), st.integers(1, 300)), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.integers(1, 7),
+    st.integers(-4, 0),
+)
+def test_saturating_codes(rows: list[tuple[int, int]], r: int, steps: int, least: int) -> None:
+    tables = [
+        np.array([least + min(max(0, (u - start) // 2**r + 1), steps) for u in range(start + more)])
+        for start, more in rows
+    ]
+    check_all(Rows(tables, [1] * len(tables)))
+
+
+def test_saturation_far_from_the_codes_makes_a_window() -> None:
+    table = np.array([min(max(0, (u - 200) // 4 + 1), 7) for u in range(500)])
+    found = alternatives(Rows([table], [1]))
+    assert isinstance(found[0], Window)
+    assert 2 * found[0].price < min(f.price for f in found if isinstance(f, Drop))
 
 
 def half_even(r: int, span: int) -> Rows:

@@ -1,0 +1,260 @@
+"""`refqnn fhe`: compile, make keys, encrypt, run and decrypt, each a command on files.
+
+Registers itself with the command line of refqnn.cli.  Concrete is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from refqnn.cli import (
+    _FILE,
+    _NEW_FILE,
+    _Bars,
+    _load_array,
+    console,
+    messages,
+    refqnn,
+)
+from refqnn.container import array_to_npy, write_atomically
+from refqnn.errors import InvalidArgument, mismatch
+from refqnn.onnx import open_network
+
+if TYPE_CHECKING:
+    from refqnn.fhe import Client
+
+_PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@refqnn.group(short_help="Encrypted inference, client and server apart.")
+def fhe() -> None:
+    """Encrypted inference with files: the client keeps its keys, the server sees ciphertexts.
+
+    \b
+        owner    refqnn fhe compile NETWORK --client client.fhe --server server.fhe
+        client   refqnn fhe client keygen client.fhe --keys keys --evaluation-keys evaluation
+        client   refqnn fhe client encrypt client.fhe X.npy requests --keys keys
+        server   refqnn fhe server run server.fhe requests answers --evaluation-keys evaluation
+        client   refqnn fhe client decrypt client.fhe answers Y.npy --keys keys
+
+    The server needs the files server.fhe, evaluation and requests; keys never leave the client.
+    """
+
+
+def _said(*lines: str) -> None:
+    for line in lines:
+        messages.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+# --- the owner of the network -----------------------------------------------------------------
+
+
+@fhe.command(name="compile", short_help="A network as a client's and a server's file.")
+@click.argument("network", type=_FILE)
+@click.option("--client", "client_file", type=_NEW_FILE, required=True)
+@click.option("--server", "server_file", type=_NEW_FILE, required=True)
+@click.option("--p-error", type=_PROBABILITY, help="Of one lookup, at most.")
+@click.option(
+    "--global-p-error",
+    type=_PROBABILITY,
+    help="Of one inference, at most.  [default: 2**-40]",
+)
+@click.option(
+    "--parameters",
+    type=click.Choice(["multi", "mono"]),
+    default="multi",
+    show_default=True,
+    help="One set of parameters per width, or one: smaller keys, slower lookups.",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Further alternatives to try, about a second each.",
+)
+def compile_network(
+    network: Path,
+    client_file: Path,
+    server_file: Path,
+    p_error: float | None,
+    global_p_error: float | None,
+    parameters: str,
+    trials: int,
+) -> None:
+    """Compile NETWORK (ours or ONNX) and show what it costs.  Needs no sample and no key.
+
+    The client's file holds no weight; the server's file holds them all, as machine code.
+    """
+    from refqnn.fhe import compile
+
+    with _Bars() as bars, bars.stage("compile", None):
+        circuit = compile(
+            open_network(network),
+            p_error=p_error,
+            global_p_error=global_p_error,
+            parameters=parameters,
+            trials=trials,
+        )
+    circuit.save_client(client_file)
+    circuit.save_server(server_file)
+    sizes = circuit.key_sizes
+    console.print(circuit.explain(), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"evaluation keys: {sizes.travelling / 1e6:.1f} MB as they travel, "
+        f"{sizes.resident / 1e6:,.0f} MB of the server's memory",
+        f"an inference fails with probability {circuit.global_p_error:.1e} at most",
+        sep="\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _said(
+        f"wrote {client_file} and {server_file}",
+        f"next: refqnn fhe client keygen {client_file} --keys KEYS --evaluation-keys EVALUATION",
+    )
+
+
+# --- client -----------------------------------------------------------------------------------
+
+
+@fhe.group(short_help="Make keys, encrypt, decrypt.")
+def client() -> None:
+    """The side that owns the data and the secret key."""
+
+
+_KEYS = click.option(
+    "--keys", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Private keys."
+)
+
+
+def _client(file: Path, keys: Path) -> Client:
+    from refqnn.fhe import Client
+
+    loaded = Client.load(file)
+    if not keys.exists():
+        expected = f"a file of: refqnn fhe client keygen {file} --keys {keys}"
+        raise InvalidArgument(mismatch("--keys", f"{keys}, which does not exist", expected))
+    loaded.load_keys(keys)
+    return loaded
+
+
+@client.command()
+@click.argument("file", metavar="CLIENT", type=_FILE)
+@click.option("--keys", type=_NEW_FILE, required=True, help="Private keys, for the owner alone.")
+@click.option(
+    "--evaluation-keys", type=_NEW_FILE, required=True, help="What the server gets of them."
+)
+@click.option("--force", is_flag=True, help="Replace keys: what they encrypted is lost.")
+def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
+    """Make keys for the circuit of CLIENT."""
+    from refqnn.fhe import Client
+
+    loaded = Client.load(file)
+    if keys.exists() and not force:
+        expected = "a new file; --force replaces keys, and what they encrypted is lost"
+        raise InvalidArgument(mismatch("--keys", f"{keys}, which exists", expected))
+    with _Bars() as bars, bars.stage("generate keys", None):
+        loaded.keygen()
+    loaded.save_keys(keys)
+    loaded.save_evaluation_keys(evaluation_keys)
+    megabytes = evaluation_keys.stat().st_size / 1e6
+    _said(
+        f"wrote {keys} (keep it) and {evaluation_keys} ({megabytes:.1f} MB, for the server)",
+        f"next: refqnn fhe client encrypt {file} X.npy REQUESTS --keys {keys}",
+    )
+
+
+@client.command()
+@click.argument("file", metavar="CLIENT", type=_FILE)
+@click.argument("samples", metavar="X.npy", type=_FILE)
+@click.argument("requests", type=_NEW_FILE)
+@_KEYS
+def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
+    """Encrypt the samples of X.npy, floats or integer input codes, into REQUESTS."""
+    loaded = _client(file, keys)
+    X = _load_array(samples)
+    codes = X if np.issubdtype(X.dtype, np.integer) else loaded.quantize(X)
+    with _Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
+        loaded.save_requests(codes, requests, advance)
+    _said(
+        f"wrote {requests}: {len(codes):,} samples",
+        f"next: refqnn fhe server run SERVER {requests} ANSWERS --evaluation-keys EVALUATION",
+    )
+
+
+@client.command()
+@click.argument("file", metavar="CLIENT", type=_FILE)
+@click.argument("answers", type=_FILE)
+@click.argument("outputs", metavar="Y.npy", type=_NEW_FILE)
+@_KEYS
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["floats", "integers", "classes"]),
+    help="Dequantized, the network's integers, or the index of the largest.  "
+    "[default: floats if the network has output scales, else integers]",
+)
+def decrypt(file: Path, answers: Path, outputs: Path, keys: Path, form: str | None) -> None:
+    """Decrypt ANSWERS into Y.npy, in the order of the samples."""
+    loaded = _client(file, keys)
+    with _Bars() as bars, bars.stage("decrypt", None) as advance:
+        integers = loaded.read_answers(answers, advance)
+    result = _as(form, integers, loaded)
+    write_atomically(outputs, lambda out: out.write(array_to_npy(result)))
+    _said(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
+
+
+def _as(form: str | None, integers: Any, loaded: Client) -> Any:
+    if form is None:
+        form = "integers" if loaded.doors.output_dequantizer is None else "floats"
+    if form == "integers":
+        return integers
+    if form == "floats":
+        return loaded.dequantize(integers)
+    scaled = integers if loaded.doors.output_dequantizer is None else loaded.dequantize(integers)
+    return scaled.argmax(axis=1)  # scales may differ between outputs
+
+
+# --- server -----------------------------------------------------------------------------------
+
+
+@fhe.group(short_help="Compute on ciphertexts.")
+def server() -> None:
+    """The side that owns the network: it sees evaluation keys and ciphertexts alone."""
+
+
+@server.command(name="run")
+@click.argument("file", metavar="SERVER", type=_FILE)
+@click.argument("requests", type=_FILE)
+@click.argument("answers", type=_NEW_FILE)
+@click.option("--evaluation-keys", type=_FILE, required=True, help="From the client's keygen.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Worker processes; without it one sample after the other, each on all cores.",
+)
+def run_server(
+    file: Path, requests: Path, answers: Path, evaluation_keys: Path, jobs: int | None
+) -> None:
+    """Run the circuit of SERVER on REQUESTS; a SERVER file holds machine code: know its maker."""
+    from refqnn.fhe import Server
+    from refqnn.fhe.batch import answer_on_workers
+    from refqnn.fhe.files import reading
+
+    with reading(requests, "requests") as asked:
+        n = asked.field("samples", int)
+    with _Bars() as bars, bars.stage("run encrypted", n) as advance:
+        if jobs is None:
+            loaded = Server.load(file)
+            loaded.load_evaluation_keys(evaluation_keys)
+            loaded.answer(requests, answers, advance)
+        else:
+            answer_on_workers(file, evaluation_keys, requests, answers, jobs, advance)
+    _said(
+        f"wrote {answers}: {n:,} samples",
+        f"next: refqnn fhe client decrypt CLIENT {answers} Y.npy --keys KEYS",
+    )
