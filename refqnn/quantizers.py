@@ -21,8 +21,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
-from refqnn.formats import IntFormat, as_integers, is_integer
+from refqnn.errors import (
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    OutOfRange,
+    ShapeMismatch,
+    mismatch,
+)
+from refqnn.formats import IntFormat, as_array, as_integers, is_integer
 from refqnn.rounding import Rounding, round_float
 
 __all__ = [
@@ -31,6 +38,7 @@ __all__ = [
     "PowerOfTwoQuantizer",
     "Quantizer",
     "SymmetricQuantizer",
+    "ThresholdQuantizer",
     "power_of_two_exponent",
 ]
 
@@ -45,12 +53,7 @@ def as_floats(x: ArrayLike, argument: str, precision: Precision) -> FloatArray:
     Raises: InvalidType for strings, objects, booleans and complex; InvalidArgument for NaN or when
         there is no value at all.
     """
-    try:
-        array = np.asarray(x)
-    except (ValueError, TypeError) as error:
-        raise InvalidType(
-            mismatch(argument, type(x).__name__, "an array of real numbers")
-        ) from error
+    array = as_array(x, argument, "an array of real numbers")
     if array.dtype.kind not in "fiu":
         raise InvalidType(mismatch(argument, f"dtype {array.dtype}", "real numbers"))
     if array.size == 0:
@@ -63,7 +66,7 @@ def as_floats(x: ArrayLike, argument: str, precision: Precision) -> FloatArray:
 
 
 class Quantizer:
-    """What the three quantizers share.  Not for direct use."""
+    """What the quantizers share.  Not for direct use."""
 
     kind: ClassVar[str]
 
@@ -410,6 +413,67 @@ def power_of_two_exponent(value: float, rounding: Literal["ceil", "round"]) -> i
     if rounding == "round":
         return e - 1 if 2 * Fraction(m) ** 2 < 1 else e
     raise InvalidArgument(mismatch("rounding", repr(rounding), "ceil or round"))
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdQuantizer(Quantizer):
+    """code = q_min + step * #{k : x >= thresholds[channel, k]}: any nondecreasing function of x.
+
+    What a model computes on its input before it quantizes it (x / 255, a mean and a deviation per
+    channel, a rounding of its own) lies in the thresholds, exactly: no float arithmetic is left.
+
+    Args:
+        thresholds: [1 or channels, levels - 1], converted to float32, nondecreasing along a row;
+            -inf is always reached, +inf never.
+        format: the codes; step is 2 for `BIPOLAR`, else 1.
+        axis: the channel axis of x; None for one row.
+
+    Infinite x count as the greatest and the least finite float32.
+
+    >>> q = ThresholdQuantizer([[0.1, 0.2, 0.7]], IntFormat(2, signed=False))
+    >>> q.quantize([-5.0, 0.1, 0.5, 2.0]).tolist()
+    [0, 1, 2, 3]
+    """
+
+    kind: ClassVar[str] = "ThresholdQuantizer"
+    precision: ClassVar[Precision] = "float32"  # type: ignore[misc]
+
+    thresholds: Any
+    format: IntFormat
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, IntFormat):
+            raise InvalidType(mismatch("format", repr(self.format), "an IntFormat"))
+        if self.axis is not None and not is_integer(self.axis):
+            raise InvalidType(mismatch("axis", repr(self.axis), "an integer or None"))
+        table = np.atleast_2d(as_floats(self.thresholds, "thresholds", "float32"))
+        rows, columns = (1 if self.axis is None else table.shape[0]), self.format.levels - 1
+        if table.shape != (rows, columns):
+            expected = f"[{'1' if self.axis is None else 'channels'}, {columns}]"
+            raise ShapeMismatch(mismatch("thresholds", f"shape {table.shape}", expected))
+        if (table[:, 1:] < table[:, :-1]).any():
+            raise InvalidArgument(mismatch("thresholds", "a row that falls", "nondecreasing rows"))
+        table.flags.writeable = False
+        object.__setattr__(self, "thresholds", table)
+
+    def quantize(self, x: ArrayLike) -> NDArray[np.int64]:
+        """Codes, int64, of the shape of x.  Raises: as `Quantizer.quantize`."""
+        values = as_floats(x, "x", "float32")
+        greatest = np.finfo(np.float32).max
+        finite = np.clip(values, -greatest, greatest)
+        if self.axis is None:
+            counts = np.searchsorted(self.thresholds[0], finite, side="right")
+        else:
+            _reshape_channels(self.thresholds[:, 0], values, self.axis)  # does the axis fit?
+            rows = zip(self.thresholds, np.moveaxis(finite, self.axis, 0))
+            by_channel = [np.searchsorted(row, v, side="right") for row, v in rows]
+            counts = np.moveaxis(np.stack(by_channel), 0, self.axis)
+        return np.asarray(self.format.q_min + self.format.step * counts, dtype=np.int64)
+
+    def dequantize(self, codes: ArrayLike) -> FloatArray:
+        """Raises: NotCovered: a code stands for an interval of x, not for one number."""
+        raise NotCovered("dequantize: thresholds say where codes begin, not what they stand for")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ See refqnn.container for what every file of ours promises.
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn import ops
-from refqnn.container import Container, write_atomically
+from refqnn.container import (
+    Container,
+    array_to_npy,
+    npy_to_array,
+    read_file,
+    write_atomically,
+)
 from refqnn.errors import FileFormatError
 from refqnn.formats import BIPOLAR, IntFormat
 from refqnn.network import Network, Node, inputs_of
@@ -30,6 +35,7 @@ from refqnn.quantizers import (
     PowerOfTwoQuantizer,
     Quantizer,
     SymmetricQuantizer,
+    ThresholdQuantizer,
 )
 from refqnn.requantize import Requantize
 
@@ -44,6 +50,7 @@ _QUANTIZERS: dict[str, type[Quantizer]] = {
     SymmetricQuantizer.kind: SymmetricQuantizer,
     PowerOfTwoQuantizer.kind: PowerOfTwoQuantizer,
     AffineQuantizer.kind: AffineQuantizer,
+    ThresholdQuantizer.kind: ThresholdQuantizer,
 }
 
 
@@ -55,7 +62,7 @@ def save(network: Network, path: str | Path) -> None:
 
 def load(path: str | Path) -> Network:
     """The network in a file.  Raises: FileFormatError; OSError as open does."""
-    return from_bytes(Path(path).read_bytes(), path)
+    return from_bytes(read_file(path), path)
 
 
 def to_bytes(network: Network) -> bytes:
@@ -126,17 +133,14 @@ def _npy(array: NDArray[Any]) -> bytes:
             if info.min <= array.min() and array.max() <= info.max:
                 array = array.astype(dtype)
                 break
-    buffer = io.BytesIO()
-    little_endian = array.astype(array.dtype.newbyteorder("<"))
-    np.save(buffer, little_endian, allow_pickle=False)
-    return buffer.getvalue()
+    return array_to_npy(array)
 
 
 # --- reading ----------------------------------------------------------------------------------
 
 
 def _decode_network(content: dict[str, Any], members: dict[str, bytes]) -> Network:
-    arrays = {n: np.load(io.BytesIO(data), allow_pickle=False) for n, data in members.items()}
+    arrays = {name: npy_to_array(data) for name, data in members.items()}
     nodes = [
         Node(item["name"], _decode_fields(_OPS, item, arrays), tuple(item["inputs"]))
         for item in content["nodes"]

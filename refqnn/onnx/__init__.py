@@ -13,13 +13,20 @@ Sigmoid, Tanh and the like are evaluated in float64 and rounded to float32 once.
 sums floats may round v differently when a value lies within its rounding error of a threshold; with
 power-of-two scales and sums below 2**24 there is no such error.
 
+**What comes in.**  Float arithmetic between the input and its first quantizer (x / 255, a mean and
+a deviation per channel, a clip) is part of the network's input door, exactly: the least float32 of
+each code.  Inputs of an integer type, or annotated with a QONNX datatype, are codes.  Where a file
+computes with floats before it quantizes any, the caller says what comes in: `input=`.
+
 **What is left out.**  Softmax, LogSoftmax, ArgMax, ArgMin, TopK, Hardmax, and a last Sigmoid or
 Tanh, behind the output: the network ends at the values that go into them; `Imported.dropped` names
 them.
 
-**What is refused**, with the name of the node: operators without an integer form, float arithmetic
-that no quantizer closes, weights on no integer grid, dynamic quantization, control flow, custom
-functions, and files that are truncated, cyclic, inconsistent, or point outside their folder.
+**What is refused**, with the name of the node: operators without an integer form (products of two
+activations, unless both are functions of one; transpositions of more than 4,096 values; upsampling;
+norms), float arithmetic that no quantizer closes, weights on no integer grid, dynamic quantization,
+control flow, custom functions, models of several inputs, and files that are truncated, cyclic,
+inconsistent, or point outside their folder.
 """
 
 from __future__ import annotations
@@ -29,8 +36,8 @@ from typing import Any, Literal
 
 from refqnn.network import Network
 from refqnn.onnx.comparison import compare
-from refqnn.onnx.conversion import convert, open_network
-from refqnn.onnx.reader import Imported, read_onnx
+from refqnn.onnx.conversion import convert, open_file, open_network
+from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import FLAVOURS, Flavour
 from refqnn.onnx.writer import to_onnx as _to_onnx
 
@@ -38,16 +45,18 @@ __all__ = [
     "FLAVOURS",
     "Flavour",
     "Imported",
+    "InputDoor",
     "compare",
     "convert",
     "from_onnx",
+    "open_file",
     "open_network",
     "read_onnx",
     "to_onnx",
 ]
 
 
-def from_onnx(model: Any, *, input: str | None = None, output: str | None = None) -> Network:
+def from_onnx(model: Any, *, input: InputDoor | None = None, output: str | None = None) -> Network:
     """The integer program of an ONNX model.
 
     Reads QONNX (Quant, IntQuant, BipolarQuant, Trunc, MultiThreshold in any of their domains), QDQ
@@ -59,12 +68,16 @@ def from_onnx(model: Any, *, input: str | None = None, output: str | None = None
     Args:
         model: a path, the bytes of a file, or a ModelProto.  External tensor data are read for a
             path only, and only from its folder.
-        input: name of the float tensor to start from, when the model computes something on its
-            input before it is quantized; the caller then does that computation.
+        input: what comes in, where the file does not say.  A format, or QONNX's name of one
+            ("UINT8"): codes, which are the values of the model's input.  A quantizer: floats, which
+            it quantizes before anything else.  The name of a tensor: start there; what the file
+            computes in front of it is left to the caller.  {name: format or quantizer}: both.
         output: name of the tensor to stop at; the model's output by default.
 
     Returns: a Network.  Its node names are those of the file; its input quantizer is the file's
-        first quantizer, its output dequantizer the scale (and float bias) of its output.
+        first quantizer with the float arithmetic in front of it (a `ThresholdQuantizer` where scale
+        and zero point cannot say it exactly), its output dequantizer the scale (and float bias) of
+        its output.  Inputs of an integer type, or that an annotation declares, are codes.
 
     Raises: NotCovered naming the node and the reason, FileFormatError for a malformed file,
         InvalidArgument for an unknown `input` or `output`, MissingExtra; OSError as open does.

@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 
 from refqnn.network import Network, load
-from refqnn.onnx.reader import read_onnx
+from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
 
-__all__ = ["convert", "open_network"]
+__all__ = ["convert", "open_file", "open_network"]
 
 _ZIP = b"PK\x03\x04"  # how a file of Network.save begins
 
 
-def open_network(
-    path: str | os.PathLike[str], *, input: str | None = None, output: str | None = None
-) -> Network:
-    """The network in a file of `Network.save` or in an ONNX model, told apart by their content.
+def open_file(
+    path: str | os.PathLike[str], *, input: InputDoor | None = None, output: str | None = None
+) -> Imported:
+    """What is in a file of `Network.save` or in an ONNX model, told apart by their content.
 
     Args:
         input, output: as for `from_onnx`; they mean nothing for our own files.
@@ -26,7 +26,16 @@ def open_network(
     """
     with open(path, "rb") as file:
         ours = file.read(len(_ZIP)) == _ZIP
-    return load(Path(path)) if ours else read_onnx(path, input=input, output=output).network
+    if ours:
+        return Imported(load(Path(path)), producer="refqnn")
+    return read_onnx(path, input=input, output=output)
+
+
+def open_network(
+    path: str | os.PathLike[str], *, input: InputDoor | None = None, output: str | None = None
+) -> Network:
+    """The network of `open_file`."""
+    return open_file(path, input=input, output=output).network
 
 
 def convert(
@@ -34,7 +43,7 @@ def convert(
     target: str | os.PathLike[str],
     *,
     flavour: Flavour = "qonnx",
-    input: str | None = None,
+    input: InputDoor | None = None,
     output: str | None = None,
 ) -> Network:
     """Write the network of `source` to `target`: as ONNX where its name ends in .onnx, else ours.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.container import read_file
 from refqnn.errors import FileFormatError, InvalidType, MissingExtra, NotCovered, mismatch
 
 __all__ = ["MAX_ELEMENTS", "attributes", "import_onnx", "open_model", "sorted_nodes", "tensor"]
@@ -53,7 +54,7 @@ def open_model(source: Any) -> tuple[Any, Path | None]:
             path = Path(source)
             if path.stat().st_size > _MAX_FILE:
                 raise FileFormatError(f"{path}: larger than a protobuf message can be")
-            data, name, folder = path.read_bytes(), str(path), path.resolve().parent
+            data, name, folder = read_file(path), str(path), path.resolve().parent
         else:
             expected = "a path, bytes or a ModelProto"
             raise InvalidType(mismatch("model", type(source).__name__, expected))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from refqnn.errors import FileFormatError, NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
+from refqnn.network import INPUT
 from refqnn.onnx.values import (
     Comparison,
     Constant,
@@ -87,6 +88,10 @@ REASONS: dict[str, str] = {
     "Scan": "control flow is not covered",
     "LayerNormalization": "it divides by a norm of its input, which has no fixed integer form",
     "InstanceNormalization": "it divides by a norm of its input, which has no fixed integer form",
+    "ConvTranspose": "no node here spreads values over new positions",
+    "DepthToSpace": "no node here moves values between positions",
+    "Resize": "no node here moves values between positions",
+    "Upsample": "no node here moves values between positions",
     "Softmax": "a softmax has an integer form at the output only, where it is left out",
 }
 
@@ -158,7 +163,7 @@ def _quant(r: Reader, c: Context) -> Any:
     fmt = IntFormat(bits, signed, narrow)
     x = c.inputs[0]
     q = Quantized(
-        Real(()), scale, zero_point, fmt.q_min, fmt.q_max, mode, zero_first=True, name=r.name(c)
+        Real((), ()), scale, zero_point, fmt.q_min, fmt.q_max, mode, zero_first=True, name=r.name(c)
     )
     if isinstance(x, Constant):
         if isinstance(x, Grid) and np.array_equal(_codes_under(x, q), x.codes):
@@ -213,10 +218,6 @@ def _bipolar_quant(r: Reader, c: Context) -> Any:
 def _multi_threshold(r: Reader, c: Context) -> Any:
     """out_scale * #{k : x >= T[channel, k]} + out_bias."""
     x = _source(c, c.inputs[0])
-    if isinstance(x, Real):
-        raise NotCovered(
-            f"{c.where}: thresholds on the float input; a uniform quantizer must come first"
-        )
     table = np.sort(c.constant(1, "thresholds").astype(np.float32), axis=-1)
     if table.ndim != 2 or table.size == 0 or np.isnan(table).any():
         raise FileFormatError(f"{c.where}: thresholds of shape {table.shape}, expected [C or 1, n]")
@@ -245,7 +246,7 @@ def _multi_threshold(r: Reader, c: Context) -> Any:
     return result.then("Add", offset)
 
 
-def _counting(r: Reader, c: Context, x: Scaled, table: Array, start: int) -> Quantized:
+def _counting(r: Reader, c: Context, x: Scaled | Real, table: Array, start: int) -> Quantized:
     """start + #{k : x >= table[channel, k]} for a sorted table [channels or 1, n]."""
     rows, count = table.shape
 
@@ -262,8 +263,10 @@ def _counting(r: Reader, c: Context, x: Scaled, table: Array, start: int) -> Qua
 
 def _greater_or_equal(r: Reader, c: Context) -> Any:
     """x[..., 1] against thresholds in a last axis of their own; `_reduce_sum` counts them."""
-    x = r.scaled(c)
+    x = r.numbers(c)
     thresholds = c.constant(1, "thresholds").astype(np.float64)
+    if isinstance(x, Real) and thresholds.size == 1 and thresholds.ndim <= len(x.shape) + 1:
+        return _sign(r, c, x, float(thresholds.reshape(-1)[0]))
     rank = len(x.shape) + 1
     full = thresholds.reshape((1,) * (rank - thresholds.ndim) + thresholds.shape)
     if x.shape[-1] != 1 or full.ndim != rank or prod(full.shape[:-1]) != max(*full.shape[1:-1], 1):
@@ -273,8 +276,21 @@ def _greater_or_equal(r: Reader, c: Context) -> Any:
     table = np.sort(full.reshape(-1, full.shape[-1]), axis=-1)
     if table.shape[0] > 1 and full.shape[1] == 1:
         raise NotCovered(f"{c.where}: thresholds per position")
-    source = r.reshape(x, x.shape[:-1], f"{r.name(c)}_source")
-    return Comparison(source, table)
+    if isinstance(x, Real):
+        return Comparison(x.moved("reshape", x.shape[:-1], x.shape[:-1]), table)
+    return Comparison(r.reshape(x, x.shape[:-1], f"{r.name(c)}_source"), table)
+
+
+def _sign(r: Reader, c: Context, x: Real, threshold: float) -> Scaled:
+    """0 or 1 for the float input: half of one more than a bipolar code."""
+    if not np.isfinite(threshold):
+        raise NotCovered(f"{c.where}: it compares with {threshold}")
+    offset = np.full((1,) * len(x.shape), -threshold, dtype=np.float32)
+    source = _then(x, "Add", offset) if threshold else x
+    unit = np.ones(offset.shape, dtype=np.float32)
+    zero = np.zeros(unit.shape, dtype=np.int64)
+    codes = r.codes(Quantized(source, unit, zero, 0, 1, bipolar=True, name=r.name(c)))
+    return replace(codes, scale=one(x.shape) / 2, zero=Fraction(-1), integer=True)
 
 
 def _reduce_sum(r: Reader, c: Context) -> Any:
@@ -284,7 +300,8 @@ def _reduce_sum(r: Reader, c: Context) -> Any:
         rank = len(x.source.shape) + 2
         if axes is None or [a % rank for a in axes] != [rank - 1] or keep:
             raise NotCovered(f"{c.where}: a sum over axes {axes} of comparisons")
-        return _counting(r, c, x.source, x.thresholds.astype(np.float64), 0)
+        count = _counting(r, c, x.source, x.thresholds.astype(np.float64), 0)
+        return replace(count, rounded=isinstance(x.source, Real))
     v = r.scaled(c)
     rank = len(v.shape) + 1
     if axes is None or sorted(a % rank for a in axes) != list(range(2, rank)) or rank < 3:
@@ -350,7 +367,7 @@ def _quantize_linear(r: Reader, c: Context) -> Any:
     axis = int(c.attributes.get("axis", 1))
     if isinstance(x, Constant):
         along = [_constant_axis(a, x.array.ndim, axis) for a in (scale, zero)]
-        q = Quantized(Real(()), scale, zero, lo, hi)
+        q = Quantized(Real((), ()), scale, zero, lo, hi)
         codes = q.codes(x.array.astype(np.float32), *along)
         return Constant(codes.astype(np.int32))
     source = _source(c, x)
@@ -422,12 +439,12 @@ def _binary(step: str) -> Handler:
             return replace(a, zero_point=a.zero_point + n, lo=a.lo + n, hi=a.hi + n, done=None)
         a, b = (r.codes(v) if isinstance(v, Quantized) else v for v in (a, b))
         if isinstance(a, Real):
-            return _scaled_input(r, c, a, b, step)
+            return _real_with(c, a, b, step)
         if isinstance(b, Constant):
             return _with_constant(r, c, a, b, step)
         if step == "Add":
             return _add(r, c, a, b, +1)
-        return _product(c, a, b)
+        return _product(r, c, a, b)
 
     return handle
 
@@ -446,7 +463,7 @@ def _rounding(mode: Rounding, step: str) -> Handler:
     def handle(r: Reader, c: Context) -> Any:
         x = c.inputs[0]
         if not isinstance(x, Real):
-            return replace(r.scaled(c).then(step), integer=False)
+            return _then(r.numbers(c), step)
         unit = np.ones((1,) * len(x.shape), dtype=np.float32)
         zero = np.zeros(unit.shape, dtype=np.int64)
         lo, hi = -(2**31) + 1, 2**31 - 1
@@ -455,36 +472,27 @@ def _rounding(mode: Rounding, step: str) -> Handler:
     return handle
 
 
-def _scaled_input(r: Reader, c: Context, real: Real, b: Any, step: str) -> Real:
-    """The float input over a power of two, or over what is the scale of a quantizer of scale 1."""
-    name = str(c.proto.output[0])
-    if r.before_start and isinstance(b, Constant):
-        along_sample(b.array, real.shape, c.where)
-        return real
-    if isinstance(b, Constant) and b.array.size == 1 and not real.shift:
-        value = float(b.array.reshape(-1)[0])
-        mantissa = abs(np.frexp(value)[0])
-        if step == "Add" and value == 0:
-            return real
-        if step in ("Mul", "Div") and value > 0 and mantissa == 0.5:
-            factor = Fraction(value) if step == "Mul" else 1 / Fraction(value)
-            return replace(real, factor=real.factor * factor, name=name)
-        if step == "Add" and value == np.rint(value) and abs(value) < _MULTIPLIER:
-            return replace(real, shift=real.shift + int(value), name=name)
-    if (
-        isinstance(b, Constant)
-        and step == "Div"
-        and not real.shift
-        and real.divisor is None
-        and real.factor == 1
-    ):
-        divisor = along_sample(b.array.astype(np.float32), real.shape, c.where)
-        if (np.isfinite(divisor) & (divisor > 0)).all():
-            return replace(real, divisor=divisor, name=name)
-    raise NotCovered(
-        f"{c.where}: float arithmetic on the input before it is quantized; read the model from "
-        f"behind it with input={name!r} and compute it outside"
-    )
+def _unpadded(c: Context, x: Scaled | Real) -> None:
+    if x.pad:
+        raise NotCovered(f"{c.where}: its input is padded; only a convolution takes padding")
+
+
+def _then(x: Scaled | Real, op: str, *args: Array) -> Scaled | Real:
+    """One more float32 operator."""
+    if isinstance(x, Real) and x.pad:
+        raise NotCovered(f"{op} on a padded float input: quantize it first")
+    y = x.then(op, *args)
+    return replace(y, integer=False) if isinstance(y, Scaled) else y
+
+
+def _real_with(c: Context, real: Real, b: Any, step: str) -> Scaled | Real:
+    """The float input and a constant."""
+    if not isinstance(b, Constant):
+        raise NotCovered(f"{c.where}: the float input and another tensor that depends on it")
+    operand = along_sample(b.array.astype(np.float32), real.shape, c.where)
+    if not np.isfinite(operand).all() or (step == "Div" and (operand == 0).any()):
+        raise FileFormatError(f"{c.where}: its constant operand is not finite, or zero")
+    return _then(replace(real, name=str(c.proto.output[0])), step, operand)
 
 
 def _operand(c: Context, x: Scaled, value: Constant) -> Array:
@@ -506,10 +514,12 @@ def _with_constant(r: Reader, c: Context, x: Any, value: Constant, step: str) ->
         shift = _codes_in(x, value)
         if shift is not None:
             return replace(x, zero=x.zero - shift)
-    if x.integer and value.array.dtype.kind in "iu" and step == "Mul":
-        factor = along_sample(fractions_of(value.array), x.shape, c.where)
-        if not x.steps and factor.size == 1:
-            return replace(x, scale=x.scale * factor)
+    if step in ("Mul", "Div") and not x.steps and value.array.size == 1:
+        (factor,) = fractions_of(value.array).ravel() if np.isfinite(value.array).all() else (0,)
+        whole = x.integer and step == "Mul" and value.array.dtype.kind in "iu"
+        if whole or (value.array.dtype.kind == "f" and power_of_two(Fraction(factor))):
+            scale = x.scale * factor if step == "Mul" else x.scale / factor
+            return replace(x, scale=scale, integer=whole)
     if step == "Div" and (np.asarray(value.array) == 0).any():
         raise FileFormatError(f"{c.where}: division by zero")
     if step == "Add" and not np.asarray(value.array).any():
@@ -537,11 +547,11 @@ def _sub(r: Reader, c: Context) -> Any:
     if isinstance(b, Constant):
         negative = Grid(-b.array, -b.codes, b.scale) if isinstance(b, Grid) else Constant(-b.array)
         if isinstance(a, Real):
-            return _scaled_input(r, c, a, negative, "Add")
+            return _real_with(c, a, negative, "Add")
         return _with_constant(r, c, a, negative, "Add")
     if isinstance(a, Constant):
         if not isinstance(b, Scaled):
-            raise NotCovered(f"{c.where}: float arithmetic on the input before it is quantized")
+            return _real_with(c, _neg_of(c, b), a, "Add")
         return _with_constant(r, c, replace(b.then("Neg"), integer=False), a, "Add")
     return _add(r, c, a, b, -1)
 
@@ -551,12 +561,18 @@ def _div(r: Reader, c: Context) -> Any:
     if not isinstance(b, Constant):
         raise NotCovered(f"{c.where}: division by a tensor that depends on the input")
     if isinstance(a, Real):
-        return _scaled_input(r, c, a, b, "Div")
+        return _real_with(c, a, b, "Div")
     return _with_constant(r, c, a, b, "Div")
 
 
+def _neg_of(c: Context, x: Any) -> Any:
+    if not isinstance(x, Real):
+        raise NotCovered(f"{c.where}: its input is not a tensor of numbers")
+    return _then(x, "Neg")
+
+
 def _neg(r: Reader, c: Context) -> Any:
-    return replace(r.scaled(c).then("Neg"), integer=False)
+    return _then(r.numbers(c), "Neg")
 
 
 def _add(r: Reader, c: Context, a: Any, b: Any, sign: int, name: str = "") -> Scaled:
@@ -602,15 +618,21 @@ def _add(r: Reader, c: Context, a: Any, b: Any, sign: int, name: str = "") -> Sc
     return result
 
 
-def _product(c: Context, a: Any, b: Any) -> Scaled:
-    """x * sigmoid(x), the one product of two activations that is a function of one."""
+def _product(r: Reader, c: Context, a: Any, b: Any) -> Scaled:
+    """The product of two activations that are functions of one integer, such as x * sigmoid(x)."""
     if isinstance(a, Scaled) and isinstance(b, Scaled) and a.node == b.node:
         x, y = (a, b) if len(a.steps) < len(b.steps) else (b, a)
         gate = y.steps[len(x.steps) :]
         same = all(s is t for s, t in zip(x.steps, y.steps)) and x.zero == y.zero
         if same and x.scale is y.scale and len(gate) == 1 and gate[0].op in _GATES:
             return x.then(_GATES[gate[0].op], *gate[0].args)
-    raise NotCovered(f"{c.where}: the product of two tensors that depend on the input")
+    if isinstance(a, Scaled) and isinstance(b, Scaled) and a.shape == b.shape:
+        product = r.product(a, b)
+        if product is not None:
+            return product
+    raise NotCovered(
+        f"{c.where}: the product of two tensors that depend on the input in different ways"
+    )
 
 
 _GATES = {"Sigmoid": "Silu", "HardSigmoid": "HardSiluGate"}
@@ -620,10 +642,10 @@ def _step(op: str, **defaults: float) -> Handler:
     """A univariate float operator whose attributes are its constants."""
 
     def handle(r: Reader, c: Context) -> Any:
-        x = r.scaled(c)
+        x = r.numbers(c)
         constants = [np.float32(c.attributes.get(k, v)) for k, v in defaults.items()]
         args = [np.full((1,) * len(x.shape), v, dtype=np.float32) for v in constants]
-        return replace(x.then(op, *args), integer=False)
+        return _then(x, op, *args)
 
     return handle
 
@@ -639,11 +661,11 @@ def _relu(r: Reader, c: Context) -> Any:
     x = c.inputs[0]
     if isinstance(x, Quantized):  # an integer Relu on codes
         return _clip_codes(x, 0, x.hi)
-    return r.scaled(c).then("Relu")
+    return r.numbers(c).then("Relu")
 
 
 def _prelu(r: Reader, c: Context) -> Any:
-    x = r.scaled(c)
+    x = r.numbers(c)
     slope = along_sample(c.constant(1, "slope").astype(np.float32), x.shape, c.where)
     return x.then("LeakyRelu", slope)
 
@@ -670,7 +692,7 @@ def _clip(r: Reader, c: Context) -> Any:
         return _clip_codes(
             x, x.lo if ends[0] is None else ends[0], x.hi if ends[1] is None else ends[1]
         )
-    v = r.scaled(c)
+    v = r.numbers(c)
     infinity = (np.float32(-np.inf), np.float32(np.inf))
     args = [
         along_sample(np.asarray(f if limit is None else limit, dtype=np.float32), v.shape, c.where)
@@ -703,22 +725,35 @@ def _cast(r: Reader, c: Context) -> Any:
     if name == "FLOAT":
         return replace(v, integer=False)
     bits = name.lstrip("UINT")
-    if not name.startswith(("INT", "UINT")) or not bits.isdigit() or not v.is_integers:
+    if not name.startswith(("INT", "UINT")) or not bits.isdigit() or not _holds_integers(r, v):
         raise NotCovered(f"{c.where}: a cast to {name} of values that are not integers")
     fmt_lo = 0 if name[0] == "U" else -(2 ** (int(bits) - 1))
     fmt_hi = fmt_lo + 2 ** int(bits) - 1
-    interval = r.ranges[v.node]
-    lo, hi = int(interval.lo.min()) - int(v.zero), int(interval.hi.max()) - int(v.zero)
+    interval, (scale,) = r.ranges[v.node], uniform(v.scale).ravel()
+    lo, hi = (int((e - v.zero) * scale) for e in (interval.lo.min(), interval.hi.max()))
     if not fmt_lo <= lo <= hi <= fmt_hi:
         raise NotCovered(f"{c.where}: values in [{lo}, {hi}] wrap in {name}")
     return replace(v, integer=True)
+
+
+def _holds_integers(r: Reader, v: Scaled) -> bool:
+    """Are all values of the ONNX tensor integers?"""
+    if v.is_integers:
+        return True
+    step = r.input_format.step if v.node == INPUT and r.input_format is not None else 1
+    scale = uniform(v.scale)
+    if v.steps or scale.size != 1:
+        return False
+    (s,) = scale.ravel()
+    first = int(r.ranges[v.node].lo.min())
+    return bool(s > 0 and (s * step).denominator == 1 and ((first - v.zero) * s).denominator == 1)
 
 
 def _batch_norm(r: Reader, c: Context) -> Any:
     """x * alpha + beta; alpha = gamma / sqrt(var + eps), beta = b - mean * alpha, in float32."""
     if c.attributes.get("training_mode", 0) or len([o for o in c.proto.output if o]) > 1:
         raise NotCovered(f"{c.where}: batch normalization in training mode")
-    x = r.scaled(c)
+    x = r.numbers(c)
     names = ("scale", "bias", "mean", "variance")
     gamma, beta, mean, var = (c.constant(i + 1, n).astype(np.float32) for i, n in enumerate(names))
     epsilon = np.float32(c.attributes.get("epsilon", 1e-5))
@@ -729,7 +764,7 @@ def _batch_norm(r: Reader, c: Context) -> Any:
     if not (np.isfinite(alpha) & np.isfinite(offset)).all():
         raise FileFormatError(f"{c.where}: its parameters are not finite")
     args = [along_channels(a, x.shape, c.where) for a in (alpha, offset)]
-    return replace(x.then("Affine", *args), integer=False)
+    return _then(x, "Affine", *args)
 
 
 def _gather(r: Reader, c: Context) -> Any:
@@ -787,6 +822,21 @@ def _matmul(r: Reader, c: Context) -> Any:
     vector = _vector(r, c, x, weight.shape[1])
     y = r.sum(c, vector, weight, scale, None, _linear)
     return y if len(x.shape) == 1 else r.reshape(y, (*x.shape[:-1], *y.shape), f"{r.name(c)}_shape")
+
+
+def _xnor_popcount(r: Reader, c: Context) -> Any:
+    """How many of K bits agree: K - sum(w) + sum over k of (2 w - 1) x."""
+    x, w = r.scaled(c), c.constant(1, "weights")
+    if w.ndim != 2 or not np.isin(w, (0, 1)).all() or not _holds_integers(r, x):
+        raise NotCovered(f"{c.where}: it counts bits; its operands are not all 0 or 1")
+    interval, (scale,) = r.ranges[x.node], uniform(x.scale).ravel()
+    ends = [(int(e) - x.zero) * scale for e in (interval.lo.min(), interval.hi.max())]
+    if min(ends) < 0 or max(ends) > 1:
+        raise NotCovered(f"{c.where}: it counts bits; its input reaches {float(max(ends))}")
+    signs = 2 * w.astype(np.int64).T - 1
+    bias = Constant(len(w) - w.astype(np.int64).sum(axis=0))
+    unit = np.array([Fraction(1)], dtype=object)
+    return r.sum(c, _vector(r, c, x, len(w)), signs, unit, bias, _linear)
 
 
 def _gemm(r: Reader, c: Context) -> Any:
@@ -866,32 +916,46 @@ def _convolution(r: Reader, c: Context, x: Scaled, w: Any, bias: Any, name: str 
 
 
 def _average_pool(r: Reader, c: Context) -> Any:
+    return _averaged(r, c, r.scaled(c))
+
+
+def _averaged(r: Reader, c: Context, x: Scaled) -> Scaled:
     """The sum of the window divided by its size, in float32."""
-    x = r.scaled(c)
     kernel = tuple(c.attributes.get("kernel_shape", ()))
     if len(kernel) != 2 or min(kernel) < 1 or max(kernel) > 2**16:
         raise NotCovered(f"{c.where}: average pooling with kernel {kernel}, expected two sizes")
     strides, padding, dilations = _window(c, x, kernel)
     if dilations != (1, 1) or _ceil_excess(c, x, kernel, strides, padding) != (0, 0):
         raise NotCovered(f"{c.where}: average pooling with dilation or ceil_mode")
-    own = tuple(c.attributes.get("pads", (0, 0, 0, 0)))
-    if any(sum(p) for p in padding):
-        if not x.pad and any(own) and not c.attributes.get("count_include_pad", 0):
-            raise NotCovered(
-                f"{c.where}: an average over windows of different sizes; use no padding"
-            )
-        if x.pad and any(own):
-            raise NotCovered(f"{c.where}: padding twice")
-        if x.zero.denominator != 1:
-            x = r.centred(x, r.name(c))
+    own = any(c.attributes.get("pads", ())) or (any(map(sum, padding)) and not x.pad)
+    if own and x.pad:
+        raise NotCovered(f"{c.where}: padding twice")
+    if any(sum(p) for p in padding) and x.zero.denominator != 1:
+        x = r.centred(x, r.name(c))
     pad_code = int(x.zero) if x.pad_code is None else x.pad_code
     value = _poolable(c, replace(x, pad=(), pad_code=None))
     op = SumPool2d(kernel, strides, padding, pad_code)
     node = r.emit(r.name(c), op, (value.node,))
     total = _total(value, node, r.shapes[node], prod(kernel))
-    # The division by the window is one float32 operation, as a runtime does it.
     divisor = np.full((1,) * len(total.shape), prod(kernel), dtype=np.float32)
+    if own and not c.attributes.get("count_include_pad", 0):
+        sizes = [
+            _inside(n, out, k, stride, pads)
+            for n, out, k, stride, pads in zip(
+                x.shape[1:], total.shape[1:], kernel, strides, padding
+            )
+        ]
+        divisor = np.asarray(np.multiply.outer(*sizes)[None], dtype=np.float32)
+        if divisor.min() == 0:
+            raise FileFormatError(f"{c.where}: a window of padding alone")
+    # The division by the window is one float32 operation, as a runtime does it.
     return replace(total.then("Div", divisor), integer=False)
+
+
+def _inside(n: int, positions: int, kernel: int, stride: int, pads: tuple[int, int]) -> Array:
+    """How many of the kernel's places lie on one of n values, at each position."""
+    first = np.arange(positions) * stride - pads[0]
+    return np.asarray(np.minimum(first + kernel, n) - np.maximum(first, 0))
 
 
 def _poolable(c: Context, x: Scaled) -> Scaled:
@@ -974,6 +1038,8 @@ def _max_pool(r: Reader, c: Context) -> Any:
         raise NotCovered(f"{c.where}: max pooling with indices")
     x = r.scaled(c)
     kernel = tuple(c.attributes.get("kernel_shape", ()))
+    if c.proto.op_type == "GlobalMaxPool":
+        kernel = x.shape[1:]
     if len(kernel) not in (1, 2) or min(kernel) < 1 or max(kernel) > 2**16:
         raise NotCovered(f"{c.where}: max pooling with kernel {kernel}, expected one or two sizes")
     if x.pad:
@@ -1014,7 +1080,8 @@ def _reshaped(r: Reader, c: Context, shape: Shape) -> Any:
     if prod(shape) != prod(x.shape) or not shape or min(shape) < 1:
         raise NotCovered(f"{c.where}: shape {x.shape} to {shape} touches the batch axis")
     if isinstance(x, Real):
-        return replace(x, shape=shape, moves=(*x.moves, ("reshape", shape)))
+        _unpadded(c, x)
+        return x.moved("reshape", shape, shape)
     return r.reshape(x, shape, r.name(c))
 
 
@@ -1086,32 +1153,41 @@ def _transpose(r: Reader, c: Context) -> Any:
         )
     sample = tuple(p - 1 for p in perm[1:])
     if isinstance(x, Real):
+        _unpadded(c, x)
         shape = tuple(x.shape[i] for i in sample)
-        return replace(x, shape=shape, moves=(*x.moves, ("transpose", sample)))
+        return x.moved("transpose", sample, shape)
     return r.transpose(r.scaled(c), sample, r.name(c))
 
 
 def _concat(r: Reader, c: Context) -> Any:
-    """Channels one after the other; the operands need one zero and no pending float operator."""
     if not all(isinstance(v, Scaled) for v in c.inputs):
         raise NotCovered(f"{c.where}: it joins constants or the float input with activations")
-    values: list[Scaled] = c.inputs
+    return _joined(r, c, c.inputs)
+
+
+def _joined(r: Reader, c: Context, values: list[Scaled], name: str = "") -> Scaled:
+    """Channels one after the other, none with a pending float operator."""
     axis = int(c.attributes["axis"])
     if axis % (len(values[0].shape) + 1) != 1:
         raise NotCovered(f"{c.where}: axis {axis}, expected the channels, 1")
     if any(v.steps or v.pad for v in values):
         raise NotCovered(f"{c.where}: it joins floats; quantize each operand first")
-    if len({(v.zero, v.integer) for v in values}) != 1:
-        raise NotCovered(f"{c.where}: its operands have different zero points")
-    node = r.emit(r.name(c), Concat(), tuple(v.node for v in values))
+    if len({v.zero for v in values}) != 1:  # one integer for zero, or each its own made 0
+        if any(v.integer for v in values):
+            raise NotCovered(f"{c.where}: its operands are integers with different zero points")
+        values = [r.centred(v, f"{r.name(c)}_{v.node}") if v.zero else v for v in values]
+    node = r.emit(name or r.name(c), Concat(), tuple(v.node for v in values))
     parts = [np.broadcast_to(v.scale, (v.shape[0], *v.scale.shape[1:])) for v in values]
     if any(prod(p.shape[1:]) != 1 for p in parts):
         raise NotCovered(f"{c.where}: its operands have scales per position")
-    joined = np.concatenate(parts)
-    scale = uniform(joined)
-    shape = r.shapes[node]
+    scale, shape = uniform(np.concatenate(parts)), r.shapes[node]
+    integer = all(v.integer for v in values)
     return replace(
-        values[0], node=node, shape=shape, scale=scale.reshape((-1,) + (1,) * (len(shape) - 1))
+        values[0],
+        node=node,
+        shape=shape,
+        scale=scale.reshape((-1,) + (1,) * (len(shape) - 1)),
+        integer=integer,
     )
 
 
@@ -1132,6 +1208,8 @@ def _pad(r: Reader, c: Context) -> Any:
     pairs = list(zip(pads[:rank], pads[rank:]))
     if any(sum(p) for p in pairs[:2]) or min(pads) < 0 or max(pads) > 2**16:
         raise NotCovered(f"{c.where}: pads {pads}, expected positive ones on spatial axes")
+    if isinstance(x, Real) and not x.pad:
+        return replace(x, pad=tuple(pairs[2:]), pad_value=float(value))
     v = r.scaled(c)
     if v.pad:
         raise NotCovered(f"{c.where}: its input is padded already")
@@ -1158,6 +1236,8 @@ def _dropped(r: Reader, c: Context) -> Any:
 
 def _shape(r: Reader, c: Context) -> Any:
     x = c.inputs[0]
+    if isinstance(x, (Scaled, Real)):
+        _unpadded(c, x)
     full = list(x.array.shape) if isinstance(x, Constant) else [r.batch, *x.shape]
     start, end = int(c.attributes.get("start", 0)), c.attributes.get("end")
     return Constant(np.array(full[start:end], dtype=np.int64))
@@ -1273,6 +1353,17 @@ def _qlinear_conv(r: Reader, c: Context) -> Any:
 # --- onnxruntime's own integer operators --------------------------------------------------------
 
 
+def _constant_operand(r: Reader, c: Context, index: int) -> Grid | None:
+    """The same where x is a constant."""
+    if not isinstance(c.inputs[index], Constant):
+        return None
+    zero = _zero_point(c.optional_constant(index + 2, "zero point"), c)
+    scale = _scale(c, index + 1)
+    if zero.size != 1 or scale.size != 1:
+        raise NotCovered(f"{c.where}: a constant with one scale per channel")
+    return _grid(c.constant(index, "operand"), zero, scale)
+
+
 def _dequantized_operand(r: Reader, c: Context, index: int) -> Scaled:
     """The operands x, x_scale, x_zero_point at `index`: (x - zero) * scale."""
     x = _integer_operand(r, c, index, index + 2)
@@ -1293,9 +1384,33 @@ def _requantized(r: Reader, c: Context, x: Scaled, index: int) -> Quantized:
     return Quantized(x, scale.reshape(shape), zero.reshape(shape), lo, hi, name=r.name(c))
 
 
-def _qlinear_add(r: Reader, c: Context) -> Any:
-    a, b = _dequantized_operand(r, c, 0), _dequantized_operand(r, c, 3)
-    return _requantized(r, c, _add(r, c, a, b, +1, name=f"{r.name(c)}_acc"), 6)
+def _qlinear_binary(step: str) -> Handler:
+    def handle(r: Reader, c: Context) -> Any:
+        first, second = (0, 3) if _constant_operand(r, c, 0) is None else (3, 0)
+        a = _dequantized_operand(r, c, first)
+        b = _constant_operand(r, c, second) or _dequantized_operand(r, c, second)
+        if isinstance(b, Grid):
+            y = a.then(step, _operand(c, a, Constant(b.array)))
+        elif step == "Add":
+            y = _add(r, c, a, b, +1, name=f"{r.name(c)}_acc")
+        else:
+            y = _product(r, c, a, b)
+        return _requantized(r, c, y, 6)
+
+    return handle
+
+
+def _qlinear_average(r: Reader, c: Context) -> Any:
+    if c.attributes.get("channels_last", 0):
+        raise NotCovered(f"{c.where}: channels in the last axis")
+    x = _dequantized_operand(r, c, 0)
+    y = _averaged(r, c, x)
+    return _requantized(r, c, y, 3)
+
+
+def _qlinear_concat(r: Reader, c: Context) -> Any:
+    values = [_dequantized_operand(r, c, i) for i in range(2, len(c.inputs), 3)]
+    return _requantized(r, c, _joined(r, c, values, name=f"{r.name(c)}_joined"), 0)
 
 
 def _qlinear_unary(step: str, **defaults: float) -> Handler:
@@ -1341,6 +1456,7 @@ QONNX: dict[str, Handler] = {
     "BipolarQuant": _bipolar_quant,
     "MultiThreshold": _multi_threshold,
     "Trunc": _trunc,
+    "XnorPopcountMatMul": _xnor_popcount,
 }
 
 STANDARD: dict[str, Handler] = {
@@ -1370,6 +1486,7 @@ STANDARD: dict[str, Handler] = {
     "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average,
+    "GlobalMaxPool": _max_pool,
     "Hardmax": _dropped,
     "GreaterOrEqual": _greater_or_equal,
     "HardSigmoid": _step("HardSigmoid", alpha=0.2, beta=0.5),
@@ -1411,11 +1528,17 @@ STANDARD: dict[str, Handler] = {
 }
 
 MICROSOFT: dict[str, Handler] = {
+    "DequantizeLinear": _dequantize_linear,
     "QGemm": _qgemm,
-    "QLinearAdd": _qlinear_add,
+    "QLinearAdd": _qlinear_binary("Add"),
+    "QLinearAveragePool": _qlinear_average,
+    "QLinearConcat": _qlinear_concat,
     "QLinearGlobalAveragePool": _qlinear_global_average,
     "QLinearLeakyRelu": _qlinear_unary("LeakyRelu", alpha=0.01),
+    "QLinearMul": _qlinear_binary("Mul"),
     "QLinearSigmoid": _qlinear_unary("Sigmoid"),
+    "QLinearSoftmax": _dropped,
+    "QuantizeLinear": _quantize_linear,
 }
 """Domain com.microsoft, as onnxruntime's quantizer writes them."""
 

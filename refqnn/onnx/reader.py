@@ -8,7 +8,7 @@ the file says when every accumulator is exact and every other operator is one fl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from refqnn.errors import (
     FileFormatError,
     InvalidArgument,
+    InvalidType,
     MissingExtra,
     NotCovered,
     RefqnnError,
     ShapeMismatch,
     mismatch,
 )
-from refqnn.formats import BIPOLAR, IntFormat
+from refqnn.formats import BIPOLAR, TERNARY, IntFormat
 from refqnn.network import INPUT, Network, Node, inputs_of
 from refqnn.onnx.files import (
     attributes,
@@ -54,14 +55,17 @@ from refqnn.onnx.values import (
     Real,
     Scaled,
     along_first,
+    along_one,
     along_sample,
     float32_of,
+    float_thresholds,
     fractions_of,
     one,
     power_of_two,
     recover_grid,
     spread,
     uniform,
+    varying_axis,
 )
 from refqnn.ops import (
     Add,
@@ -76,11 +80,17 @@ from refqnn.ops import (
     SumOp,
 )
 from refqnn.ops.base import Shape
-from refqnn.quantizers import AffineQuantizer, Dequantizer, Quantizer, SymmetricQuantizer
-from refqnn.requantize import Requantize
+from refqnn.quantizers import (
+    AffineQuantizer,
+    Dequantizer,
+    Quantizer,
+    SymmetricQuantizer,
+    ThresholdQuantizer,
+)
+from refqnn.requantize import ALWAYS, NEVER, Requantize
 from refqnn.rounding import Rounding
 
-__all__ = ["Context", "Imported", "Reader", "read_onnx"]
+__all__ = ["Context", "Imported", "InputDoor", "Reader", "format_of", "read_onnx"]
 
 Array = NDArray[Any]
 
@@ -88,6 +98,9 @@ Array = NDArray[Any]
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 _TABLE_ENTRIES = 2**22
+_EVALUATED = 2**24  # accumulators of a layer at which a function is evaluated to find its changes
+_CHUNK = 2**20
+_BIT = IntFormat(1, signed=False)
 _MAX_SAMPLE = 2**22  # values in one sample of a tensor
 _MAX_PRODUCTS = 2**33  # of one layer and one sample
 _MAX_FOLDED = 2**25  # values of a constant that is computed
@@ -97,8 +110,8 @@ _MAX_BITS = 16  # of an activation: 65,535 thresholds per channel
 _DROPPED_STEPS = frozenset(("Sigmoid", "Tanh"))
 # fmt: off
 _AFTER_DROPPED = frozenset((
-    "ArgMax", "ArgMin", "Cast", "Flatten", "Identity", "LogSoftmax", "Reshape", "Softmax",
-    "Squeeze", "TopK", "Unsqueeze",
+    "ArgMax", "ArgMin", "Cast", "DequantizeLinear", "Flatten", "Identity", "LogSoftmax",
+    "QuantizeLinear", "Reshape", "Softmax", "Squeeze", "TopK", "Unsqueeze",
 ))
 
 # Evaluated by onnx's reference evaluator when every operand is a constant.
@@ -108,12 +121,6 @@ _FOLDED = frozenset((
     "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Sigmoid", "Sign", "Slice", "Split",
     "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
-))
-
-# In front of the tensor that input= names these keep the shape; what they compute is outside.
-_OUTSIDE = frozenset((
-    "Abs", "BatchNormalization", "Cast", "Ceil", "Clip", "Exp", "Floor", "HardSigmoid", "LeakyRelu",
-    "Log", "Neg", "Pow", "Relu", "Round", "Sigmoid", "Sqrt", "Tanh",
 ))
 # fmt: on
 
@@ -167,7 +174,12 @@ class Context:
         return None if array is None else [int(v) for v in array.ravel()]
 
 
-def read_onnx(model: Any, *, input: str | None = None, output: str | None = None) -> Imported:
+InputDoor = str | IntFormat | Quantizer | Mapping[str, "str | IntFormat | Quantizer"]
+"""What `input=` may be: a tensor's name, a datatype's name, a format, a quantizer, or
+{tensor's name: one of the other three}."""
+
+
+def read_onnx(model: Any, *, input: InputDoor | None = None, output: str | None = None) -> Imported:
     """Read an ONNX model; see `refqnn.onnx.from_onnx` for arguments and errors.
 
     Returns: an `Imported`: the network, and what was left out behind its output.
@@ -184,7 +196,7 @@ def read_onnx(model: Any, *, input: str | None = None, output: str | None = None
 class Reader:
     """The walk and what it has found so far."""
 
-    def __init__(self, model: Any, folder: Path | None, start: str | None = None) -> None:
+    def __init__(self, model: Any, folder: Path | None, door: InputDoor | None = None) -> None:
         self.model = model
         self.folder = folder
         self.graph = model.graph
@@ -201,8 +213,16 @@ class Reader:
         self.input_shape: Shape = ()
         self.dropped: list[str] = []
         self.batch = 1
-        self.start = start  # the tensor to begin at, instead of the graph's input
-        self.before_start = start is not None
+        self.start: str | None = None  # the tensor to begin at, instead of the graph's input
+        self.declared: IntFormat | Quantizer | None = None  # the door the caller asked for
+        if isinstance(door, Mapping):
+            if len(door) != 1:
+                raise InvalidArgument(mismatch("input", f"{len(door)} tensors", "one"))
+            ((self.start, door),) = door.items()
+        if isinstance(door, str) and self.start is None and door in _tensor_names(self.graph):
+            self.start = door
+        elif door is not None:
+            self.declared = _checked_door(door)
         versions = {o.domain: o.version for o in model.opset_import}
         self.opset = int(versions.get("", versions.get("ai.onnx", 13)))
 
@@ -212,17 +232,14 @@ class Reader:
         for proto in self.graph.initializer:
             self.values[proto.name] = Constant(tensor(proto, self.folder))
             self.types[proto.name] = self.type_name(proto.data_type)
-        self._open_door()
-        if self.start is not None and isinstance(self.values.get(self.start), Real):
-            self.before_start = False
-        order = sorted_nodes(self.graph, tuple(self.values))
-        needed = _needed(order, [output] if output else [o.name for o in self.graph.output])
+        known = [*self.values, *(i.name for i in self.graph.input)]
+        order = sorted_nodes(self.graph, known)
+        outputs = [output] if output else [o.name for o in self.graph.output]
+        needed = _needed(order, outputs, self.start)
+        self._open_door(needed)
         for proto in order:
-            if needed.intersection(proto.output):
+            if needed.intersection(proto.output) - {self.start}:
                 self._visit(proto)
-        if self.before_start:
-            expected = "a float tensor in front of the first quantizer"
-            raise InvalidArgument(mismatch("input", repr(self.start), expected))
         final = self._final_value(output)
         network = self._network(final)
         return Imported(network, tuple(self.dropped), self.model.producer_name)
@@ -246,8 +263,8 @@ class Reader:
         except _MALFORMED as error:
             raise FileFormatError(f"{where}: malformed node ({error!r})") from error
         for name, value in zip(proto.output, results):
-            if name:
-                self.values[name] = self._begin(name, value) if name == self.start else value
+            if name and name != self.start:
+                self.values[name] = value
         for a in proto.attribute:
             if proto.op_type == "Constant" and a.name == "value":
                 self.types[proto.output[0]] = self.type_name(a.t.data_type)
@@ -272,11 +289,11 @@ class Reader:
             if op not in ON_GRIDS:
                 c.inputs = [Constant(v.array) if isinstance(v, Grid) else v for v in c.inputs]
                 return self._fold(c)
-        if self.before_start and op in _OUTSIDE and isinstance(c.inputs[0], Real):
-            return [c.inputs[0]]
         if handler is None:
             name = f"{domain}.{op}" if domain else op
-            raise NotCovered(f"{c.where}: {REASONS.get(op, f'operator {name} is not covered')}")
+            raise NotCovered(
+                f"{c.where}: {REASONS.get(op, f'operator {name} is not covered')}{_way_round(c)}"
+            )
         if op not in WANTS_CODES:
             c.inputs = [self.codes(v) if isinstance(v, Quantized) else v for v in c.inputs]
         result = handler(self, c)
@@ -325,65 +342,63 @@ class Reader:
 
     # --- the two doors ----------------------------------------------------------------------
 
-    def _open_door(self) -> None:
-        """Register the one graph input that is not a parameter."""
+    def _open_door(self, needed: set[str]) -> None:
+        """Register the one input that is not a parameter."""
         onnx = import_onnx()
-        inputs = [i for i in self.graph.input if i.name not in self.values]
-        if len(inputs) != 1:
-            names = [i.name for i in inputs]
-            raise NotCovered(f"model: its inputs are {names}; networks of one input are covered")
-        (info,) = inputs
+        info = self._door_info(needed)
+        where = f"input {info.name!r}"
         kind = info.type.tensor_type
         dims = [int(d.dim_value) if d.HasField("dim_value") else 0 for d in kind.shape.dim]
         if len(dims) < 2 or min(dims[1:]) < 1:
-            expected = "a batch axis first and positive sizes behind it"
-            raise NotCovered(mismatch(f"input {info.name!r}", f"shape {dims}", expected))
-        self.check_size(dims[1:], f"input {info.name!r}")
+            expected = "a batch axis first and fixed positive sizes behind it"
+            raise NotCovered(mismatch(where, f"shape {dims}", expected))
+        self.check_size(dims[1:], where)
         self.batch = dims[0] or 1
-        shape = tuple(dims[1:])
-        self.input_shape = shape
+        shape = self.input_shape = tuple(dims[1:])
         type_name = self.type_name(kind.elem_type)
-        declared = self._annotation(info.name)
-        if kind.elem_type == onnx.TensorProto.FLOAT:
-            if declared is None:
-                self.values[info.name] = Real(shape)
-                return
-            fmt = declared
-        elif type_name in ("INT8", "UINT8", "INT16", "UINT16", "INT4", "UINT4", "INT2", "UINT2"):
-            fmt = declared or IntFormat(int(type_name.lstrip("UINT")), signed=type_name[0] == "I")
+        floats = kind.elem_type == onnx.TensorProto.FLOAT
+        door = self.declared or self._annotation(info.name)
+        if not floats:
+            door = _integer_door(where, type_name, door)
+        if door is None:
+            self.values[info.name] = Real(shape, shape, name=info.name)
+        elif isinstance(door, IntFormat):
+            self._set_input(door, None)
+            self.values[info.name] = Scaled(INPUT, shape, one(shape), integer=not floats)
         else:
-            raise NotCovered(
-                f"input {info.name!r}: data type {type_name}, expected float or integer"
-            )
-        self._set_input(fmt, None)
-        integer = kind.elem_type != onnx.TensorProto.FLOAT
-        self.values[info.name] = Scaled(INPUT, shape, one(shape), integer=integer)
+            self._set_input(door.format, door)
+            scale = fractions_of(_along(np.asarray(door.scale), door.axis, shape, where))
+            zero = Fraction(int(getattr(door, "zero_point", 0)))
+            self.values[info.name] = Scaled(INPUT, shape, scale, zero)
 
-    def _begin(self, name: str, value: Any) -> Real:
-        """The tensor `input=` names becomes the float input; what makes it is outside."""
-        if not isinstance(value, Real):
-            expected = "a float tensor in front of the first quantizer"
-            raise InvalidArgument(mismatch("input", repr(name), expected))
-        self.before_start = False
-        self.input_shape = value.shape
-        return Real(value.shape)
+    def _door_info(self, needed: set[str]) -> Any:
+        """Name, type and shape of the input, or of the tensor to start from."""
+        if self.start is None:
+            free = [i for i in self.graph.input if i.name not in self.values]
+            inputs = [i for i in free if i.name in needed] or free
+            if len(inputs) != 1:
+                got = [i.name for i in inputs]
+                raise NotCovered(
+                    f"model: its inputs are {got}; networks of one input are covered.  Name a "
+                    "tensor to start from that everything behind it depends on (input=)"
+                )
+            return inputs[0]
+        if self.start not in needed or self.start in self.values:
+            expected = "a tensor that the output depends on, and no parameter"
+            raise InvalidArgument(mismatch("input", repr(self.start), expected))
+        graph = self.graph
+        for infos in (graph.input, graph.value_info, graph.output, _inferred(self.model)):
+            for info in infos:
+                if info.name == self.start and info.type.tensor_type.shape.dim:
+                    return info
+        raise NotCovered(f"input {self.start!r}: the file does not tell its shape")
 
     def _annotation(self, name: str) -> IntFormat | None:
         """The format that a QONNX quantization annotation gives a tensor."""
         for annotation in self.graph.quantization_annotation:
-            if annotation.tensor_name != name:
-                continue
             for entry in annotation.quant_parameter_tensor_names:
-                if entry.key != "finn_datatype":
-                    continue
-                text = entry.value
-                if text == "BIPOLAR":
-                    return BIPOLAR
-                if text == "BINARY":
-                    return IntFormat(1, signed=False)
-                for prefix, signed in (("UINT", False), ("INT", True)):
-                    if text.startswith(prefix) and text[len(prefix) :].isdigit():
-                        return IntFormat(int(text[len(prefix) :]), signed)
+                if annotation.tensor_name == name and entry.key == "finn_datatype":
+                    return format_of(entry.value)
         return None
 
     def _set_input(self, fmt: IntFormat, quantizer: Quantizer | None) -> None:
@@ -514,6 +529,8 @@ class Reader:
 
         Decreasing channels of a layer are turned round: their weights and bias are negated.
         """
+        if v.function is not None:
+            return None
         direction = np.sign(v.scale.astype(np.float64)).astype(np.int64)
         direction = np.where(direction == 0, 1, direction)
         for step in v.steps:
@@ -550,58 +567,25 @@ class Reader:
         """The quantizer of the float input becomes the network's first door."""
         real = q.source
         assert isinstance(real, Real)
-        if q.function is not None or q.rounding == "away":
-            raise NotCovered(f"{q.name}: an input quantizer with this rounding or these thresholds")
-        exact = fractions_of(q.scale) / real.factor
-        if real.divisor is not None:
-            if any(not power_of_two(v) for v in exact.ravel()):
-                raise NotCovered(_outside(q, real))
-            exact = fractions_of(real.divisor) * exact
-        scale = float32_of(exact)
-        axis = None
-        if scale.size > 1:
-            scale, axis = _one_axis(scale, q.name)
-        else:
-            scale = scale.reshape(())
-        if q.bipolar:
-            fmt: IntFormat = BIPOLAR
-        else:
-            fmt = q.format()
-        zero_points = np.unique(q.zero_point)
-        if zero_points.size != 1:
-            raise NotCovered(f"{q.name}: one zero point per channel at the input")
-        zero = int(zero_points[0])
-        zero_first = q.zero_first
-        if real.shift:
-            if q.bipolar or zero != 0 or any(v != 1 for v in fractions_of(q.scale).ravel()):
-                raise NotCovered(_outside(q, real))
-            zero, zero_first = real.shift, True
-        quantizer: Quantizer
-        if zero == 0 or q.bipolar:
-            quantizer = SymmetricQuantizer(scale, fmt, q.rounding, axis)
-        else:
-            if not fmt.q_min <= zero <= fmt.q_max:
-                raise NotCovered(f"{q.name}: zero point {zero} is not a code of {fmt}")
-            quantizer = AffineQuantizer(
-                scale, zero, fmt, q.rounding, axis, zero_point_first=zero_first
-            )
-        if self.quantizer is not None:
-            if not _same_quantizer(self.quantizer, quantizer):
-                raise NotCovered(f"{q.name}: the input is quantized a second time, differently")
-        else:
+        quantizer = _plain_door(q, real) or _threshold_door(q, real)
+        fmt = quantizer.format
+        if self.quantizer is None:
             self._set_input(fmt, quantizer)
+        elif not _same_quantizer(self.quantizer, quantizer):
+            raise NotCovered(
+                f"{q.name}: the input is quantized a second time, differently; declare the codes "
+                "that come in, e.g. input='UINT8'"
+            )
         codes = Scaled(INPUT, self.input_shape, one(self.input_shape), integer=True)
         for kind, argument in real.moves:
-            if axis is not None:
-                raise NotCovered(f"{q.name}: the input is reshaped before a per-channel quantizer")
-            codes = (
-                self.transpose(codes, argument, f"{q.name}_transpose")
-                if kind == "transpose"
-                else self.reshape(codes, argument, f"{q.name}_reshape")
-            )
-        if not q.bipolar and (q.lo, q.hi) != (fmt.q_min, fmt.q_max):
+            move = self.transpose if kind == "transpose" else self.reshape
+            codes = move(codes, argument, f"{q.name}_{kind}")
+        clipped = isinstance(quantizer, ThresholdQuantizer) or q.bipolar
+        if not clipped and (q.lo, q.hi) != (fmt.q_min, fmt.q_max):
             clip = Requantize.from_affine(1, 0, fmt, Rounding.FLOOR, clip=(q.lo, q.hi))
             codes = replace(codes, node=self.emit(f"{q.name}_clip", clip, (codes.node,)))
+        if real.pad:
+            codes = replace(codes, pad=real.pad, pad_code=_pad_code(q, real))
         return codes
 
     def _close(self, q: Quantized) -> Scaled:
@@ -633,12 +617,55 @@ class Reader:
         lo, hi = self._channel_range(v.node, channels)
         lowest, span = int(lo.min()), int(hi.max()) - int(lo.min()) + 1
         if span * channels > _TABLE_ENTRIES:
-            raise NotCovered(
-                f"{q.name}: not monotone, and {span} accumulators are too many to list"
-            )
+            slow = any(s.op in ("Erf", "Gelu") for s in v.steps)
+            if slow or span * channels > _EVALUATED:
+                raise NotCovered(
+                    f"{q.name}: not monotone, and {channels} x {span} accumulators are too many to "
+                    "list; narrow the codes in front of the layer"
+                )
+            return self._difference(q, v, lo, hi)
         acc = np.broadcast_to(lowest + np.arange(span), (channels, span))
         table = _code_function(v, q, channels)(acc)
         node = self.emit(q.name, Lookup(table, lowest, fmt), (v.node,))
+        return Scaled(node, v.shape, one(v.shape), integer=True)
+
+    def _difference(self, q: Quantized, v: Scaled, lo: Array, hi: Array) -> Scaled:
+        """Thresholds where the code rises, less thresholds where it falls: no table of all codes.
+
+        Swish-like activations fall a little and rise: a few thresholds describe them exactly.
+        """
+        channels, fmt = lo.size, q.format()
+        function = _code_function(v, q, channels)
+        first, changes = function(lo[:, None])[:, 0], []
+        chunk = max(_CHUNK // channels, 2)
+        for begin in range(int(lo.min()), int(hi.max()), chunk - 1):
+            acc = np.clip(begin + np.arange(chunk), lo[:, None], hi[:, None])
+            step = np.diff(function(acc), axis=1)
+            rows, places = np.nonzero(step)
+            changes.append(np.stack([rows, acc[rows, places + 1], step[rows, places]]))
+        row, at, by = np.concatenate(changes, axis=1)
+        if np.abs(by).sum() > _TABLE_ENTRIES // 8:
+            raise NotCovered(f"{q.name}: not monotone, and its code changes too often")
+        counts = []
+        for sign, start in ((1, first - fmt.q_min), (-1, np.zeros_like(first))):
+            table = [
+                np.r_[np.full(start[k], ALWAYS), np.repeat(at[mine], by[mine] * sign)]
+                for k in range(channels)
+                for mine in [(row == k) & (by * sign > 0)]
+            ]
+            size = max(len(t) for t in table)
+            target = _counting_format(fmt, size) if sign > 0 else _counting_format(_BIT, size)
+            before = fmt.q_min - target.q_min if sign > 0 else 0  # always reached: a lower start
+            padded = [
+                np.r_[
+                    np.full(before, ALWAYS), t, np.full(target.levels - 1 - before - len(t), NEVER)
+                ]
+                for t in table
+            ]
+            name = f"{q.name}_{'rises' if sign > 0 else 'falls'}"
+            op = Requantize(np.stack(padded).astype(np.int64), target)
+            counts.append(self.emit(name, op, (v.node,)))
+        node = self.emit(q.name, Add((1, -1)), tuple(counts))
         return Scaled(node, v.shape, one(v.shape), integer=True)
 
     def _close_flat(self, q: Quantized, v: Scaled) -> Scaled:
@@ -681,12 +708,17 @@ class Reader:
 
     # --- layers -----------------------------------------------------------------------------
 
+    def numbers(self, c: Context, index: int = 0) -> Scaled | Real:
+        """Activations, or the float input."""
+        value = c.inputs[index]
+        return value if isinstance(value, Real) else self.scaled(c, index)
+
     def scaled(self, c: Context, index: int = 0) -> Scaled:
         value = c.inputs[index]
         if isinstance(value, Real):
             raise NotCovered(
-                f"{c.where}: its input is float; a quantizer must come first (input= names the "
-                "tensor to start from)"
+                f"{c.where}: its input is float; a quantizer must come first.  Declare the codes "
+                "of the input (input='UINT8', or a quantizer) or name the tensor to start from"
             )
         if not isinstance(value, Scaled):
             raise NotCovered(f"{c.where}: got a constant as input {index}, expected activations")
@@ -790,6 +822,42 @@ class Reader:
             return np.array([int(q) for q in quotients if q is not None], dtype=np.int64), None
         return None, values.astype(np.float32)
 
+    def product(self, a: Scaled, b: Scaled) -> Scaled | None:
+        """a * b in float32, where both are functions of one integer node; else None."""
+        above = self._elementwise_sources(a.node)
+        source = next((n for n in self._elementwise_sources(b.node) if n in above), None)
+        arguments = [p for v in (a, b) for p in (v.scale, *(x for s in v.steps for x in s.args))]
+        if source is None or a.pad or b.pad or any(p.size > 1 for p in arguments):
+            return None
+        factors = [_float_function(v) for v in (a, b)]
+        values = [self._values_over(v.node, source) for v in (a, b)]
+
+        def function(acc: Array) -> Array:
+            x, y = (f(v(acc)) for f, v in zip(factors, values))
+            return np.asarray(x * y, dtype=np.float32)
+
+        return Scaled(source, a.shape, one(a.shape), function=function)
+
+    def _elementwise_sources(self, node: str) -> list[str]:
+        """The node and what it is one function of, at every position, nearest first."""
+        sources = [node]
+        while True:
+            op = self.ops.get(sources[-1])
+            if not isinstance(op, (Requantize, Lookup)) or op.channels > 1:
+                return sources
+            sources.extend(self.feeds[sources[-1]])
+
+    def _values_over(self, node: str, source: str) -> Callable[[Array], Array]:
+        path = self._elementwise_sources(node)
+        ops = [self.ops[n] for n in path[: path.index(source)]]
+
+        def values(acc: Array) -> Array:
+            for op in reversed(ops):
+                acc = op.forward(acc)
+            return acc
+
+        return values
+
     def centred(self, x: Scaled, name: str) -> Scaled:
         """(node - zero) as integers, by a table: for a zero that is not an integer."""
         interval = self.ranges[x.node]
@@ -850,22 +918,115 @@ def _per_channel(scale: Array, shape: Shape, groups: int, where: str) -> Array:
     return by_group[:, 0]
 
 
-def _one_axis(scale: Array, where: str) -> tuple[Array, int]:
-    """A scale along one axis of a sample as a vector, and that axis of the batch."""
-    axes = [i for i, d in enumerate(scale.shape) if d > 1]
-    if len(axes) != 1:
-        raise NotCovered(f"{where}: a scale that varies along several axes of the input")
-    return scale.reshape(-1), axes[0] + 1
+def _plain_door(q: Quantized, real: Real) -> Quantizer | None:
+    """Scale and zero point, where the steps in front of the quantizer allow for them exactly.
+
+    They do when there are none; when they are a power of two; or when they and the quantizer are
+    one quantizer written out: divide by its scale, add its zero point, round.
+    """
+    if q.function is not None or q.rounding == "away":
+        return None
+    factor, shift, divisor = Fraction(1), 0, None
+    steps = list(real.steps)
+    while steps and steps[-1].op == "Relu" and q.lo == 0 and not (q.bipolar or q.zero_point.any()):
+        steps.pop()  # saturation at code 0 does the same
+    for step in steps:
+        value = Fraction(step.args[0].item()) if step.args and step.args[0].size == 1 else None
+        if shift == 0 and divisor is None and step.op in ("Mul", "Div") and _is_power(value):
+            assert value is not None
+            factor = factor * value if step.op == "Mul" else factor / value
+        elif step.op == "Add" and value is not None and value.denominator == 1:
+            shift += int(value)
+        elif step.op == "Div" and factor == 1 and shift == 0 and (step.args[0] > 0).all():
+            if divisor is not None:
+                return None
+            divisor = step.args[0]
+        else:
+            return None
+    parameters = [real.undone(q.scale), *(() if divisor is None else (divisor,))]
+    axis = varying_axis(parameters, q.name)
+    scales, *divisors = (fractions_of(along_one(a, axis)) for a in parameters)
+    scales = scales / factor
+    if divisors:
+        if any(not power_of_two(v) for v in scales):
+            return None
+        scales = scales * divisors[0]
+    scale = float32_of(scales)
+    zero_points = np.unique(q.zero_point)
+    zero, zero_first = int(zero_points[0]), q.zero_first
+    if shift:
+        if q.bipolar or zero_points.any() or any(v != 1 for v in fractions_of(q.scale).ravel()):
+            return None
+        zero, zero_first = shift, True
+    fmt = BIPOLAR if q.bipolar else q.format()
+    if zero_points.size > 1 or not np.isfinite(scale).all() or (scale <= 0).any():
+        return None
+    door_axis = None if axis is None else axis + 1
+    if zero == 0 or q.bipolar:
+        return SymmetricQuantizer(scale, fmt, q.rounding, door_axis)
+    if not fmt.q_min <= zero <= fmt.q_max:
+        return None
+    return AffineQuantizer(scale, zero, fmt, q.rounding, door_axis, zero_point_first=zero_first)
 
 
-def _outside(q: Quantized, real: Real) -> str:
-    return (
-        f"{q.name}: it quantizes the result of float arithmetic on the input; read the model from "
-        f"behind it with input={real.name!r} and compute it outside"
-    )
+def _is_power(value: Fraction | None) -> bool:
+    return value is not None and power_of_two(value)
+
+
+def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
+    """The least float of each code, for any nondecreasing float32 arithmetic and quantizer."""
+    for step in real.steps:
+        if (step.direction <= 0).any():
+            raise NotCovered(
+                f"{q.name}: {step.op} in front of it is not an increasing function of the input; "
+                "declare the codes of the input, e.g. input='UINT8', or start behind it with "
+                f"input={real.name!r}"
+            )
+    fmt = BIPOLAR if q.bipolar else q.format()
+    if fmt.bits > _MAX_BITS:
+        raise NotCovered(f"{q.name}: the input becomes {fmt}, expected at most {_MAX_BITS} bits")
+    parameters = [real.undone(q.scale), real.undone(q.zero_point)]
+    arguments = [a for step in real.steps for a in step.args]
+    axis = varying_axis([*parameters, *arguments], q.name)
+    if q.rows > 1:
+        if real.moves or axis not in (None, 0):
+            raise NotCovered(f"{q.name}: thresholds per channel behind a reshaped input")
+        axis = 0
+    scale, zero_point = (along_one(a, axis)[:, None] for a in parameters)
+    steps = [(step, [along_one(a, axis)[:, None] for a in step.args]) for step in real.steps]
+
+    def codes(v: Array) -> Array:
+        y = v
+        for step, args in steps:
+            y = step(y, *args)
+        if np.isnan(y).any():
+            raise NotCovered(f"{q.name}: float arithmetic in front of it reaches NaN")
+        return np.broadcast_to(q.codes(y, scale, zero_point), v.shape)
+
+    rows = 1 if axis is None else real.origin[axis]
+    first = 0 if q.bipolar else fmt.q_min  # what q.codes gives for the lowest code
+    wanted = np.broadcast_to(first + np.arange(1, fmt.levels), (rows, fmt.levels - 1))
+    thresholds = float_thresholds(codes, wanted)
+    return ThresholdQuantizer(thresholds, fmt, None if axis is None else axis + 1)
+
+
+def _pad_code(q: Quantized, real: Real) -> int:
+    """The code of the value that pads the input."""
+    if q.scale.size > 1 or q.zero_point.size > 1 or q.rows > 1 or q.bipolar:
+        raise NotCovered(f"{q.name}: its input is padded, and its parameters are per channel")
+    value = np.full((1, 1), real.pad_value, dtype=np.float32)
+    return int(q.codes(value, q.scale.reshape(1, 1), q.zero_point.reshape(1, 1))[0, 0])
 
 
 def _same_quantizer(a: Quantizer, b: Quantizer) -> bool:
+    if isinstance(a, ThresholdQuantizer) or isinstance(b, ThresholdQuantizer):
+        return (
+            isinstance(a, ThresholdQuantizer)
+            and isinstance(b, ThresholdQuantizer)
+            and a.format == b.format
+            and a.axis == b.axis
+            and np.array_equal(a.thresholds, b.thresholds)
+        )
     return (
         type(a) is type(b)
         and a.format == b.format
@@ -877,11 +1038,97 @@ def _same_quantizer(a: Quantizer, b: Quantizer) -> bool:
     )
 
 
-def _needed(order: list[Any], outputs: list[str]) -> set[str]:
-    """The tensors that the outputs depend on."""
+def format_of(name: str) -> IntFormat | None:
+    """The format of QONNX's name of a datatype; None for floats and names we do not know.
+
+    >>> format_of("UINT4"), format_of("FLOAT32")
+    (IntFormat(bits=4, signed=False, narrow=False), None)
+    """
+    text = name.upper()
+    named = {"BIPOLAR": BIPOLAR, "BINARY": IntFormat(1, signed=False), "TERNARY": TERNARY}
+    if text in named:
+        return named[text]
+    digits = text.removeprefix("U").removeprefix("INT")
+    if digits == text or not text.removeprefix("U").startswith("INT") or not digits.isdigit():
+        return None
+    return IntFormat(int(digits), signed=text[0] == "I") if 1 <= int(digits) <= 32 else None
+
+
+def _checked_door(door: Any) -> IntFormat | Quantizer:
+    """A door that says which number each code stands for."""
+    if isinstance(door, str):
+        fmt = format_of(door)
+        if fmt is None:
+            expected = "a tensor of the model, or a datatype such as UINT8, INT4, BIPOLAR"
+            raise InvalidArgument(mismatch("input", repr(door), expected))
+        return fmt
+    if isinstance(door, IntFormat):
+        return door
+    if not isinstance(door, Quantizer):
+        expected = "a tensor's name, a datatype's name, an IntFormat or a quantizer"
+        raise InvalidType(mismatch("input", repr(door), expected))
+    one_zero = np.ndim(getattr(door, "zero_point", 0)) == 0
+    if isinstance(door, ThresholdQuantizer) or door.precision != "float32" or not one_zero:
+        expected = "a quantizer of scale and one zero point, in float32"
+        raise InvalidArgument(mismatch("input", repr(door), expected))
+    return door
+
+
+def _way_round(c: Context) -> str:
+    """How to read the part in front of a node that is not covered."""
+    (name, *_) = [n for n, v in zip(c.proto.input, c.inputs) if isinstance(v, Scaled)] or [""]
+    return f"; output={name!r} reads the part in front of it" if name else ""
+
+
+def _integer_door(where: str, type_name: str, door: IntFormat | Quantizer | None) -> IntFormat:
+    """The codes of an input of an integer type."""
+    if type_name in ("INT8", "UINT8", "INT16", "UINT16", "INT4", "UINT4", "INT2", "UINT2"):
+        holds = IntFormat(int(type_name.lstrip("UINT")), signed=type_name[0] == "I")
+    elif type_name in ("INT32", "UINT32", "INT64") and door is not None:
+        holds = IntFormat(32, signed=type_name[0] == "I")
+    else:
+        expected = "float32, or integers of a declared format such as input='UINT8'"
+        raise NotCovered(mismatch(where, f"data type {type_name}", expected))
+    if door is None:
+        return holds
+    if not isinstance(door, IntFormat):
+        raise InvalidArgument(mismatch("input", repr(door), f"a format: {where} takes integers"))
+    if door.q_min < holds.q_min or door.q_max > holds.q_max:
+        raise InvalidArgument(mismatch("input", door, f"codes inside {type_name}"))
+    return door
+
+
+def _along(scale: Array, axis: int | None, shape: Shape, where: str) -> Array:
+    """The scale of a quantizer of batches, laid out along a sample."""
+    if scale.size == 1:
+        return scale.reshape((1,) * len(shape))
+    assert axis is not None
+    place = axis if axis >= 0 else axis + len(shape) + 1
+    if not 1 <= place <= len(shape) or shape[place - 1] != scale.size:
+        raise ShapeMismatch(mismatch(where, f"samples of shape {shape}", f"axis {axis} to fit"))
+    return scale.reshape([-1 if i == place - 1 else 1 for i in range(len(shape))])
+
+
+def _tensor_names(graph: Any) -> set[str]:
+    made = {name for proto in graph.node for name in proto.output}
+    return made | {i.name for i in graph.input} | {i.name for i in graph.initializer}
+
+
+def _inferred(model: Any) -> Any:
+    """What onnx's shape inference tells about the tensors of a model."""
+    from onnx import shape_inference
+
+    try:
+        return shape_inference.infer_shapes(model).graph.value_info
+    except Exception:  # its own errors, and protobuf's: then nothing is known
+        return ()
+
+
+def _needed(order: list[Any], outputs: list[str], start: str | None) -> set[str]:
+    """The tensors that the outputs depend on, as far as the start."""
     needed = set(outputs) - {""}
     for proto in reversed(order):
-        if needed.intersection(proto.output):
+        if needed.intersection(proto.output) - {start}:
             needed.update(name for name in proto.input if name)
     return needed
 
@@ -905,7 +1152,29 @@ def _is_identity(function: Callable[[Array], Array], lo: Array, hi: Array) -> bo
 
 
 def _code_function(v: Scaled, q: Quantized, channels: int) -> Callable[[Array], Array]:
-    """Codes of accumulators [channels, n]: the float32 operators of the file, in order."""
+    """Codes of accumulators [channels, n]."""
+    function = _float_function(v)
+    q_scale, q_zero = q.scale.reshape(-1, 1), q.zero_point.reshape(-1, 1)
+
+    def codes(acc: Array) -> Array:
+        y = function(acc)
+        if np.isnan(y).any():
+            raise NotCovered(f"{q.name}: its float operators reach NaN inside the proved range")
+        return np.broadcast_to(q.codes(y, q_scale, q_zero), acc.shape)
+
+    return codes
+
+
+def _counting_format(fmt: IntFormat, size: int) -> IntFormat:
+    """The narrowest format of fmt's signedness that holds fmt.q_min and `size` codes above it."""
+    bits = fmt.bits
+    while IntFormat(bits, fmt.signed).q_max < fmt.q_min + size:
+        bits += 1
+    return IntFormat(bits, fmt.signed)
+
+
+def _float_function(v: Scaled) -> Callable[[Array], Array]:
+    """The float32 operators of the file, in order, on accumulators [channels, n]."""
     denominator = v.zero.denominator
 
     def column(a: Array) -> Array:
@@ -913,16 +1182,14 @@ def _code_function(v: Scaled, q: Quantized, channels: int) -> Callable[[Array], 
 
     scale = column(float32_of(v.scale / denominator))
     steps = [(step, [column(a) for a in step.args]) for step in v.steps]
-    q_scale, q_zero = column(q.scale), column(q.zero_point)
 
-    def codes(acc: Array) -> Array:
-        centred = acc * denominator - v.zero.numerator
-        y = centred.astype(np.float32)
-        y = y * scale
+    def values(acc: Array) -> Array:
+        if v.function is not None:
+            y = v.function(acc)
+        else:
+            y = (acc * denominator - v.zero.numerator).astype(np.float32) * scale
         for step, args in steps:
             y = step(y, *args)
-        if np.isnan(y).any():
-            raise NotCovered(f"{q.name}: its float operators reach NaN inside the proved range")
-        return np.broadcast_to(q.codes(y, q_scale, q_zero), acc.shape)
+        return y
 
-    return codes
+    return values

@@ -42,8 +42,10 @@ __all__ = [
     "Step",
     "along_channels",
     "along_first",
+    "along_one",
     "along_sample",
     "float32_of",
+    "float_thresholds",
     "fractions_of",
     "one",
     "power_of_two",
@@ -51,6 +53,7 @@ __all__ = [
     "round_away",
     "spread",
     "uniform",
+    "varying_axis",
 ]
 
 Array = NDArray[Any]
@@ -100,7 +103,9 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Round": np.rint,
     "Sign": np.sign,
     "Abs": np.abs,
-    "HardSwish": lambda v: v * np.clip(v / 6 + np.float32(0.5), np.float32(0), np.float32(1)),
+    "HardSwish": lambda v: (
+        v * np.clip(v * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
+    ),
     "Silu": _in_float64(lambda v: v / (1 + np.exp(-v))),
     "HardSiluGate": lambda v, a, b: v * np.clip(v * a + b, np.float32(0), np.float32(1)),
     "Gelu": _in_float64(lambda v: 0.5 * v * (1 + _erf(v / np.sqrt(2.0)))),
@@ -175,22 +180,49 @@ class Grid(Constant):
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """The float input of the network.
+    """A function of the float input of the network, elementwise and in front of a quantizer.
 
     Attributes:
-        factor: a power of two it is multiplied by, exact in front of a quantizer.
-        divisor: what it is divided by, when the quantizer behind has scale 1 or a power of two.
-        shift: an integer added after the division.
+        shape: of a sample.
+        origin: the sample shape of the input itself.
+        steps: float32 operators on it, their arguments laid out as the input is.
+        moves: ("reshape", shape) and ("transpose", perm) on the way from origin to shape.
+        pad, pad_value: spatial padding that a Pad node asked for, and with which value.
         name: the ONNX tensor.
-        moves: ("reshape", shape) and ("transpose", perm) that its codes take, in order.
     """
 
     shape: Shape
-    factor: Fraction = Fraction(1)
-    divisor: Float32 | None = None
-    shift: int = 0
-    name: str = ""
+    origin: Shape
+    steps: tuple[Step, ...] = ()
     moves: tuple[tuple[str, Any], ...] = ()
+    pad: tuple[tuple[int, int], ...] = ()
+    pad_value: float = 0.0
+    name: str = ""
+
+    def then(self, op: str, *args: Float32) -> Real:
+        """One more step."""
+        return replace(self, steps=(*self.steps, Step(op, tuple(self.undone(a) for a in args))))
+
+    def moved(self, kind: str, argument: Any, shape: Shape) -> Real:
+        """The same values under another shape, or in another order."""
+        moves = self.moves
+        if kind == "reshape" and moves and moves[-1][0] == "reshape":
+            moves = moves[:-1]  # the last one counts
+        moves = (*moves, (kind, argument))
+        if moves == (("reshape", self.origin),):
+            moves = ()
+        return replace(self, shape=shape, moves=moves)
+
+    def undone(self, values: Array) -> Array:
+        """An array that broadcasts to shape, laid out as the input is."""
+        if values.size == 1:
+            return values.reshape((1,) * len(self.origin))
+        place = np.arange(prod(self.origin)).reshape(self.origin)
+        for kind, argument in self.moves:
+            place = getattr(place, kind)(argument)
+        result = np.empty(place.size, dtype=values.dtype)
+        result[place.ravel()] = np.broadcast_to(values, self.shape).ravel()
+        return result.reshape(self.origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +238,7 @@ class Scaled:
         integer: the ONNX tensor holds the integers themselves, not floats.
         pad: spatial padding that a Pad node asked for, as ((before, after), ...).
         pad_code: value of the node at padded positions; None for real zero.
+        function: v0 of the node's values [1, n], where it is not what stands above.
     """
 
     node: str
@@ -216,6 +249,7 @@ class Scaled:
     integer: bool = False
     pad: tuple[tuple[int, int], ...] = ()
     pad_code: int | None = None
+    function: Callable[[Array], Float32] | None = None
 
     def then(self, op: str, *args: Float32) -> Scaled:
         """One more step."""
@@ -224,7 +258,7 @@ class Scaled:
     @property
     def is_integers(self) -> bool:
         """Does the ONNX tensor hold node - zero itself?"""
-        plain = not self.steps and self.zero.denominator == 1
+        plain = not self.steps and self.zero.denominator == 1 and self.function is None
         return plain and all(s == 1 for s in self.scale.ravel())
 
     def on(self, node: str, shape: Shape, function: Callable[[Array], Array]) -> Scaled:
@@ -243,6 +277,8 @@ class Scaled:
 
         Raises: NotCovered when a step is not affine.
         """
+        if self.function is not None:
+            raise NotCovered(f"{where}: its input is a float function; quantize it first")
         scale: Array = self.scale
         offset: Array = np.array(Fraction(0), dtype=object).reshape((1,) * len(self.shape))
         for step in self.steps:
@@ -274,9 +310,10 @@ class Quantized:
         rounding: a mode, or "away" (QONNX's UP).
         zero_first: add the zero point before rounding (QONNX), not after (QuantizeLinear).
         bipolar: codes 0, 1 for v < 0, v >= 0.
-        function: codes of float32 values [channels, n] where no scale describes them.
+        function: codes of float32 values [channels, n] where no scale describes them, less
+            zero_point.
         rows: channels that `function` distinguishes.
-        rounded: a Round, Floor or Ceil of the input; Add may still move the codes.
+        rounded: a rounding or a count of thresholds of the input; Add may still move the codes.
     """
 
     source: Scaled | Real
@@ -296,7 +333,7 @@ class Quantized:
     def codes(self, v: Float32, scale: Float32, zero_point: Array) -> Array:
         """The codes of float32 values; scale and zero_point broadcast to v."""
         if self.function is not None:
-            return self.function(v)
+            return np.clip(self.function(v) + zero_point, self.lo, self.hi)
         if self.bipolar:
             return (v >= 0).astype(np.int64)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -327,7 +364,7 @@ class Quantized:
 class Comparison:
     """source >= thresholds[channel or 0, k], for each k along a last axis of its own."""
 
-    source: Scaled
+    source: Scaled | Real
     thresholds: Array
 
 
@@ -422,6 +459,55 @@ def _nearest_float32(value: Fraction) -> np.float32:
         return abs(Fraction(float(v)) - value), int(v.view(np.uint32)) & 1
 
     return min(finite, key=distance)
+
+
+def varying_axis(arrays: list[Array], where: str) -> int | None:
+    """The one axis of a sample along which the arrays vary; None when they are constant.
+
+    Raises: NotCovered when there are several.
+    """
+    axes = {
+        i
+        for a in arrays
+        for i, size in enumerate(a.shape)
+        if size > 1 and not (a == a.take([0], axis=i)).all()
+    }
+    if len(axes) > 1:
+        raise NotCovered(f"{where}: its constants vary along several axes of the input")
+    return axes.pop() if axes else None
+
+
+def along_one(array: Array, axis: int | None) -> Array:
+    """[n] or [1]: an array that varies along no other axis than this."""
+    rows: Array = array if axis is None else np.moveaxis(array, axis, 0)
+    return rows.reshape(rows.shape[0], -1)[:, 0] if axis is not None else rows.reshape(-1)[:1]
+
+
+def float_thresholds(function: Callable[[Float32], Array], codes: Array) -> Float32:
+    """The least finite float32 x with function(x) >= code, for a nondecreasing function.
+
+    Args:
+        function: of float32 [rows, n]; integers of the same shape.
+        codes: [rows, n].
+
+    Returns: float32 [rows, n]; -inf where every finite x reaches the code, +inf where none does.
+    """
+    greatest = int(np.float32(np.finfo(np.float32).max).view(np.int32))
+
+    def float_at(key: Array) -> Float32:  # keys order the floats: ..., -1e-45, 0, 1e-45, ...
+        magnitude: Float32 = np.abs(key).astype(np.int32).view(np.float32)
+        return np.where(key < 0, -magnitude, magnitude)
+
+    below, reached = np.full(codes.shape, -greatest - 1), np.full(codes.shape, greatest + 1)
+    while (reached - below > 1).any():
+        middle = (below + reached) // 2
+        inside = np.clip(middle, -greatest, greatest)
+        hit = (function(float_at(inside)) >= codes) & (middle == inside)
+        below, reached = np.where(hit, below, middle), np.where(hit, middle, reached)
+    values = float_at(np.clip(reached, -greatest, greatest))
+    values[reached > greatest] = np.inf
+    values[reached == -greatest] = -np.inf
+    return values
 
 
 def power_of_two(value: Fraction) -> bool:

@@ -43,7 +43,7 @@ from refqnn.ops import (
     SumPool2d,
 )
 from refqnn.ops.base import Shape
-from refqnn.quantizers import AffineQuantizer, Quantizer
+from refqnn.quantizers import AffineQuantizer, Quantizer, ThresholdQuantizer
 from refqnn.requantize import Requantize
 from refqnn.rounding import Rounding
 
@@ -222,8 +222,7 @@ class _Writer:
         if quantizer is None:
             dtype = self._codes_dtype(fmt) if self.flavour != "qonnx" else "FLOAT"
             tensor = _Tensor(name, dtype, shape)
-            if self.flavour == "qonnx":
-                self._annotate(name, fmt)
+            self._annotate(name, fmt)
             codes = tensor if self.integer else self.cast(tensor, "FLOAT", "input_codes")
             self.tensors[INPUT] = codes
             return self._info(tensor)
@@ -241,6 +240,8 @@ class _Writer:
         """x / scale, rounded, plus zero point, saturated, with the operators of the flavour."""
         if q.precision != "float32":
             raise NotCovered(f"input quantizer: {q.precision} arithmetic, expected float32")
+        if isinstance(q, ThresholdQuantizer):
+            return self._thresholds(x, q)
         fmt, mode = q.format, Rounding.of(q.rounding)
         scale = q.scale.reshape(-1)
         if q.axis is not None and scale.size > 1:
@@ -279,6 +280,41 @@ class _Writer:
         if offset:
             y = self.add_constant(y, offset, "input_codes")
         return self.cast(y, self._codes_dtype(fmt), "input_codes") if self.integer else y
+
+    def _thresholds(self, x: _Tensor, q: ThresholdQuantizer) -> _Tensor:
+        """The count of the thresholds that x reaches."""
+        fmt, table = q.format, q.thresholds
+        if table.shape[0] > 1 and q.axis != 1:
+            raise NotCovered(f"input quantizer: thresholds along axis {q.axis}, expected 1")
+        if fmt.bits > 8:
+            raise NotCovered(f"input quantizer: thresholds of {fmt}, expected at most 8 bits")
+        greatest = np.finfo(np.float32).max
+        if np.isposinf(table).any():  # never reached, not even by an infinity
+            limits = [self.constant(v, "FLOAT", "input_limit") for v in (-greatest, greatest)]
+            x = self.apply("Clip", [x.name, *limits], x.shape, "FLOAT", "input_finite")
+        if fmt == BIPOLAR:
+            if not np.isfinite(table).all():
+                raise NotCovered("input quantizer: a channel of one bipolar code")
+            return self._bipolar_input(self.add_constant(x, -table[:, 0], "input_shifted"))
+        if self.flavour != "qonnx":
+            count = self._count("input", x, table)
+            codes = self.add_constant(count, fmt.q_min, "input_codes") if fmt.q_min else count
+            return (
+                self.cast(codes, self._codes_dtype(fmt), "input_codes") if self.integer else codes
+            )
+        t = self.constant(table, "FLOAT", "input_thresholds")
+        return self.apply(
+            "MultiThreshold",
+            [x.name, t],
+            x.shape,
+            "FLOAT",
+            "input_codes",
+            domain=_DOMAIN,
+            out_dtype=_finn_type(fmt),
+            out_scale=1.0,
+            out_bias=float(fmt.q_min),
+            data_layout="NC" + "HWD"[: len(x.shape) - 1],
+        )
 
     def _bipolar_input(self, y: _Tensor) -> _Tensor:
         if self.flavour == "qonnx":
@@ -614,23 +650,27 @@ class _Writer:
     def _compare(self, name: str, acc: _Tensor, fmt: IntFormat, thresholds: Array) -> _Tensor:
         """code = q_min + sum over k of (acc >= T[c, k])."""
         dtype = "INT32" if self.integer else "FLOAT"
-        acc = self.cast(acc, dtype, f"{name}_acc")
-        count = thresholds.shape[1]
-        table = thresholds.reshape((-1,) + (1,) * (len(acc.shape) - 1) + (count,))
-        axis = self.constant([len(acc.shape) + 1], "INT64", f"{name}_axis")
-        wide = self.apply("Unsqueeze", [acc.name, axis], (*acc.shape, 1), dtype, f"{name}_wide")
-        t = self.constant(table, dtype, f"{name}_thresholds")
-        shape = (*acc.shape, count)
-        reached = self.apply("GreaterOrEqual", [wide.name, t], shape, "BOOL", f"{name}_reached")
-        ones = self.cast(reached, dtype, f"{name}_ones")
-        codes = self.apply(
-            "ReduceSum", [ones.name, axis], acc.shape, dtype, f"{name}_count", keepdims=0
-        )
+        count = self._count(name, self.cast(acc, dtype, f"{name}_acc"), thresholds)
         out = self._codes_dtype(fmt) if self.integer else "FLOAT"
         if out == dtype:
-            return self.add_constant(codes, fmt.q_min, name, last=True)
-        shifted = self.add_constant(codes, fmt.q_min, f"{name}_shifted") if fmt.q_min else codes
+            return self.add_constant(count, fmt.q_min, name, last=True)
+        shifted = self.add_constant(count, fmt.q_min, f"{name}_shifted") if fmt.q_min else count
         return self.cast(shifted, out, name, last=True)
+
+    def _count(self, name: str, x: _Tensor, thresholds: Array) -> _Tensor:
+        """#{k : x >= T[c, k]}, int32 in the integer flavour, else a float."""
+        count = thresholds.shape[1]
+        table = thresholds.reshape((-1,) + (1,) * (len(x.shape) - 1) + (count,))
+        axis = self.constant([len(x.shape) + 1], "INT64", f"{name}_axis")
+        wide = self.apply("Unsqueeze", [x.name, axis], (*x.shape, 1), x.dtype, f"{name}_wide")
+        t = self.constant(table, x.dtype, f"{name}_thresholds")
+        shape = (*x.shape, count)
+        reached = self.apply("GreaterOrEqual", [wide.name, t], shape, "BOOL", f"{name}_reached")
+        dtype = "INT32" if self.integer else "FLOAT"
+        ones = self.cast(reached, dtype, f"{name}_ones")
+        return self.apply(
+            "ReduceSum", [ones.name, axis], x.shape, dtype, f"{name}_count", keepdims=0
+        )
 
     def lookup(self, name: str, op: Any, x: list[_Tensor], inputs: tuple[str, ...]) -> _Tensor:
         """Gather from the table, laid out row after row."""

@@ -16,7 +16,7 @@ from onnx_graphs import Graph
 from onnx_networks import run_onnxruntime
 
 from refqnn.errors import NotCovered
-from refqnn.onnx import from_onnx, to_onnx
+from refqnn.onnx import from_onnx, read_onnx, to_onnx
 from refqnn.ops import Add
 
 
@@ -45,6 +45,20 @@ def float_network(skip: bool) -> onnx.ModelProto:
 def quantized(
     folder: Path, form: str, per_channel: bool, weights: str, skip: bool = True
 ) -> onnx.ModelProto:
+    return statically_quantized(
+        folder, float_network(skip), quant_format=form, per_channel=per_channel, weight_type=weights
+    )
+
+
+def statically_quantized(
+    folder: Path,
+    model: onnx.ModelProto,
+    *,
+    quant_format: str = "QDQ",
+    activation_type: str = "QUInt8",
+    weight_type: str = "QInt8",
+    **options: object,
+) -> onnx.ModelProto:
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -61,15 +75,15 @@ def quantized(
             row = next(self.rows, None)
             return None if row is None else {"x": row}
 
-    onnx.save(float_network(skip), folder / "float.onnx")
+    onnx.save(model, folder / "float.onnx")
     quantize_static(
         folder / "float.onnx",
         folder / "quantized.onnx",
         Samples(),
-        quant_format=QuantFormat[form],
-        per_channel=per_channel,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType[weights],
+        quant_format=QuantFormat[quant_format],
+        activation_type=QuantType[activation_type],
+        weight_type=QuantType[weight_type],
+        **options,
     )
     return onnx.load(folder / "quantized.onnx")
 
@@ -86,6 +100,76 @@ def test_static_quantization(tmp_path, form, per_channel, weights):
     got = network.predict(X)
     scale = float(network.output_dequantizer.scale)
     np.testing.assert_array_equal(np.rint(got / scale), np.rint(expected / scale))
+
+
+def branches() -> onnx.ModelProto:
+    """Two branches on scales and zero points of their own, a swish written out, a ceiling."""
+    rng = np.random.default_rng(3)
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
+
+    g = Graph((1, 8, 8), opset=17)
+    g.add("Conv", g.const(weights(4, 1, 3, 3)), g.const(weights(4)), pads=[1] * 4, strides=[2, 2])
+    left, g.last = g.add("Tanh"), "x"
+    g.add("Conv", g.const(weights(5, 1, 1, 1)), strides=[2, 2])
+    g.add("Sigmoid")
+    g.add("Concat", left, axis=1)
+    gate = g.add("Conv", g.const(weights(6, 9, 2, 2)), g.const(weights(6)))
+    g.add("Sigmoid")
+    g.add("Mul", gate)
+    g.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    g.add("Flatten")
+    g.add("MatMul", g.const(weights(24, 5)))
+    g.add("Add", g.const(weights(5)))
+    return g.model(TensorProto.FLOAT)
+
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "symmetric": {
+        "activation_type": "QInt8",
+        "extra_options": {"ActivationSymmetric": True},
+    },
+    "4-bit weights": {"weight_type": "QInt4"},
+    "contributed operators": {"extra_options": {"UseQDQContribOps": True}},
+    "a pair for each consumer": {"extra_options": {"DedicatedQDQPair": True}},
+    "weights quantized in the file": {"extra_options": {"AddQDQPairToWeight": True}},
+    "float bias": {"extra_options": {"QuantizeBias": False}},
+    "unsigned weights": {"weight_type": "QUInt8", "extra_options": {"WeightSymmetric": False}},
+    "operators": {"quant_format": "QOperator", "per_channel": True},
+    "operators, unsigned weights": {"quant_format": "QOperator", "weight_type": "QUInt8"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", OPTIONS)
+def test_branches_and_options_of_static_quantization(tmp_path, case):
+    model = statically_quantized(tmp_path, branches(), **OPTIONS[case])
+    network = from_onnx(model)
+    X = np.random.default_rng(2).normal(size=(200, 1, 8, 8)).astype(np.float32)
+    expected = run_onnxruntime(model, X, "ORT_DISABLE_ALL")
+    got = network.predict(X)
+    scale = float(network.output_dequantizer.scale)
+    np.testing.assert_array_equal(np.rint(got / scale), np.rint(expected / scale))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_quantized_softmax_is_left_out(tmp_path, form):
+    rng = np.random.default_rng(3)
+    g = Graph((1, 8, 8), opset=17)
+    g.add("Flatten")
+    g.add("Gemm", g.const(rng.normal(size=(5, 64)) / 8), g.const(rng.normal(size=5)), transB=1)
+    g.add("Softmax", axis=1)
+    model = statically_quantized(tmp_path, g.model(TensorProto.FLOAT), quant_format=form)
+    imported = read_onnx(model)
+    assert "Softmax" in imported.dropped[0]
+    assert len(imported.dropped) == 3 - (form == "QOperator")
+    X = np.random.default_rng(2).normal(size=(200, 1, 8, 8)).astype(np.float32)
+    expected = run_onnxruntime(model, X, "ORT_DISABLE_ALL")
+    codes = imported.network.forward(imported.network.quantize_input(X))
+    best = np.take_along_axis(expected, codes.argmax(axis=1)[:, None], 1)[:, 0]
+    np.testing.assert_array_equal(best, expected.max(axis=1))
 
 
 @pytest.mark.filterwarnings("ignore")
