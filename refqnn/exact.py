@@ -17,12 +17,21 @@ from itertools import product
 from typing import Any
 
 from refqnn.emulate import Emulated
-from refqnn.errors import InvalidArgument, OutOfRange, mismatch
+from refqnn.errors import AccumulatorOverflow, InvalidArgument, OutOfRange, mismatch
 from refqnn.network import Network
 from refqnn.ops import Op, SumOp
 from refqnn.quantizers import Dequantizer, Quantizer
 
-__all__ = ["dequantize", "forward", "quantize", "round", "to_float", "trace"]
+__all__ = [
+    "dequantize",
+    "forward",
+    "project",
+    "quantize",
+    "round",
+    "sign_budgets",
+    "to_float",
+    "trace",
+]
 
 # digits of the significand, exponents of the smallest unit and of the largest power of two
 _BINARY_FLOATS = {"float32": (24, -149, 127), "float64": (53, -1074, 1023)}
@@ -226,6 +235,11 @@ def _accumulator(emulated: Emulated | None, node: str) -> Accumulate:
     def fit(acc: int) -> int:
         if emulated.overflow == "saturate":
             return min(max(acc, lowest), highest)
+        if emulated.overflow == "error":
+            if not lowest <= acc <= highest:
+                expected = f"{bits} bits, [{lowest}, {highest}]"
+                raise AccumulatorOverflow(mismatch(f"accumulator of {node!r}", acc, expected))
+            return acc
         low_bits = acc & (modulus - 1)
         return low_bits - modulus if low_bits > highest else low_bits
 
@@ -384,6 +398,85 @@ _MAPS: dict[str, Callable[..., Nested]] = {
     "Flatten": _flatten,
     "Reshape": _reshape,
 }
+
+
+# --- weights for a narrow accumulator ---------------------------------------------------------
+
+
+def sign_budgets(
+    P: Sequence[int],
+    N: Sequence[int],
+    bias: Sequence[int] | None,
+    input_range: tuple[int, int],
+    bits: int,
+) -> tuple[list[int], list[int]]:
+    """How large the positive and the negative sum of each row may be, see `refqnn.pruning`.
+
+    >>> sign_budgets([30, 2], [1, 40], [3, 3], (0, 7), 8)
+    ([17, 2], [1, 18])
+    """
+    s, t = max(0, -input_range[0]), max(0, input_range[1])
+    pairs = []
+    for p, n, b in zip(P, N, bias or [0] * len(P)):
+        up, down = 2 ** (bits - 1) - 1 - b, 2 ** (bits - 1) + b
+        if s > 0 and t > 0:
+            wanted = ((t * p + s * n, up), (s * p + t * n, down))
+            f = min([Fraction(1), *(Fraction(room, want) for want, room in wanted if want > 0)])
+            pairs.append((math.floor(f * p), math.floor(f * n)))
+            continue
+        room_p, room_n = (up, down) if s == 0 else (down, up)
+        largest = s + t
+        pairs.append(
+            (p if largest * p <= room_p else room_p // largest,
+             n if largest * n <= room_n else room_n // largest)
+        )  # fmt: skip
+    return [p for p, _ in pairs], [n for _, n in pairs]
+
+
+def project(
+    weight: Nested, bias: Sequence[int] | None, input_range: tuple[int, int], bits: int
+) -> Nested:
+    """Integer weights whose accumulators fit, by taking units away one after another.
+
+    >>> project([[3.0, 2.6, -3.0, 0.4]], [10], (0, 7), 6)
+    [[2, 1, -3, 0]]
+    """
+    weight = _lists(weight)
+    rows = [_flat(row) for row in weight]
+    sides = [[[max(Fraction(sign * v), Fraction(0)) for v in r] for r in rows] for sign in (1, -1)]
+    rounded = [[[round(v, "half_even") for v in r] for r in side] for side in sides]
+    P, N = ([sum(r) for r in side] for side in rounded)
+    budgets = sign_budgets(P, N, None if bias is None else _lists(bias), input_range, bits)
+    positive, negative = (
+        [
+            codes if sum(codes) <= budget else _taken_down(row, budget)
+            for row, codes, budget in zip(side, nearest, limits)
+        ]
+        for side, nearest, limits in zip(sides, rounded, budgets)
+    )
+    flat = [[p - n for p, n in zip(ps, ns)] for ps, ns in zip(positive, negative)]
+    return [
+        _build(_shape(row), lambda *index, k=k, row=row: flat[k][_place(_shape(row), index)])
+        for k, row in enumerate(weight)
+    ]
+
+
+def _taken_down(row: list[Fraction], budget: int) -> list[int]:
+    """Each unit from where (w - v)**2 grows least, among equals from the last."""
+    codes = [math.ceil(v) for v in row]
+    while sum(codes) > budget:
+        growth = [((w - 1 - v) ** 2 - (w - v) ** 2, -i)
+                  for i, (w, v) in enumerate(zip(codes, row)) if w > 0]  # fmt: skip
+        codes[-min(growth)[1]] -= 1
+    return codes
+
+
+def _place(shape: Sequence[int], index: Sequence[int]) -> int:
+    """Row-major position."""
+    place = 0
+    for size, i in zip(shape, index):
+        place = place * size + i
+    return place
 
 
 # --- nested lists -----------------------------------------------------------------------------

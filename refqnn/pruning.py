@@ -12,6 +12,9 @@ so the two sides have budgets of their own; with unsigned inputs (x_lo = 0) one 
 on sum |w| (A2Q) pays for both sides at once, and a bound on the count of weights (Omega) pays for
 the largest weight every time.  Budgets belong to a row, one neuron, never to a layer: a layer's
 average says nothing about its fullest row.
+
+Everything here is defined over the rationals that the floats are, and computed so: no float is
+rounded, ties go to the earlier weight.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
-from refqnn.formats import is_integer
+from refqnn.formats import as_integers, is_integer
 
 __all__ = ["fan_in_mask", "project", "sign_budgets"]
 
@@ -60,20 +63,27 @@ def project(
 ) -> NDArray[np.int64]:
     """Integer weights near `weight` whose accumulators fit signed `bits` for every input.
 
-    A row whose nearest integers fit is only rounded (half to even).  In any other row the sign
-    parts that exceed their budgets are projected onto them (Euclidean projection on a simplex,
-    which drops small weights first) and rounded by largest remainder, so that the sums are met in
-    integers: the result is checked, not hoped for.
+    Each row is rounded (half to even), which gives P and N; `sign_budgets` says how large they may
+    be.  A sign part within its budget B stays as it is rounded.  One beyond it becomes
+
+        argmin sum_i (w_i - |v_i|)**2   over integers w_i >= 0 with sum_i w_i = B
+
+    for its real weights v; of several, the one that is larger at the first index that differs.
+    That is max(|v_i| - tau, 0), tau >= 0, with the largest remainders rounded up, the earlier first
+    among equals.
 
     Args:
-        weight: numbers [out, ...] in units of the integer weights, before rounding.
+        weight: numbers [out, ...] in units of the integer weights, before rounding; magnitudes
+            below 2**31.
         bias: integers [out] in units of the accumulator, or None.
         input_range: inclusive (lo, hi) of every input; a range without 0 counts as if it had it.
         bits: two's complement width, 2 to 62.
 
-    Returns: int64 of the shape of weight; magnitudes are never above ceil(|weight|).
+    Returns: int64 of the shape of weight; signs are those of weight, magnitudes are never above
+    ceil(|weight|).
 
-    Raises: InvalidType, InvalidArgument, ShapeMismatch; OutOfRange when a bias alone does not fit.
+    Raises: InvalidType, InvalidArgument, ShapeMismatch; OutOfRange for magnitudes of 2**31 or more
+    and when a bias alone does not fit.
 
     >>> project([[3.0, 2.6, -3.0, 0.4]], [10], (0, 7), 6).tolist()
     [[2, 1, -3, 0]]
@@ -82,43 +92,40 @@ def project(
     """
     values = _weights(weight)
     rows = values.reshape(len(values), -1)
-    codes = np.rint(rows)
-    positive, negative = np.maximum(rows, 0.0), np.maximum(-rows, 0.0)
-    P = _integer_sums(np.maximum(codes, 0))
-    N = _integer_sums(np.maximum(-codes, 0))
-    P_max, N_max = sign_budgets(P, N, bias, input_range, bits)
-    fitted = np.maximum(codes, 0), np.maximum(-codes, 0)
-    parts = [
-        np.where((sums <= budget)[:, None], part, _fit(real, budget))
-        for sums, budget, part, real in (
-            (P, P_max, fitted[0], positive),
-            (N, N_max, fitted[1], negative),
-        )
-    ]
-    result = (parts[0] - parts[1]).astype(np.int64)
-    _check_sums(result, P_max, N_max)
-    return np.asarray(result.reshape(values.shape))
+    codes = np.rint(rows).astype(np.int64)
+    parts = np.maximum(codes, 0), np.maximum(-codes, 0)
+    P, N = (part.sum(axis=1) for part in parts)
+    budgets = sign_budgets(P, N, bias, input_range, bits)
+    for part, sums, budget, sign in zip(parts, (P, N), budgets, (1, -1)):
+        for k in np.flatnonzero(sums > budget):
+            part[k] = _nearest(np.maximum(sign * rows[k], 0.0).tolist(), int(budget[k]))
+    return np.asarray((parts[0] - parts[1]).reshape(values.shape))
 
 
 def sign_budgets(
-    P: NDArray[np.int64],
-    N: NDArray[np.int64],
+    P: ArrayLike,
+    N: ArrayLike,
     bias: ArrayLike | None,
     input_range: Range,
     bits: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How large P and N of each row may be, integers [out] each.
 
-    With up = 2**(bits-1) - 1 - b, down = 2**(bits-1) + b, s = -x_lo >= 0 and t = x_hi >= 0, the
-    exact conditions are t P + s N <= up and s P + t N <= down.  For unsigned inputs (s = 0) they
-    part: P <= up / t, N <= down / t.  Otherwise P and N shrink by one common factor.
+    With up = 2**(bits-1) - 1 - b, down = 2**(bits-1) + b, s = max(0, -x_lo) and t = max(0, x_hi),
+    the exact conditions are t P + s N <= up and s P + t N <= down.  With s = 0 or t = 0 they part,
+    for unsigned inputs into P <= up / t and N <= down / t.  Otherwise P and N shrink by one common
+    factor f = min(1, up / (t P + s N), down / (s P + t N)), to floor(f P) and floor(f N).
 
     Args:
-        P, N: what the rows want, integers [out].
+        P, N: what the rows want, integers [out] from 0 to 2**62.
         bias, input_range, bits: as for `project`.
 
-    >>> P, N = np.array([30, 2]), np.array([1, 40])
-    >>> [budget.tolist() for budget in sign_budgets(P, N, [3, 3], (0, 7), 8)]
+    Returns: P_max <= P and N_max <= N.
+
+    Raises: InvalidType, InvalidArgument, ShapeMismatch; OutOfRange for sums out of range and when a
+    bias alone does not fit.
+
+    >>> [budget.tolist() for budget in sign_budgets([30, 2], [1, 40], [3, 3], (0, 7), 8)]
     [[17, 2], [1, 18]]
     """
     s, t = _input_ends(input_range)
@@ -126,13 +133,16 @@ def sign_budgets(
         raise InvalidType(mismatch("bits", repr(bits), "an integer from 2 to 62"))
     if not 2 <= bits <= 62:
         raise InvalidArgument(mismatch("bits", bits, "an integer from 2 to 62"))
-    b = _bias(bias, len(P))
+    wanted_P, wanted_N = _sums(P, "P"), _sums(N, "N")
+    if len(wanted_P) != len(wanted_N):
+        raise ShapeMismatch(mismatch("N", f"{len(wanted_N)} sums", f"{len(wanted_P)}, as of P"))
+    b = _bias(bias, len(wanted_P))
     up = [2 ** (int(bits) - 1) - 1 - v for v in b]
     down = [2 ** (int(bits) - 1) + v for v in b]
     if min(up) < 0 or min(down) < 0:
         worst = max(b, key=abs)
         raise OutOfRange(mismatch("bias", worst, f"a value of {bits} signed bits"))
-    pairs = [_row_budgets(int(p), int(n), u, d, s, t) for p, n, u, d in zip(P, N, up, down)]
+    pairs = [_row_budgets(p, n, u, d, s, t) for p, n, u, d in zip(wanted_P, wanted_N, up, down)]
     P_max, N_max = np.array(pairs, dtype=np.int64).T
     return P_max, N_max
 
@@ -152,42 +162,28 @@ def _row_budgets(P: int, N: int, up: int, down: int, s: int, t: int) -> tuple[in
     return min(p for p, _ in candidates), min(n for _, n in candidates)
 
 
-def _fit(part: NDArray[np.float64], budget: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Non-negative integers near each row of `part` with a sum of at most its budget."""
-    real = _onto_simplex(part, budget)
-    down = np.floor(real)
-    total = np.minimum(budget, np.rint(real.sum(axis=1)))
-    missing = (total - down.sum(axis=1))[:, None]
-    order = np.argsort(down - real, axis=1, kind="stable")  # largest remainder first
-    rank = np.argsort(order, axis=1, kind="stable")
-    up = (rank < missing) & (real > down)
-    result = down + up
-    # Float sums may leave the floors themselves above the budget by a unit or two.
-    excess = (result.sum(axis=1) - budget)[:, None]
-    shrinking = np.argsort(np.where(result > 0, result, np.inf), axis=1, kind="stable")
-    rank = np.argsort(shrinking, axis=1, kind="stable")
-    return np.asarray(result - ((rank < excess) & (result > 0)))
+def _nearest(part: list[float], budget: int) -> list[int]:
+    """The integers nearest to `part` (non-negative, with rounded sum above budget) of this sum.
 
-
-def _onto_simplex(part: NDArray[np.float64], budget: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each row's nearest point with non-negative entries and a sum of at most its budget.
-
-    max(v - tau, 0) with the tau that meets the budget (Held, Wolfe and Crowder 1974), found from
-    the sorted row: tau = max over k of (v_1 + ... + v_k - budget) / k.
+    max(v - tau, 0) meets the budget for tau = max over k of (v_1 + ... + v_k - budget) / k, v in
+    descending order (Held, Wolfe and Crowder 1974); tau = T / (K unit) here.
     """
-    descending = -np.sort(-part, axis=1)
-    count = np.arange(1, part.shape[1] + 1)
-    tau = ((np.cumsum(descending, axis=1) - budget[:, None]) / count).max(axis=1)
-    return np.asarray(np.maximum(part - np.maximum(tau, 0.0)[:, None], 0.0))
-
-
-def _check_sums(
-    codes: NDArray[np.int64], P_max: NDArray[np.int64], N_max: NDArray[np.int64]
-) -> None:
-    positive = np.maximum(codes, 0).sum(axis=1)
-    negative = np.maximum(-codes, 0).sum(axis=1)
-    if not ((positive <= P_max) & (negative <= N_max)).all():
-        raise OutOfRange(mismatch("weight", "values too large to project", "smaller magnitudes"))
+    ratios = [v.as_integer_ratio() for v in part]
+    unit = max(d for _, d in ratios)  # denominators of floats are powers of two
+    values = [n * (unit // d) for n, d in ratios]
+    T, K, excess = 0, 1, -budget * unit
+    for k, v in enumerate(sorted(values, reverse=True), start=1):
+        if K * v <= T:
+            break  # v <= tau: this one and all smaller ones become 0
+        excess += v
+        if excess * K > T * k:
+            T, K = excess, k
+    floors, remainders = zip(*(divmod(max(K * v - T, 0), K * unit) for v in values))
+    codes = list(floors)
+    largest_first = sorted(range(len(codes)), key=lambda i: -remainders[i])  # stable
+    for i in largest_first[: budget - sum(floors)]:
+        codes[i] += 1
+    return codes
 
 
 def _weights(weight: ArrayLike) -> NDArray[np.float64]:
@@ -197,13 +193,21 @@ def _weights(weight: ArrayLike) -> NDArray[np.float64]:
     if values.ndim < 2 or values.size == 0:
         raise ShapeMismatch(mismatch("weight", f"shape {values.shape}", "[out, ...]"))
     real = values.astype(np.float64)
+    if np.isnan(real).any():
+        raise InvalidArgument(mismatch("weight", "NaN", "a number"))
     if not (np.abs(real) < 2.0**31).all():
-        raise InvalidArgument("weight: got NaN or a magnitude of 2**31 or more")
+        largest = np.abs(real).max()
+        raise OutOfRange(mismatch("weight", f"magnitude {largest}", "magnitudes below 2**31"))
     return real
 
 
-def _integer_sums(codes: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.asarray(codes.astype(np.int64).sum(axis=1))
+def _sums(values: ArrayLike, name: str) -> list[int]:
+    sums = as_integers(values, name)
+    if sums.ndim != 1 or not len(sums):
+        raise ShapeMismatch(mismatch(name, f"shape {sums.shape}", "[out]"))
+    if min(sums) < 0 or max(sums) > 2**62:
+        raise OutOfRange(mismatch(name, sums.tolist(), "integers from 0 to 2**62"))
+    return [int(v) for v in sums.tolist()]
 
 
 def _bias(bias: ArrayLike | None, rows: int) -> list[int]:

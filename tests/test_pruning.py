@@ -1,13 +1,16 @@
 """Masks per row, and the projection that keeps an accumulator inside its width."""
 
+from fractions import Fraction
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refqnn import IntFormat, Linear, Network, Node, certify, max_fan_in, omega
+from refqnn import IntFormat, Linear, Network, Node, certify, exact, max_fan_in, omega
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
-from refqnn.pruning import fan_in_mask, project
+from refqnn.pruning import fan_in_mask, project, sign_budgets
 
 
 @st.composite
@@ -82,6 +85,56 @@ def test_unsigned_inputs_use_the_whole_budget(problem):
             assert used == min(wanted, room // x_hi)
 
 
+@given(problems())
+@settings(max_examples=200)
+def test_the_second_route_gives_the_same_integers(problem):
+    weight, bias, fmt, bits = problem
+    ends = (fmt.q_min, fmt.q_max)
+    assert project(weight, bias, ends, bits).tolist() == exact.project(weight, bias, ends, bits)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.4, 0.5, 1.0, 1.5, 2.5, 1 / 3]), min_size=1, max_size=4))
+def test_the_nearest_of_all_integer_rows(row):
+    """By trying every row; of the nearest the largest in lexicographic order."""
+    rounded = sum(np.rint(row))
+    for budget in range(8):
+        every = product(*(range(4) for _ in row))
+        candidates = [w for w in every if sum(w) == budget]
+        if budget >= rounded:
+            continue
+        distance = {w: sum((Fraction(v) - u) ** 2 for u, v in zip(w, row)) for w in candidates}
+        best = max(w for w in candidates if distance[w] == min(distance.values()))
+        assert project([row], [7 - budget], (0, 1), 4).tolist() == [list(best)]
+
+
+def test_equal_remainders_go_to_the_earlier_weight():
+    # tau is 1/6: three equal remainders, which float64 tells apart.
+    assert project([[0.5, 1.5, 1.5]], None, (0, 1), 3).tolist() == [[1, 1, 1]]
+    assert project([[1.1, 0.1, 2.1]], [1], (0, 1), 3).tolist() == [[1, 0, 1]]
+    # Sum 6.5 is within the budget of 7, the rounded sum 8 is not: the whole budget is used.
+    assert project([[1.5, 1.5, 3.5]], None, (0, 1), 4).tolist() == [[2, 2, 3]]
+
+
+@given(st.data())
+def test_budgets_are_met_and_not_wasted(data):
+    P, N = data.draw(st.integers(0, 300)), data.draw(st.integers(0, 300))
+    lo, hi = data.draw(st.sampled_from([(0, 7), (-4, 3), (-3, 0), (0, 0), (2, 5), (-1, 1)]))
+    b, bits = data.draw(st.integers(-128, 127)), data.draw(st.integers(8, 12))
+    (p,), (n,) = (v.tolist() for v in sign_budgets([P], [N], [b], (lo, hi), bits))
+    assert ([p], [n]) == exact.sign_budgets([P], [N], [b], (lo, hi), bits)
+    s, t = max(0, -lo), max(0, hi)
+    up, down = 2 ** (bits - 1) - 1 - b, 2 ** (bits - 1) + b
+
+    def fits(p, n):
+        return t * p + s * n <= up and s * p + t * n <= down
+
+    assert fits(p, n)
+    assert (p, n) == (P, N) or not fits(p + 1, n + 1)
+    if min(s, t) == 0:
+        assert p == P or not fits(p + 1, n)
+        assert n == N or not fits(p, n + 1)
+
+
 def test_largest_weights_survive():
     assert project([[5.0, 1.0, 1.0, 1.0]], None, (0, 1), 3).tolist() == [[3, 0, 0, 0]]
     assert project([[2.0, 2.0, 2.0]], None, (0, 1), 3).tolist() == [[1, 1, 1]]
@@ -130,6 +183,14 @@ def test_arguments():
         project([[1.0]], [1, 2], (0, 1), 8)
     with pytest.raises(ShapeMismatch, match="weight"):
         project([1.0], None, (0, 1), 8)
+    with pytest.raises(OutOfRange, match=r"weight.*below 2\*\*31"):
+        project([[2.0**31]], None, (0, 1), 8)
+    with pytest.raises(OutOfRange, match="P"):
+        sign_budgets([-1], [0], None, (0, 1), 8)
+    with pytest.raises(ShapeMismatch, match="N"):
+        sign_budgets([1, 2], [0], None, (0, 1), 8)
+    with pytest.raises(InvalidType, match="P"):
+        sign_budgets([1.0], [0], None, (0, 1), 8)
     with pytest.raises(InvalidArgument, match="NaN"):
         project([[np.nan]], None, (0, 1), 8)
     with pytest.raises(InvalidArgument, match="input_range"):

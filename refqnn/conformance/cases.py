@@ -103,7 +103,7 @@ def asked(operation: str, seed: int) -> Case:
 def hand_made() -> tuple[Case, ...]:
     """The questions written out in this file, and the trained networks."""
     parts = (_rounding(), _formats(), _doors(), _requantize(), _sums(), _nodes(), _bounds(),
-             _small_networks(), _trained_networks())  # fmt: skip
+             _pruning(), _small_networks(), _trained_networks())  # fmt: skip
     return tuple(case for part in parts for case in part)
 
 
@@ -422,6 +422,40 @@ def _requantize() -> Iterator[Case]:
         yield Case(
             f"requantize-scale-thirds-{name}", "requantize_scale", {**thirds, **scales}, comment
         )
+    plain = {"bias": np.float32(0).reshape(()), "clip": None, "rounding": "half_even"}
+    for name, fmt, sums, s_in, s_out, zero_point, comment in (
+        ("odd-zero-point", _fmt(8, False), range(-7, 8), 0.5, 1, 3,
+         "ties and an odd zero point: the order of rounding and adding shows"),
+        ("beyond-int32", _fmt(8, True), (2**20, -(2**20), 5), 2.0**12, 1, -1,
+         "quotients of 2^32 and -2^32, cut after they are rounded"),
+        ("float32-product", _fmt(8, True), (185, -185, 184), 0.023, 0.37, 0,
+         "11.49999...: the float32 quotient of the scales makes a tie of it"),
+        ("float32-accumulator", _fmt(8, True), (2**24 + 1, -(2**24) - 1, 2**24), 2.0**-25, 1, 0,
+         "just beyond a half; no float32 holds the accumulator"),
+    ):  # fmt: skip
+        arguments = {
+            **fmt,
+            **plain,
+            "acc": np.array([[v] for v in sums]),
+            "scale_in": np.float32(s_in).reshape(()),
+            "scale_out": np.float32(s_out).reshape(()),
+            "zero_point": zero_point,
+        }
+        yield Case(f"requantize-scale-{name}", "requantize_scale", arguments, comment)
+    yield Case(
+        "requantize-scale-channels",
+        "requantize_scale",
+        {
+            **_fmt(8, False),
+            **plain,
+            "acc": np.arange(-9, 9).reshape(3, 3, 2),
+            "scale_in": _floats(0.5, 0.25, 2),
+            "scale_out": np.float32(1).reshape(()),
+            "bias": _floats(1, -0.75, 4),
+            "zero_point": 128,
+        },
+        "a scale and a bias for each channel",
+    )
     yield Case(
         "requantize-multiplier-62-bits",
         "requantize_multiplier",
@@ -454,8 +488,8 @@ def _requantize() -> Iterator[Case]:
         "invalid_parameter",
     )
     for name, shift, mantissa, error in (
-        ("shift-63", 63, 1, "out_of_range"),
-        ("mantissa-zero", 1, 0, "out_of_range"),
+        ("shift-63", 63, 1, "invalid_parameter"),
+        ("mantissa-zero", 1, 0, "invalid_parameter"),
     ):
         yield Case(
             f"requantize-multiplier-{name}",
@@ -800,6 +834,107 @@ def _bounds() -> Iterator[Case]:
         "the bias alone overflows",
         "out_of_range",
     )
+
+
+def _pruning() -> Iterator[Case]:
+    def budgets(P: Any, N: Any, bias: Any, input_range: Any, bits: int) -> Arguments:
+        return {"P": P, "N": N, "bias": bias, "input_range": input_range, "bits": bits}
+
+    wants = _ints(18, 30, 1, 40), _ints(18, 1, 30, 40)
+    for name, input_range, comment in (
+        ("unsigned", (0, 7), "each side has its own end of the accumulator"),
+        ("nonpositive", (-7, 0), "the ends change places"),
+        ("signed", (-4, 3), "both sides share both ends: one common factor"),
+        ("bipolar", (-1, 1), "P + N against both ends"),
+        ("positive", (2, 5), "a range without 0 counts as if it had it"),
+        ("negative", (-5, -2), "a range below 0 counts as if it had it"),
+        ("zero", (0, 0), "inputs that are always 0 leave everything as it is"),
+    ):
+        arguments = budgets(*wants, _ints(3, -20, 0, 0), input_range, 8)
+        yield Case(f"sign-budgets-{name}", "sign_budgets", arguments, comment)
+    half = 2**61
+    for name, bias in (("highest", half - 1), ("lowest", -half)):
+        yield Case(
+            f"sign-budgets-62-bits-{name}",
+            "sign_budgets",
+            budgets(_ints([2**55 + 1]), _ints([2**54 + 3]), _ints([bias]), (-3, 5), 62),
+            "the bias leaves room at one end only",
+        )
+    yield Case(
+        "sign-budgets-wide",
+        "sign_budgets",
+        budgets(_ints([2**60 + 1]), _ints([2**60 - 1]), None, (-3, 5), 62),
+        "sums, products and rooms that are no float64",
+    )
+    yield Case(
+        "sign-budgets-two-bits",
+        "sign_budgets",
+        budgets(_ints([3]), _ints([3]), None, (0, 1), 2),
+        "[-2, 1]: one more below than above",
+    )
+    for name, change, comment, error in (
+        ("bias-above", {"bias": _ints([128])}, "the bias alone overflows", "out_of_range"),
+        ("bias-below", {"bias": _ints([-129])}, "the bias alone overflows", "out_of_range"),
+        ("bits-1", {"bits": 1}, "a width of 1", "invalid_parameter"),
+        ("bits-63", {"bits": 63}, "a width of 63", "invalid_parameter"),
+        ("reversed", {"input_range": (3, 2)}, "x_lo above x_hi", "invalid_parameter"),
+        ("biases", {"bias": _ints(1, 2)}, "two biases for one row", "shape_mismatch"),
+    ):
+        arguments = budgets(_ints([9]), _ints([9]), None, (0, 7), 8) | change
+        yield Case(f"sign-budgets-refused-{name}", "sign_budgets", arguments, comment, error)
+
+    def projection(weight: Any, bias: Any, input_range: Any, bits: int) -> Arguments:
+        return {
+            "weight": np.array(weight, dtype=np.float64),
+            "bias": bias,
+            "input_range": input_range,
+            "bits": bits,
+        }
+
+    for name, given, comment in (
+        ("published", ([[3.0, 2.6, -3.0, 0.4]], _ints([10]), (0, 7), 6),
+         "one side exceeds its budget, the other stays"),
+        ("fits", ([[0.5, 1.5, -2.5, 1.7]], None, (0, 3), 5), "nothing but rounding, half to even"),
+        ("rounds-beyond", ([[1.5, 1.5, 3.5]], None, (0, 1), 4),
+         "the sum 6.5 fits, the rounded sum 8 does not"),
+        ("reals-beyond", ([[2.4, 2.4, 2.4, 0.3]], None, (0, 1), 4),
+         "the sum 7.5 does not fit, the rounded sum 6 does"),
+        ("thirds", ([[1.5, 1.5, 0.5]], None, (0, 1), 3),
+         "three equal remainders of 1/3, unequal in float64"),
+        ("ties", ([[2.0, 2.0, 2.0, -2.0, -2.0, -2.0]], None, (0, 1), 3),
+         "equal weights: the earlier gets the unit"),
+        ("drops-small", ([[9.0, 1.0, 1.0, 1.0, -0.5]], None, (0, 1), 4), "small weights go first"),
+        ("signed-inputs", ([[5.0, -4.5, 3.25, -0.75]], _ints([2]), (-4, 3), 6),
+         "one common factor for both sides"),
+        ("upper-end-binds", ([[4.0, 3.5, -2.5]], _ints([9]), (-4, 3), 6),
+         "one common factor, from the upper end"),
+        ("lower-end-binds", ([[4.0, 3.5, -2.5]], _ints([-9]), (-4, 3), 6),
+         "one common factor, from the lower end"),
+        ("float64", ([[2.1, 1.1, 0.1]], _ints([1]), (0, 1), 3), "equal remainders in float64"),
+        ("rows", ([[7.0, 7.0], [1.0, -1.0], [-9.0, 2.5]], _ints(0, 3, -7), (0, 2), 5),
+         "a full row, a row that fits, a row below"),
+        ("nothing-left", ([[3.0, -3.0]], _ints([7]), (0, 1), 4), "a bias leaves no room above"),
+        ("kernel", ([[[[2.5, -1.5], [0.25, 3.5]]], [[[-4.5, 1.0], [2.0, -2.0]]]], None, (0, 3), 5),
+         "a convolution: a row is a whole kernel"),
+        ("large", ([[2048.5, -2048.0, 2049.5]], None, (0, 1), 12),
+         "weights of 12 bits"),
+        ("tiny", ([[2.5, 5e-324, 1.5, -5e-324]], None, (0, 1), 3), "a weight that is subnormal"),
+    ):  # fmt: skip
+        yield Case(f"project-{name}", "project", projection(*given), comment)
+    yield Case(
+        "project-float32",
+        "project",
+        projection([[2.1, 1.1, 0.1]], _ints([1]), (0, 1), 3)
+        | {"weight": np.array([[2.1, 1.1, 0.1]], dtype=np.float32)},
+        "unequal remainders, of the same numbers in float32",
+    )
+    for name, given, comment, error in (
+        ("nan", ([[1.0, np.nan]], None, (0, 1), 4), "NaN is no weight", "not_a_number"),
+        ("bias", ([[1.0]], _ints([8]), (0, 1), 4), "the bias alone overflows", "out_of_range"),
+        ("bits", ([[1.0]], None, (0, 1), 1), "a width of 1", "invalid_parameter"),
+        ("biases", ([[1.0]], _ints(1, 2), (0, 1), 4), "two biases for one row", "shape_mismatch"),
+    ):
+        yield Case(f"project-refused-{name}", "project", projection(*given), comment, error)
 
 
 def _node(name: str, operation: str, *inputs: str, **parameters: Any) -> Arguments:

@@ -43,4 +43,6 @@ CHOSEN: Mapping[str, tuple[int, ...]] = {
         148,
         133,
     ),
+    "sign_budgets": (110,),
+    "project": (238, 278, 321, 313),
 }

@@ -11,6 +11,7 @@ small.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -101,9 +102,10 @@ def decode(data: Any, field: Field) -> Any:
     """
     try:
         return _decode(data, field)
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        text = json.dumps(data, default=str)
-        raise FileFormatError(mismatch("value", text[:_LINE], f"a {field.kind}")) from error
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError):
+        # From None: the cause may be nested too deeply to be printed.
+        got = reprlib.repr(data)[:_LINE]
+        raise FileFormatError(mismatch("value", got, f"a {field.kind}")) from None
 
 
 def _decode(data: Any, field: Field) -> Any:

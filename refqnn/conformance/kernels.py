@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise, product
+from math import prod
 from typing import Any
 
 import numpy as np
+
+from refqnn.conformance.suite import Rejected
 
 __all__ = ["KERNELS", "saturate", "wrap"]
 
@@ -67,7 +70,7 @@ def round_value(x: Any, mode: str) -> int:
 def ends(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
     """q_min, q_max."""
     if not 1 <= bits <= 32 or (narrow and bits == 1):
-        raise ValueError("bits")
+        raise Rejected("invalid_parameter", "bits")
     if signed:
         return -(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1
     return 0, 2**bits - 1 - narrow
@@ -109,7 +112,7 @@ def round_ratio(
     round_: Hook = round_value,
 ) -> Results:
     if denominator <= 0:
-        raise ValueError("denominator")
+        raise Rejected("invalid_parameter", "denominator")
     return {"rounded": each(lambda n, _: round_(ratio(n, denominator), rounding), numerator)}
 
 
@@ -133,7 +136,7 @@ def check_codes(
         if q_min <= code <= q_max:
             return code
         if outside is None:
-            raise ValueError("code")
+            raise Rejected("out_of_range", "code")
         return int(outside(code, q_min, q_max))
 
     return {"codes": each(check, codes)}
@@ -170,17 +173,17 @@ def quantize(
     with np.errstate(all="ignore"):
         scales = np.asarray(scale).astype(precision)
     if not (np.isfinite(scales) & (scales > 0)).all():
-        raise ValueError("scale")
+        raise Rejected("invalid_parameter", "scale")
     if scales.ndim and scales.size > 1 and (axis is None or x.shape[axis] != scales.size):
-        raise ValueError("axis")
+        raise Rejected("shape_mismatch", "axis")
     zeros = np.asarray(zero_point)
     if zeros.min() < q_min or zeros.max() > q_max:
-        raise ValueError("zero_point")
+        raise Rejected("out_of_range", "zero_point")
 
     def code(value: Any, index: tuple[int, ...]) -> int:
         if np.isnan(value):
             if nan is None:
-                raise ValueError("NaN")
+                raise Rejected("not_a_number", "NaN")
             return int(nan(q_min, q_max))
         s = convert_scale(scale_at(scale, index, axis, x.shape), dtype)
         z = zero_at(zero_point, index, axis, x.shape)
@@ -202,7 +205,7 @@ def binarize(
     def code(value: Any, _: Any) -> int:
         if np.isnan(value):
             if nan is None:
-                raise ValueError("NaN")
+                raise Rejected("not_a_number", "NaN")
             return nan
         return int(sign(value))
 
@@ -230,7 +233,7 @@ def dequantize(
     dtype = np.dtype(precision).type
     codes = np.asarray(codes)
     if check and (codes.min() < q_min or codes.max() > q_max):
-        raise ValueError("codes")
+        raise Rejected("out_of_range", "codes")
 
     def real(code: int, index: tuple[int, ...]) -> float:
         s = scale_at(scale, index, axis, codes.shape)
@@ -263,11 +266,11 @@ def requantize_thresholds(
     q_min, q_max = ends(bits, signed, narrow)
     rows = np.asarray(thresholds).tolist()
     if len(rows[0]) != q_max - q_min and check:
-        raise ValueError("thresholds")
+        raise Rejected("shape_mismatch", "thresholds")
     if check and any(a > b for row in rows for a, b in pairwise(row)):
-        raise ValueError("thresholds")
+        raise Rejected("invalid_parameter", "thresholds")
     if len(rows) > 1 and np.shape(acc)[1] != len(rows):
-        raise ValueError("channels")
+        raise Rejected("shape_mismatch", "channels")
 
     def code(value: int, index: tuple[int, ...]) -> int:
         row = row_at(rows, index)
@@ -291,6 +294,7 @@ def requantize_scale(
     *,
     channel: Hook = lambda index: index[1],
     real: Hook = lambda a, s_in, s_out, b: (a * Fraction(s_in) + Fraction(b)) / Fraction(s_out),
+    before: Hook = same,
     round_: Hook = round_value,
     finish: Hook = lambda q, z, b: q + z,
     limits: Hook = lambda clip, ends, z: ends if clip is None else clip,
@@ -298,14 +302,14 @@ def requantize_scale(
 ) -> Results:
     ends_ = ends(bits, signed, narrow)
     if any((np.asarray(s) <= 0).any() for s in (scale_in, scale_out)):
-        raise ValueError("scale")
+        raise Rejected("invalid_parameter", "scale")
 
     def code(value: int, index: tuple[int, ...]) -> int:
         c = channel(index)
         s_in, s_out, b = (
             channel_value(v, (c,), 0, (1,)).item() for v in (scale_in, scale_out, bias)
         )
-        rounded = round_(real(value, s_in, s_out, b), rounding)
+        rounded = round_(before(real(value, s_in, s_out, b), zero_point), rounding)
         return int(last(finish(rounded, zero_point, b / s_out), *limits(clip, ends_, zero_point)))
 
     return {"codes": each(code, acc)}
@@ -330,7 +334,7 @@ def requantize_shift(
 ) -> Results:
     q_min, q_max = ends(bits, signed, narrow)
     if not 0 <= shift <= 62:
-        raise ValueError("shift")
+        raise Rejected("invalid_parameter", "shift")
 
     def code(value: int, index: tuple[int, ...]) -> int:
         b = channel_value(offset, (channel(index),), 0, (1,))
@@ -364,7 +368,7 @@ def requantize_multiplier(
     q_min, q_max = ends(bits, signed, narrow)
     mantissas, shifts = np.asarray(mantissa).reshape(-1), np.asarray(shift).reshape(-1)
     if mantissas.min() <= 0 or mantissas.max() >= 2**32 or shifts.min() < 0 or shifts.max() > 62:
-        raise ValueError("multiplier")
+        raise Rejected("invalid_parameter", "multiplier")
 
     def code(value: int, index: tuple[int, ...]) -> int:
         m, s = (channel_value(v, (channel(index),), 0, (1,)) for v in (mantissa, shift))
@@ -409,7 +413,7 @@ def linear(
 ) -> Results:
     weight, x = weights(np.asarray(weight)), np.asarray(x)
     if x.ndim != 2 or x.shape[1] != weight.shape[1]:
-        raise ValueError("shape")
+        raise Rejected("shape_mismatch", "shape")
     acc = np.empty((len(x), len(weight)), dtype=object)
     for n, k in np.ndindex(acc.shape):
         z_w = zero_at(weight_zero_point, k)
@@ -442,7 +446,7 @@ def accumulate(
     with_bias: Hook = same,
 ) -> Results:
     if not 1 <= accumulator_bits <= 64:
-        raise ValueError("bits")
+        raise Rejected("invalid_parameter", "bits")
     weight, x = np.asarray(weight), np.asarray(x)
     make = {"wrap": wrap, "saturate": saturate}[overflow_(overflow)]
     fit = fit_(make(bits_(accumulator_bits), signed_(accumulator_signed)))
@@ -488,12 +492,12 @@ def conv2d(
     stride, padding, dilation = strides(stride), paddings(padding), dilations(dilation)
     out, per_group, *kernel = weight.shape
     if groups < 1 or out % groups or x.ndim != 4 or x.shape[1] != per_group * groups:
-        raise ValueError("shape")
+        raise Rejected("shape_mismatch", "shape")
     pads = ((0, 0), (0, 0), *padding)
     padded = np.pad(x.astype(object), pads, constant_values=pad_(pad_code))
     rooms = [p - d * (k - 1) - 1 for p, d, k in zip(padded.shape[2:], dilation, kernel)]
     if min(rooms) < 0:
-        raise ValueError("window")
+        raise Rejected("shape_mismatch", "window")
     positions = [positions_(room, s) for room, s in zip(rooms, stride)]
     acc = np.empty((len(x), out, *positions), dtype=object)
     for n, k, i, j in np.ndindex(acc.shape):
@@ -545,13 +549,13 @@ def _windows(
 ) -> Any:
     x = np.asarray(x)
     if any(max(pair) >= k for pair, k in zip(padding, kernel)):
-        raise ValueError("padding")
+        raise Rejected("invalid_parameter", "padding")
     kernel, padding = kernels(kernel), paddings(padding)
     stride = strides(stride, kernel)
     padded = np.pad(x.astype(object), ((0, 0), (0, 0), *padding), constant_values=pad)
     rooms = [p - k for p, k in zip(padded.shape[2:], kernel)]
     if min(rooms) < 0:
-        raise ValueError("window")
+        raise Rejected("shape_mismatch", "window")
     positions = [positions_(room, s) for room, s in zip(rooms, stride)]
     y = np.empty((*x.shape[:2], *positions), dtype=object)
     for n, c, i, j in np.ndindex(y.shape):
@@ -599,7 +603,7 @@ def global_sum_pool(
 ) -> Results:
     x = np.asarray(x).astype(object)
     if x.ndim < 3:
-        raise ValueError("shape")
+        raise Rejected("shape_mismatch", "shape")
     acc = np.empty(x.shape[:2], dtype=object)
     for n, c in np.ndindex(acc.shape):
         flat = values(x[n, c]).reshape(-1)
@@ -619,10 +623,10 @@ def add(
     fit: Hook = same,
 ) -> Results:
     if len({np.shape(v) for v in operands}) != 1:
-        raise ValueError("shapes")
+        raise Rejected("shape_mismatch", "shapes")
     given = (1,) * len(operands) if multipliers is None else tuple(multipliers)
     if len(given) != len(operands):
-        raise ValueError("multipliers")
+        raise Rejected("shape_mismatch", "multipliers")
     pairs = used(list(zip(factors(given), operands)))
 
     def acc(_: Any, index: tuple[int, ...]) -> int:
@@ -638,7 +642,7 @@ def concat(
     join: Hook = lambda arrays: np.concatenate(arrays, axis=1),
 ) -> Results:
     if len({(len(v), np.shape(v)[2:]) for v in operands}) != 1:
-        raise ValueError("shapes")
+        raise Rejected("shape_mismatch", "shapes")
     return {"y": join(order([np.asarray(v) for v in operands]))}
 
 
@@ -649,7 +653,9 @@ def flatten(x: Any, *, axes: Hook = same) -> Results:
 
 def reshape(x: Any, shape: Sequence[int], *, order: Any = "C", axes: Hook = same) -> Results:
     x = axes(np.asarray(x))
-    return {"y": np.asarray(x).reshape((len(x), *shape), order=order)}
+    if x.size != len(x) * prod(shape):
+        raise Rejected("shape_mismatch", "shape")
+    return {"y": x.reshape((len(x), *shape), order=order)}
 
 
 def lookup(
@@ -664,13 +670,13 @@ def lookup(
     table = np.asarray(table)
     entries = table.shape[1]
     if len(table) > 1 and np.shape(x)[1] != len(table):
-        raise ValueError("channels")
+        raise Rejected("shape_mismatch", "channels")
 
     def value(v: int, index: tuple[int, ...]) -> int:
         i = column(v, lo, entries)
         if not 0 <= i < entries:
             if outside is None:
-                raise ValueError("table")
+                raise Rejected("out_of_range", "table")
             i = outside(i, entries)
         return int(table[row(index) if len(table) > 1 else 0, i])
 
@@ -701,7 +707,7 @@ def bit_widths(
     span: Hook = lambda lo, hi: max(1, (hi - lo).bit_length()),
 ) -> Results:
     if lo > hi:
-        raise ValueError("lo")
+        raise Rejected("invalid_parameter", "lo")
     return {
         "signed_bits": signed(lo, hi),
         "unsigned_bits": unsigned(lo, hi),
@@ -724,7 +730,7 @@ def accumulator_range(
 ) -> Results:
     los, his = np.asarray(x_lo).tolist(), np.asarray(x_hi).tolist()
     if any(lo > hi for lo, hi in zip(los, his)) or len(los) != np.shape(weight)[1]:
-        raise ValueError("x_lo")
+        raise Rejected("invalid_parameter", "x_lo")
     results: Results = {"lo": [], "hi": [], "mass": []}
     for k, row in enumerate(np.asarray(weight).tolist()):
         b = 0 if bias is None else int(bias[k])
@@ -745,7 +751,7 @@ def omega(
     divide: Hook = lambda a, b: a // b,
 ) -> Results:
     if min(n_max, n_weights, n_inputs) < 1:
-        raise ValueError("bits")
+        raise Rejected("invalid_parameter", "bits")
     return {"fan_in": divide(largest(n_max), value(n_weights) * value(n_inputs))}
 
 
@@ -762,9 +768,9 @@ def max_fan_in(
     choose: Hook = _lesser,
 ) -> Results:
     if any(lo > hi for lo, hi in (weight_range, input_range, bias_range, accumulator_range)):
-        raise ValueError("range")
+        raise Rejected("invalid_parameter", "range")
     if bias_range[0] < accumulator_range[0] or bias_range[1] > accumulator_range[1]:
-        raise ValueError("bias")
+        raise Rejected("out_of_range", "bias")
     values = products(weight_range, input_range)
     p_min, p_max = min(values), max(values)
     up = divide(room_up(accumulator_range, bias_range), p_max) if p_max > 0 else None
@@ -787,7 +793,7 @@ def fan_in_mask(
 ) -> Results:
     weight = np.asarray(weight)
     if weight.ndim < 2 or weight.size == 0 or (check and fan_in < 0):
-        raise ValueError("weight or fan_in")
+        raise Rejected("invalid_parameter", "weight or fan_in")
     table = rows(weight)
     mask = np.zeros(table.shape, dtype=object)
     for k, row in enumerate(table.tolist()):
@@ -795,6 +801,136 @@ def fan_in_mask(
         order = sorted(range(len(row)), key=lambda i: place(sizes[i], i))
         mask[k, kept(order, count(fan_in, len(weight), len(row)), sizes)] = 1
     return {"mask": finish(unrows(mask, weight.shape), weight)}
+
+
+# --- weights for a narrow accumulator ---------------------------------------------------------
+
+
+def _reach(lo: int, hi: int) -> tuple[int, int]:
+    return max(0, -lo), max(0, hi)
+
+
+def row_budgets(
+    p: int,
+    n: int,
+    up: int,
+    down: int,
+    s: int,
+    t: int,
+    *,
+    sides: Hook = lambda p, n, s, t: (t * p + s * n, s * p + t * n),
+    divide: Hook = lambda a, b: a // b,
+    least: Hook = min,
+    parted: bool = True,
+) -> tuple[int, int]:
+    """P_max and N_max of one row."""
+    needs = sides(p, n, s, t)
+    if needs[0] <= up and needs[1] <= down:
+        return p, n
+    if parted and min(s, t) == 0:
+        room_p, room_n = (up, down) if s == 0 else (down, up)
+        return least(p, divide(room_p, s + t)), least(n, divide(room_n, s + t))
+    binding = [(room, need) for room, need in zip((up, down), needs) if need > room]
+    pairs = [(divide(p * room, need), divide(n * room, need)) for room, need in binding]
+    return min(a for a, _ in pairs), min(b for _, b in pairs)
+
+
+def sign_budgets(
+    P: Any,
+    N: Any,
+    bias: Any,
+    input_range: Sequence[int],
+    bits: int,
+    *,
+    reach: Hook = _reach,
+    rooms: Hook = lambda bits, b: (2 ** (bits - 1) - 1 - b, 2 ** (bits - 1) + b),
+    bias_at: Hook = lambda b, k: b[k],
+    row: Hook = row_budgets,
+    finish: Hook = same,
+    outside: Hook | None = None,
+    check: bool = True,
+) -> Results:
+    if check and (not 2 <= bits <= 62 or input_range[0] > input_range[1]):
+        raise Rejected("invalid_parameter", "bits or input_range")
+    if len(P) != len(N) or (bias is not None and len(bias) != len(P)):
+        raise Rejected("shape_mismatch", "bias")
+    s, t = reach(*input_range)
+    pairs = []
+    for k, (p, n) in enumerate(zip(np.asarray(P).tolist(), np.asarray(N).tolist())):
+        up, down = rooms(int(bits), 0 if bias is None else int(bias_at(bias, k)))
+        if min(up, down) < 0:
+            if outside is None:
+                raise Rejected("out_of_range", "bias")
+            up, down = outside(up), outside(down)
+        pairs.append(row(p, n, up, down, s, t))
+    P_max, N_max = zip(*finish(pairs))
+    return {"P_max": np.array(P_max, dtype=object), "N_max": np.array(N_max, dtype=object)}
+
+
+def simplex_level(values: Sequence[Any], budget: int) -> Any:
+    """The least tau >= 0 with sum max(v - tau, 0) <= budget."""
+    descending = sorted(values, reverse=True)
+    partial = [sum(descending[:k]) for k in range(1, len(descending) + 1)]
+    return max(0, *(Fraction(v - budget) / k for k, v in enumerate(partial, start=1)))
+
+
+def nearest_row(
+    values: Sequence[Any],
+    budget: int,
+    *,
+    level: Hook = simplex_level,
+    shifted: Hook = lambda v, tau: max(v - tau, 0),
+    total_: Hook = lambda budget, reals: budget,
+    place: Hook = lambda rest, i: (-rest, i),
+) -> list[int]:
+    """Largest remainder on the projection to a sum of `budget`."""
+    tau = level(values, budget)
+    reals = [shifted(v, tau) for v in values]
+    codes = [int(r // 1) for r in reals]
+    missing = total_(budget, reals) - sum(codes)
+    order = sorted(range(len(codes)), key=lambda i: place(reals[i] - codes[i], i))
+    for i in order[: max(missing, 0)]:
+        codes[i] += 1
+    return codes
+
+
+def project(
+    weight: Any,
+    bias: Any,
+    input_range: Sequence[int],
+    bits: int,
+    *,
+    rows: Hook = same,
+    read: Hook = lambda v: Fraction(float(v)),
+    round_: Hook = lambda v: round_value(v, "half_even"),
+    budgets: Hook = sign_budgets,
+    within: Hook = lambda codes, reals, budget: sum(codes) <= budget,
+    fit: Hook = nearest_row,
+    fits: Hook = lambda codes, reals: codes,
+    order: Hook = same,
+    join: Hook = lambda p, n: p - n,
+    nan: float | None = None,
+) -> Results:
+    weight = np.asarray(weight)
+    if np.isnan(weight).any():
+        if nan is None:
+            raise Rejected("not_a_number", "weight")
+        weight = np.nan_to_num(weight, nan=nan)
+    table = rows(weight.reshape(len(weight), -1))
+    sides = [[[max(read(sign * v), 0) for v in row] for row in table] for sign in (1, -1)]
+    rounded = [[[round_(v) for v in row] for row in side] for side in sides]
+    P, N = (np.array([sum(row) for row in side], dtype=object) for side in rounded)
+    limits = budgets(P, N, bias, input_range, bits)
+    P_max, N_max = order((limits["P_max"], limits["N_max"]))
+    positive, negative = (
+        [
+            fits(codes, reals) if within(codes, reals, b) else fit(reals, b)
+            for codes, reals, b in zip(codes_of, reals_of, limit)
+        ]
+        for codes_of, reals_of, limit in zip(rounded, sides, (P_max, N_max))
+    )
+    codes = [[join(p, n) for p, n in zip(*pair)] for pair in zip(positive, negative)]
+    return {"codes": np.array(codes, dtype=object).reshape(weight.shape), **limits}
 
 
 # --- networks ---------------------------------------------------------------------------------
@@ -813,7 +949,7 @@ def network(
     if check:
         check_codes(codes, fmt["bits"], fmt["signed"], fmt["narrow"])
     if np.shape(codes)[1:] != tuple(network["input_shape"]):
-        raise ValueError("shape")
+        raise Rejected("shape_mismatch", "shape")
     values: Results = {"input": batch(np.asarray(codes))}
     before = "input"
     for node in network["nodes"]:
@@ -891,6 +1027,8 @@ KERNELS: dict[str, Hook] = {
         omega,
         max_fan_in,
         fan_in_mask,
+        sign_budgets,
+        project,
         network,
         predict,
     )

@@ -21,11 +21,16 @@ from refqnn.conformance.kernels import (
     clamp,
     ends,
     in_float,
+    nearest_row,
     round_value,
+    row_budgets,
     saturate,
+    sign_budgets,
+    simplex_level,
     wrap,
 )
 from refqnn.conformance.operations import OPERATIONS
+from refqnn.conformance.suite import Rejected
 
 __all__ = ["MUTANTS", "Mutant", "mutants_of"]
 
@@ -648,6 +653,13 @@ _s(
     "rounds, then adds the rounded bias",
     real=lambda a, s, t, b: a * Fraction(s) / Fraction(t),
     finish=lambda q, z, b: q + z + round(b),
+)
+_s(
+    "zero_point_before_rounding",
+    "rounding_order",
+    "adds the zero point, then rounds",
+    before=lambda x, z: x + z,
+    finish=lambda q, z, b: q,
 )
 _s("zero_point_dropped", "zero_point", "adds no zero point", finish=lambda q, z, b: q)
 _s("clip_ignored", "saturation", "ignores the activation's clip", limits=lambda clip, ends, z: ends)
@@ -1772,6 +1784,321 @@ _g(
     finish=lambda mask, w: np.stack([mask[0]] * len(mask)),
 )
 _g("negative_accepted", "refusal", "reads a negative fan-in as a slice", check=False)
+
+
+# --- weights for a narrow accumulator ---------------------------------------------------------
+
+# How budgets go wrong; projections inherit it.
+_BUDGET_BUGS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    (
+        "symmetric",
+        "bound",
+        "takes -(2^(bits-1) - 1) for the lowest accumulator",
+        {"rooms": lambda bits, b: (2 ** (bits - 1) - 1 - b, 2 ** (bits - 1) - 1 + b)},
+    ),
+    (
+        "one_end",
+        "bound",
+        "takes the upper end's room for both sides",
+        {"rooms": lambda bits, b: (2 ** (bits - 1) - 1 - b,) * 2, "outside": lambda v: max(v, 0)},
+    ),
+    (
+        "all_bits",
+        "bound",
+        "takes 2^bits for 2^(bits-1)",
+        {"rooms": lambda bits, b: (2**bits - 1 - b, 2**bits + b)},
+    ),
+    (
+        "bias_ignored",
+        "bias",
+        "leaves the bias out",
+        {"rooms": lambda bits, b: (2 ** (bits - 1) - 1, 2 ** (bits - 1))},
+    ),
+    (
+        "bias_sign",
+        "bias",
+        "adds the bias to the wrong side",
+        {
+            "rooms": lambda bits, b: (2 ** (bits - 1) - 1 + b, 2 ** (bits - 1) - b),
+            "outside": lambda v: max(v, 0),
+        },
+    ),
+    (
+        "bias_magnitude",
+        "bias",
+        "takes |bias| from both ends",
+        {
+            "rooms": lambda bits, b: (2 ** (bits - 1) - 1 - abs(b), 2 ** (bits - 1) - abs(b)),
+            "outside": lambda v: max(v, 0),
+        },
+    ),
+    ("first_bias", "channel", "gives every row the first bias", {"bias_at": lambda b, k: b[0]}),
+    (
+        "mass",
+        "bound",
+        "limits P + N by one budget, as for sum |w|",
+        {
+            "row": partial(
+                row_budgets, parted=False, sides=lambda p, n, s, t: ((p + n) * max(s, t),) * 2
+            )
+        },
+    ),
+    (
+        "unsigned_inputs",
+        "signedness",
+        "takes 0 for the lowest input",
+        {"reach": lambda lo, hi: (0, max(0, hi))},
+    ),
+    (
+        "symmetric_inputs",
+        "bound",
+        "takes max |x| for both ends of the inputs",
+        {"reach": lambda lo, hi: (max(abs(lo), abs(hi)),) * 2},
+    ),
+    (
+        "ends_swapped",
+        "operand",
+        "exchanges the ends of the inputs",
+        {"reach": lambda lo, hi: (max(0, hi), max(0, -lo))},
+    ),
+    (
+        "range_not_widened",
+        "bound",
+        "credits a range without 0 for its offset",
+        {
+            "reach": lambda lo, hi: (-lo, hi) if hi > 0 else (max(0, -lo), max(0, hi)),
+            "row": partial(row_budgets, parted=False),
+        },
+    ),
+    (
+        "rounded_up",
+        "bound",
+        "rounds budgets up",
+        {"row": partial(row_budgets, divide=lambda a, b: -(-a // b))},
+    ),
+    (
+        "rounded",
+        "bound",
+        "rounds budgets to the nearest",
+        {"row": partial(row_budgets, divide=lambda a, b: round_value(Fraction(a, b), "half_even"))},
+    ),
+    (
+        "shrinks_what_fits",
+        "bound",
+        "raises P and N to their budgets",
+        {"row": partial(row_budgets, least=lambda want, room: room)},
+    ),
+    (
+        "upper_end_only",
+        "bound",
+        "looks at the upper end alone where both sides share it",
+        {
+            "row": lambda p, n, up, down, s, t: row_budgets(
+                p, n, up, down if min(s, t) == 0 else 2**80, s, t
+            )
+        },
+    ),
+    (
+        "lower_end_only",
+        "bound",
+        "looks at the lower end alone where both sides share it",
+        {
+            "row": lambda p, n, up, down, s, t: row_budgets(
+                p, n, up if min(s, t) == 0 else 2**80, down, s, t
+            )
+        },
+    ),
+    (
+        "first_row",
+        "channel",
+        "gives every row the budgets of the first",
+        {"finish": lambda pairs: [pairs[0]] * len(pairs)},
+    ),
+    (
+        "bias_saturates",
+        "refusal",
+        "cuts a bias that does not fit off",
+        {"outside": lambda v: max(v, 0)},
+    ),
+)
+
+
+def _own_factors(p: int, n: int, up: int, down: int, s: int, t: int) -> tuple[int, int]:
+    """One factor for each side, from the end that it moves most."""
+    if min(s, t) == 0:
+        return row_budgets(p, n, up, down, s, t)
+    needs = max(t * p + s * n, 1), max(s * p + t * n, 1)
+    return min(p, p * up // needs[0]), min(n, n * down // needs[1])
+
+
+_g = partial(_mutant, "sign_budgets")
+for _name, _flag, _description, _bug in _BUDGET_BUGS:
+    _g(_name, _flag, _description, **_bug)
+_g(
+    "own_factors",
+    "bound",
+    "shrinks P for the upper and N for the lower end alone",
+    row=_own_factors,
+)
+for _dtype in (np.float32, np.float64):
+    _g(
+        f"{np.dtype(_dtype).name}_quotient",
+        "float_precision",
+        f"divides in {np.dtype(_dtype).name}",
+        row=partial(row_budgets, divide=lambda a, b, d=_dtype: int(np.floor(d(a) / d(b)))),
+    )
+_g(
+    "products_int32",
+    "overflow_narrow",
+    "compares sums of 32 bits",
+    row=partial(
+        row_budgets, sides=lambda p, n, s, t: (wrap(32)(t * p + s * n), wrap(32)(s * p + t * n))
+    ),
+)
+_g("widths_unchecked", "refusal", "accepts any width and any order of the inputs", check=False)
+
+_g = partial(_mutant, "project")
+for _name, _flag, _description, _bug in _BUDGET_BUGS:
+    _g(_name, _flag, _description, budgets=partial(sign_budgets, **_bug))
+for _mode in ("half_up", "half_down", "toward_zero", "ceil"):
+    _g(
+        f"rounds_{_mode}",
+        "rounding_tie",
+        f"rounds magnitudes {_mode}",
+        round_=lambda v, mode=_mode: round_value(v, mode),
+    )
+_fit = partial(partial, nearest_row)
+_g("sides_swapped", "operand", "exchanges the two budgets", order=lambda limits: limits[::-1])
+_g(
+    "one_side",
+    "signedness",
+    "projects the positive weights alone",
+    order=lambda limits: (limits[0], [2**70] * len(limits[1])),
+)
+_g("signs_lost", "signedness", "returns magnitudes", join=lambda p, n: p + n)
+_g(
+    "fits_by_reals",
+    "rounding_order",
+    "compares the sum before rounding with the budget",
+    within=lambda codes, reals, budget: sum(reals) <= budget,
+)
+_g(
+    "remainders_everywhere",
+    "rounding_order",
+    "rounds by largest remainder where the row fits too",
+    fits=lambda codes, reals: nearest_row(reals, round_value(sum(reals), "half_even")),
+)
+_g(
+    "total_of_reals",
+    "bound",
+    "fills up to the rounded sum of the reals, not to the budget",
+    fit=_fit(total_=lambda budget, reals: min(budget, round_value(sum(reals), "half_even"))),
+)
+_g(
+    "remainders_dropped",
+    "bound",
+    "rounds the projection down and leaves budget unused",
+    fit=_fit(total_=lambda budget, reals: 0),
+)
+_g(
+    "projection_rounded",
+    "bound",
+    "rounds each weight of the projection by itself",
+    fit=lambda values, budget: [
+        round_value(max(v - simplex_level(values, budget), 0), "half_even") for v in values
+    ],
+)
+_g("ties_later", "operand", "gives the later of equal remainders the unit",
+   fit=_fit(place=lambda rest, i: (-rest, -i)))  # fmt: skip
+_g("smallest_remainder", "operand", "gives the smallest remainder the unit",
+   fit=_fit(place=lambda rest, i: (rest, i)))  # fmt: skip
+_g("first_columns", "operand", "gives the first weights the units",
+   fit=_fit(place=lambda rest, i: i))  # fmt: skip
+_g(
+    "scaled",
+    "operand",
+    "scales the weights down instead of subtracting",
+    fit=lambda values, budget: nearest_row(
+        [v * min(Fraction(1), Fraction(budget) / sum(values)) for v in values], budget
+    ),
+)
+_g(
+    "mean_excess",
+    "operand",
+    "subtracts the mean excess of all weights once",
+    fit=_fit(level=lambda values, budget: max(0, Fraction(sum(values) - budget) / len(values))),
+)
+_g(
+    "clipped_at_largest",
+    "operand",
+    "clips each weight at the budget",
+    fit=lambda values, budget: [min(round_value(v, "half_even"), budget) for v in values],
+)
+_g(
+    "tau_float64",
+    "float_precision",
+    "subtracts tau in float64",
+    fit=_fit(
+        level=lambda values, budget: float(simplex_level(values, budget)),
+        shifted=lambda v, tau: max(float(v) - tau, 0.0),
+    ),
+)
+_g(
+    "tau_float32",
+    "float_precision",
+    "subtracts tau in float32",
+    fit=_fit(
+        level=lambda values, budget: np.float32(float(simplex_level(values, budget))),
+        shifted=lambda v, tau: max(np.float32(float(v)) - tau, np.float32(0)),
+    ),
+)
+_g(
+    "weights_float32",
+    "float_precision",
+    "reads weights in float32",
+    read=lambda v: Fraction(float(np.float32(v))),
+)
+_g(
+    "per_layer",
+    "bound",
+    "gives every row the budgets of the first",
+    order=lambda limits: tuple([side[0]] * len(side) for side in limits),
+)
+_g("nan_is_zero", "refusal", "takes NaN for 0", nan=0.0)
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+def _recoded(function: Callable[..., Any], code: str) -> Callable[..., Any]:
+    def refusing(**arguments: Any) -> Any:
+        try:
+            return function(**arguments)
+        except Rejected as error:
+            raise Rejected(code, str(error)) from error
+
+    return refusing
+
+
+# What an implementation with one code for everything answers, per operation where that is wrong.
+for _code, _operations in (
+    ("invalid_parameter", ("check_codes", "quantize", "binarize", "dequantize", "linear", "conv2d",
+                           "add", "concat", "reshape", "lookup", "max_fan_in", "network",
+                           "requantize_thresholds", "sign_budgets", "project")),
+    ("out_of_range", ("round_ratio", "integer_format", "requantize_scale", "requantize_multiplier",
+                      "accumulate", "max_pool2d", "bit_widths", "omega", "fan_in_mask", "quantize",
+                      "sign_budgets", "project")),
+):  # fmt: skip
+    MUTANTS += [
+        Mutant(
+            _operation,
+            f"always_{_code}",
+            "refusal_code",
+            f"refuses everything as {_code}",
+            _recoded(KERNELS[_operation], _code),
+        )
+        for _operation in _operations
+    ]
 
 
 # --- networks ---------------------------------------------------------------------------------

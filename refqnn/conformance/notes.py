@@ -114,6 +114,11 @@ NOTES: Mapping[str, Note] = {
         "data outside the declared ranges is clamped, wrapped or computed with",
         "a wrong answer instead of an error; under encryption there is no other sign",
     ),
+    "refusal_code": Note(
+        "wrong error code",
+        "bad data is refused under another code than its own",
+        "callers mend the wrong argument",
+    ),
     "rounding_double": Note(
         "rounded twice, or once",
         "double rounding is taken for single rounding or the other way round",

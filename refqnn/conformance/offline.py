@@ -1,7 +1,7 @@
 """Questions and answers as files, for implementations that cannot be driven: emit, then verify.
 
 Both are JSON lines.  A question is {"id", "operation", "arguments"}; an answer is {"id"} with one
-of "result", "error", "skipped", as in the protocol.
+of "result", "error", "skipped", as in the protocol (`refqnn.conformance.program`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from refqnn.conformance.program import read_answer
 from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge
 from refqnn.conformance.suite import load_vectors, select
-from refqnn.container import write_atomically
+from refqnn.container import read_file, write_atomically
 from refqnn.errors import FileFormatError, mismatch
 
 __all__ = ["emit", "verify"]
@@ -47,14 +47,14 @@ def verify(path: str | Path, *, name: str | None = None) -> Report:
     path = Path(path)
     vectors = {v.id: v for v in load_vectors()}
     answers: dict[str, Any] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_file(path).splitlines(), start=1):
         where = f"{path.name}, line {number}"
         try:
             answer = json.loads(line)
             identity = answer["id"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise FileFormatError(f'{where}: expected a JSON object with an "id"') from None
-        if identity not in vectors:
+        if not isinstance(identity, str) or identity not in vectors:
             raise FileFormatError(mismatch(f"{where}: id", repr(identity), "an id of the suite"))
         if identity in answers:
             raise FileFormatError(f"{where}: {identity} is answered twice")

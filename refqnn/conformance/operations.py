@@ -27,10 +27,12 @@ Kind = Literal[
 ]
 
 ERROR_CODES: Mapping[str, str] = {
-    "invalid_parameter": "a parameter makes no sense whatever the data: a width of 0, a scale of 0",
+    "invalid_parameter": "an argument makes no sense by itself, whatever the others are: a width "
+    "of 0, a scale of 0, a shift of 63, decreasing thresholds, padding as large as its window",
     "not_a_number": "NaN where a number is needed",
-    "out_of_range": "an integer outside the format, the table or the range that was declared",
-    "shape_mismatch": "shapes that do not fit together",
+    "out_of_range": "an integer outside a range that other arguments declare: a format, a table, "
+    "an accumulator",
+    "shape_mismatch": "shapes that do not fit together, or numbers of channels or of levels",
 }
 
 
@@ -128,6 +130,14 @@ _POOL = {
     "kernel": Field("ints", "[kh, kw]"),
     "stride": Field("ints", "[h, w]"),
     "padding": Field("pairs", "[[top, bottom], [left, right]]"),
+}
+_BUDGET = {
+    "input_range": Field("ints", "[x_lo, x_hi] of every input, inclusive"),
+    "bits": Field("int", "two's complement width of the accumulator, 2 to 62"),
+}
+_BUDGETS = {
+    "P_max": Field("int_tensor", "how large P may be [out]"),
+    "N_max": Field("int_tensor", "how large N may be [out]"),
 }
 _IMAGES = {"x": Field("int_tensor", "[n, channels, height, width]")}
 _NETWORK = {
@@ -425,6 +435,36 @@ _ALL = [
         {"mask": Field("int_tensor", "1 where a weight stays, else 0; of the shape of weight")},
         "the fan_in largest |weight| of each row (all that one output sees, row-major) stay; among "
         "equal magnitudes the earlier; all stay where there are no more than fan_in",
+    ),
+    Operation(
+        "sign_budgets",
+        _BUDGET,
+        {
+            "P": Field("int_tensor", "sum of the positive weights of each row [out], 0 to 2^62"),
+            "N": Field("int_tensor", "sum of the magnitudes of its negative ones [out], 0 to 2^62"),
+            "bias": _BIAS,
+        },
+        _BUDGETS,
+        "up = 2^(bits-1) - 1 - b, down = 2^(bits-1) + b, s = max(0, -x_lo), t = max(0, x_hi), "
+        "b = bias[k] or 0; a row with t P + s N <= up and s P + t N <= down keeps P and N; another "
+        "gets, with s = 0, min(P, floor(up / t)) and min(N, floor(down / t)); with t = 0, "
+        "min(P, floor(down / s)) and min(N, floor(up / s)); else floor(f P) and floor(f N), "
+        "f = min(1, up / (t P + s N), down / (s P + t N)); a negative up or down is out_of_range",
+    ),
+    Operation(
+        "project",
+        _BUDGET,
+        {
+            "weight": Field("float_tensor", "[out, ...], in integer steps, magnitudes below 2^31"),
+            "bias": _BIAS,
+        },
+        {"codes": Field("int_tensor", "integer weights, of the shape of weight")},
+        "v = weight[k] (all that one output sees, row-major), over the rationals that the floats "
+        "are; codes = round(v), half_even, and P, N the sums of its positive and negated negative "
+        "entries; a sign part with P <= P_max (N <= N_max) of sign_budgets stays; another becomes "
+        "the integers w >= 0 with sum w = P_max (N_max) that minimise sum (w - max(v, 0))^2 "
+        "(max(-v, 0)), of several the ones that are larger at the first index that differs",
+        _BUDGETS,
     ),
     Operation(
         "network",

@@ -330,6 +330,16 @@ def fan_in_mask(weight: Any, fan_in: int) -> Results:
     return {"mask": np.array(masks).reshape(weight.shape).tolist()}
 
 
+def sign_budgets(P: Any, N: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
+    b = None if bias is None else bias.tolist()
+    P_max, N_max = exact.sign_budgets(P.tolist(), N.tolist(), b, input_range, bits)
+    return {"P_max": P_max, "N_max": N_max}
+
+
+def project(weight: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
+    return {"codes": exact.project(weight, bias, input_range, bits)}
+
+
 def network(codes: Any, network: Mapping[str, Any]) -> Results:
     program = network_of(network)
     trace = exact.trace(program, codes.tolist())
@@ -387,6 +397,8 @@ FUNCTIONS: dict[str, Callable[..., Results]] = {
     "omega": omega,
     "max_fan_in": max_fan_in,
     "fan_in_mask": fan_in_mask,
+    "sign_budgets": sign_budgets,
+    "project": project,
     "network": network,
     "predict": predict,
 }

@@ -8,6 +8,9 @@
                                                        or {"seq": 1, "skipped": why}
     {"cmd": "stop"}                                    (it ends)
 
+A code is one of `ERROR_CODES`, which must be the right one, or "refused", for a program that
+refuses without saying why; "message" may be left out.
+
 The handshake tells faults of the harness from faults of the implementation: until `start` and
 `echo` are answered, nothing has been computed, so whatever is wrong is in how the program reads and
 writes; that raises `HarnessError`.  After it, a crash, a time limit or garbage is the verdict on
@@ -18,8 +21,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
+import reprlib
 import shlex
+import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
@@ -38,10 +44,13 @@ from refqnn.conformance.suite import (
 )
 from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
 
-__all__ = ["PROTOCOL", "HarnessError", "conform", "read_answer"]
+__all__ = ["PROTOCOL", "REFUSED", "HarnessError", "conform", "read_answer"]
 
 PROTOCOL = 1
+REFUSED = "refused"  # in place of an error code, which is not compared then
 _RESTARTS = 10
+_LINE = 2**24  # bytes of an answer
+_LINES = 4  # answers that wait to be read
 
 # What the echo must bring back: integers around and beyond 2**53, floats, no shape, no values.
 _ECHO = {
@@ -71,10 +80,11 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a group of its own, so that `kill` ends its children too
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise HarnessError(f"cannot start {shlex.join(command)}: {error}") from error
-        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._lines: queue.Queue[bytes | None] = queue.Queue(_LINES)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -84,10 +94,14 @@ class _Process:
             raise HarnessError(f"{shlex.join(command)}: {error}") from error
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
+        stdout = self._process.stdout
+        assert stdout is not None
+        with contextlib.suppress(queue.Full):  # it talks without being asked
+            for line in iter(lambda: stdout.readline(_LINE + 1), b""):
+                self._lines.put_nowait(line)
+                if len(line) > _LINE:
+                    break
+            self._lines.put_nowait(None)
 
     def _handshake(self) -> dict[str, Any]:
         versions = {"suite_version": SUITE_VERSION, "semantics_version": SEMANTICS_VERSION}
@@ -98,7 +112,7 @@ class _Process:
         operations = about.get("operations")
         if not isinstance(operations, list) or not isinstance(about.get("name"), str):
             raise HarnessError('answer to start: expected "name" and a list "operations"')
-        if unknown := [name for name in operations if name not in OPERATIONS]:
+        if unknown := [n for n in operations if not isinstance(n, str) or n not in OPERATIONS]:
             raise HarnessError(mismatch("operations", unknown, "operations of this suite"))
         echo = self.ask({"cmd": "run", "seq": 0, "operation": "echo", "arguments": _ECHO})
         if echo != {"seq": 0, "result": _ECHO}:
@@ -108,17 +122,23 @@ class _Process:
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """One line there, one line back.  Raises: _Fault."""
         assert self._process.stdin is not None
+        watch = threading.Timer(self._seconds, self._end)  # it may never read
+        watch.start()
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             raise _Fault(self._death()) from None
+        finally:
+            watch.cancel()
         try:
             line = self._lines.get(timeout=self._seconds)
         except queue.Empty:
             raise _Fault(f"no answer within {self._seconds:g} s") from None
         if line is None:
             raise _Fault(self._death())
+        if len(line) > _LINE:
+            raise _Fault(f"a line of more than {_LINE} bytes: {line[:200]!r}")
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
@@ -143,14 +163,18 @@ class _Process:
         self.kill()
 
     def kill(self) -> None:
-        """End it now."""
-        self._process.kill()
+        """End it now, and what it started."""
+        self._end()
         self._process.wait()
         self._reader.join(timeout=1)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def conform(
@@ -177,32 +201,35 @@ def conform(
     process = _Process(command, seconds)
     about, outcomes, restarts = process.about, [], 0
     known = set(about["operations"])
-    for seq, vector in enumerate(vectors, start=1):
-        if vector.operation not in known:
-            outcomes.append(Outcome(vector, "unsupported", message="not in its operations"))
-            continue
-        if restarts > _RESTARTS:
-            text = f"not asked: the program failed {restarts} times"
-            outcomes.append(Outcome(vector, "fault", message=text))
-            continue
-        message = {
-            "cmd": "run",
-            "seq": seq,
-            "operation": vector.operation,
-            "arguments": encoded_arguments(vector),
-        }
-        try:
-            answer = process.ask(message)
-            if answer.get("seq") != seq:
-                raise _Fault(f"answer to question {answer.get('seq')!r}, expected {seq}")
-            verdict = read_answer(vector, answer)
-        except _Fault as fault:
-            verdict = Answer("fault", message=str(fault))
-            process.kill()
-            restarts += 1
-            process = _Process(command, seconds)
-        outcomes.append(judge(vector, verdict, _reproduction(command, message)))
-    process.stop()
+    try:
+        for seq, vector in enumerate(vectors, start=1):
+            if vector.operation not in known:
+                outcomes.append(Outcome(vector, "unsupported", message="not in its operations"))
+                continue
+            if restarts > _RESTARTS:
+                text = f"not asked: the program failed {restarts} times"
+                outcomes.append(Outcome(vector, "fault", message=text))
+                continue
+            message = {
+                "cmd": "run",
+                "seq": seq,
+                "operation": vector.operation,
+                "arguments": encoded_arguments(vector),
+            }
+            try:
+                answer = process.ask(message)
+                if answer.get("seq") != seq:
+                    raise _Fault(f"answer to question {answer.get('seq')!r}, expected {seq}")
+                verdict = read_answer(vector, answer)
+            except _Fault as fault:
+                verdict = Answer("fault", message=str(fault))
+                process.kill()
+                restarts += 1
+                process = _Process(command, seconds)
+            outcomes.append(judge(vector, verdict, _reproduction(command, message)))
+        process.stop()
+    finally:
+        process.kill()
     return Report(name or about["name"], tuple(outcomes))
 
 
@@ -212,17 +239,24 @@ def read_answer(vector: Vector, answer: dict[str, Any]) -> Answer:
     if len(kinds) != 1:
         return Answer("fault", message='expected one of "result", "error", "skipped"')
     if kinds == ["skipped"]:
-        return Answer("skipped", message=str(answer["skipped"]))
+        return Answer("skipped", message=_text(answer["skipped"]))
     if kinds == ["error"]:
-        if answer["error"] not in ERROR_CODES:
-            expected = f"one of {', '.join(ERROR_CODES)}"
-            return Answer("fault", message=mismatch("error", repr(answer["error"]), expected))
-        return Answer("error", message=f"{answer['error']}: {answer.get('message', '')}")
+        code = answer["error"]
+        if not isinstance(code, str) or code not in (*ERROR_CODES, REFUSED):
+            expected = f"one of {', '.join([*ERROR_CODES, REFUSED])}"
+            return Answer("fault", message=mismatch("error", reprlib.repr(code), expected))
+        message = f"{code}: {_text(answer.get('message', ''))}"
+        return Answer("error", message=message, code=None if code == REFUSED else code)
     try:
         results = decode_fields(answer["result"], OPERATIONS[vector.operation].results)
     except FileFormatError as error:
         return Answer("fault", message=str(error))
     return Answer("result", results)
+
+
+def _text(said: Any) -> str:
+    """Text as it is; anything else shortened, for it may be nested too deeply to be printed."""
+    return said if isinstance(said, str) else reprlib.repr(said)
 
 
 def _reproduction(command: Sequence[str], message: dict[str, Any]) -> str:

@@ -1,19 +1,22 @@
 """The operations of the suite by way of numpy: refqnn itself as an implementation under test.
 
-One function per operation, called with the arguments of a vector by name.
+One function per operation, called with the arguments of a vector by name.  Refusals are `Rejected`
+with the code that belongs to the kind of error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
 from refqnn.accumulator import max_fan_in as _max_fan_in
 from refqnn.accumulator import omega as _omega
+from refqnn.conformance.suite import Rejected
 from refqnn.emulate import Emulated
-from refqnn.errors import OutOfRange
+from refqnn.errors import InvalidArgument, OutOfRange, RefqnnError, ShapeMismatch
 from refqnn.formats import (
     BIPOLAR,
     IntFormat,
@@ -39,6 +42,8 @@ from refqnn.ops import (
     SumPool2d,
 )
 from refqnn.pruning import fan_in_mask as _fan_in_mask
+from refqnn.pruning import project as _project
+from refqnn.pruning import sign_budgets as _sign_budgets
 from refqnn.quantizers import AffineQuantizer, Dequantizer, SymmetricQuantizer
 from refqnn.requantize import Requantize
 from refqnn.rounding import round_ratio as _round_ratio
@@ -102,6 +107,14 @@ def dequantize(
     return {"x": _quantizer(scale, zero_point, fmt, axis, precision).dequantize(codes)}
 
 
+def _made(make: Callable[..., Requantize], *arguments: Any, **options: Any) -> Requantize:
+    """Limits of shifts and mantissas are their own, no range that another argument declares."""
+    try:
+        return make(*arguments, **options)
+    except OutOfRange as error:
+        raise InvalidArgument(str(error)) from error
+
+
 def _requantized(op: Requantize, acc: Any) -> Results:
     return {"codes": _apply(op, acc), "thresholds": op.thresholds}
 
@@ -141,8 +154,8 @@ def requantize_shift(
     rounding: str,
 ) -> Results:
     fmt = IntFormat(bits, signed, narrow)
-    op = Requantize.from_shift(shift, fmt, rounding, offset=offset, zero_point=zero_point)
-    return _requantized(op, acc)
+    options = {"offset": offset, "zero_point": zero_point}
+    return _requantized(_made(Requantize.from_shift, shift, fmt, rounding, **options), acc)
 
 
 def requantize_multiplier(
@@ -157,7 +170,8 @@ def requantize_multiplier(
     first_rounding: str | None,
     first_shift: int,
 ) -> Results:
-    op = Requantize.from_multiplier(
+    op = _made(
+        Requantize.from_multiplier,
         mantissa,
         shift,
         IntFormat(bits, signed, narrow),
@@ -265,6 +279,19 @@ def fan_in_mask(weight: Any, fan_in: int) -> Results:
     return {"mask": _fan_in_mask(weight, fan_in).astype(np.int64)}
 
 
+def sign_budgets(P: Any, N: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
+    P_max, N_max = _sign_budgets(P, N, bias, input_range, bits)
+    return {"P_max": P_max, "N_max": N_max}
+
+
+def project(weight: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
+    codes = _project(weight, bias, input_range, bits)
+    rounded = np.rint(weight).astype(np.int64).reshape(len(weight), -1)
+    P, N = (np.maximum(sign * rounded, 0).sum(axis=1) for sign in (1, -1))
+    P_max, N_max = _sign_budgets(P, N, bias, input_range, bits)
+    return {"codes": codes, "P_max": P_max, "N_max": N_max}
+
+
 def network(codes: Any, network: Mapping[str, Any]) -> Results:
     program = network_of(network)
     trace = program.trace(codes)
@@ -335,8 +362,32 @@ def _apply(op: Op, *x: Any) -> Any:
     return op.forward(*operands)
 
 
+def _coded(function: Callable[..., Results]) -> Callable[..., Results]:
+    """The function, refusing as `Rejected`."""
+
+    @wraps(function)
+    def coded(**arguments: Any) -> Results:
+        try:
+            return function(**arguments)
+        except RefqnnError as error:
+            raise Rejected(_code(error, arguments), str(error)) from error
+
+    return coded
+
+
+def _code(error: RefqnnError, arguments: Mapping[str, Any]) -> str:
+    if isinstance(error, ShapeMismatch):
+        return "shape_mismatch"
+    if isinstance(error, OutOfRange):
+        return "out_of_range"
+    floats = [
+        v for v in arguments.values() if getattr(v, "dtype", None) in (np.float32, np.float64)
+    ]
+    return "not_a_number" if any(np.isnan(v).any() for v in floats) else "invalid_parameter"
+
+
 FUNCTIONS: dict[str, Callable[..., Results]] = {
-    f.__name__: f
+    f.__name__: _coded(f)
     for f in (
         round_ratio,
         integer_format,
@@ -365,6 +416,8 @@ FUNCTIONS: dict[str, Callable[..., Results]] = {
         omega,
         max_fan_in,
         fan_in_mask,
+        sign_budgets,
+        project,
         network,
         predict,
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+
+import numpy as np
 
 from refqnn.conformance.encoding import encode_fields
 from refqnn.conformance.notes import NOTES
@@ -39,7 +43,8 @@ class Outcome:
 
     Attributes:
         status: "passed"; "failed" (a wrong result, a valid vector refused, an invalid one
-            accepted); "unsupported"; "fault" (crash, time limit, garbage).
+            accepted or refused under a wrong code); "unsupported"; "fault" (crash, time limit,
+            garbage).
         mismatch: the first differing value, where there is one.
         message: what the implementation said.
         resembles: mutants that give the very same wrong answer: likely causes.
@@ -83,7 +88,7 @@ class Outcome:
         what = str(self.mismatch) if self.mismatch is not None else self.message
         lines = [f"{self.vector.id}: {self.status}: {what}", f"  {self.vector.comment}"]
         lines += [f"  gives the answer of: {cause}" for cause in self.resembles[:4]]
-        if not self.resembles and self.vector.flags:
+        if self.mismatch is not None and not self.resembles and self.vector.flags:
             lines.append(f"  may be: {', '.join(NOTES[f].bug_type for f in self.vector.flags[:4])}")
         return "\n".join([*lines, f"  reproduce: {self.reproduction}"])
 
@@ -119,18 +124,25 @@ class Report:
         return [o for o in self.outcomes if o.status in ("failed", "fault")]
 
     def summary(self) -> str:
-        """A table by operation, then one by flag for what failed, then the first failures."""
+        """A table by operation, then one by flag for what failed, then the first failures.
+
+        Operations without a single verdict share one line.
+        """
         head = f"{'':24}{'passed':>8}{'failed':>8}{'fault':>8}{'unsupported':>13}"
         lines = [f"{self.implementation}, vectors {SUITE_VERSION}", head]
         rows = [
             (name, [o for o in self.outcomes if o.vector.operation == name]) for name in OPERATIONS
         ]
-        for name, outcomes in [*((n, o) for n, o in rows if o), ("total", list(self.outcomes))]:
+        silent = [n for n, o in rows if o and all(x.status == "unsupported" for x in o)]
+        rows = [(n, o) for n, o in rows if o and n not in silent]
+        for name, outcomes in [*rows, ("total", list(self.outcomes))]:
             count = Counter(outcome.status for outcome in outcomes)
             lines.append(
                 f"{name:24}{count['passed']:>8}{count['failed']:>8}{count['fault']:>8}"
                 f"{count['unsupported']:>13}"
             )
+        if silent:
+            lines += ["", *textwrap.wrap(f"unsupported: {', '.join(silent)}", 88)]
         failed = Counter(flag for o in self.failures for flag in o.vector.flags)
         asked = Counter(
             flag for o in self.outcomes if o.status != "unsupported" for flag in o.vector.flags
@@ -159,15 +171,19 @@ class Report:
 def judge(vector: Vector, answer: Answer, reproduction: str = "") -> Outcome:
     """The verdict on one answer.
 
-    An invalid vector must be refused; which code or message says so is not compared.
+    An invalid vector must be refused.  A code that is given must be the vector's; none need be
+    given, and messages are not compared.
     """
     if answer.kind == "skipped":
         return Outcome(vector, "unsupported", message=answer.message)
     if answer.kind == "fault":
         return Outcome(vector, "fault", message=answer.message, reproduction=reproduction)
     if vector.error is not None:
-        if answer.kind == "error":
+        if answer.refuses_as(vector.error):
             return Outcome(vector, "passed", message=answer.message)
+        if answer.kind == "error":
+            text = f"refused as {answer.code}, expected {vector.error}"
+            return Outcome(vector, "failed", message=text, reproduction=reproduction)
         text = f"accepted, expected to be refused: {vector.error}"
         causes = tuple(f"{m.id}: {m.description}" for m in _same_answer(vector, answer.results))
         return Outcome(vector, "failed", None, text, causes, reproduction)
@@ -190,7 +206,8 @@ def _same_answer(vector: Vector, results: Mapping[str, Any]) -> list[Any]:
     outputs = OPERATIONS[vector.operation].outputs
     same = []
     for mutant in mutants_of(vector.operation):
-        theirs = call(mutant.function, vector)
+        with np.errstate(all="ignore"):
+            theirs = call(mutant.function, vector)
         if theirs.kind != "result":
             continue
         as_vector = replace(
@@ -202,8 +219,6 @@ def _same_answer(vector: Vector, results: Mapping[str, Any]) -> list[Any]:
 
 
 def _array(value: Any) -> Any:
-    import numpy as np
-
     return value if value is None or isinstance(value, (int, np.ndarray)) else np.asarray(value)
 
 
@@ -263,11 +278,22 @@ def ask(functions: Mapping[str, Callable[..., Any]], vector: Vector, name: str) 
     """The verdict on one vector of a Python implementation."""
     if vector.operation not in functions:
         return Outcome(vector, "unsupported", message="no such function")
-    reproduction = (
-        f"from refqnn.conformance import vector; v = vector({vector.id!r}); "
-        f"print({name}.{vector.operation}(**v.arguments), v.outputs, v.error)"
+    function = functions[vector.operation]
+    return judge(vector, call(function, vector), _reproduction(function, vector, name))
+
+
+def _reproduction(function: Callable[..., Any], vector: Vector, name: str) -> str:
+    """A line of Python that asks again; a function that cannot be imported is left to fill in."""
+    module, attribute = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    is_importable = module != "__main__" and (
+        getattr(sys.modules.get(module), attribute, None) is function
     )
-    return judge(vector, call(functions[vector.operation], vector), reproduction)
+    load = f"from {module} import {attribute} as f; " if is_importable else ""
+    note = "" if is_importable else f"  # f: {vector.operation} of {name}"
+    return (
+        f"{load}from refqnn.conformance import vector; v = vector({vector.id!r}); "
+        f"print(f(**v.arguments), v.outputs, v.error){note}"
+    )
 
 
 def encoded_arguments(vector: Vector) -> dict[str, Any]:

@@ -460,6 +460,33 @@ def _fan_in_mask(s: Stream) -> Arguments:
     return {"weight": np.array(flat).reshape(shape), "fan_in": s.integer(0, 6)}
 
 
+def _budget(s: Stream, rows: int, widest: int) -> Arguments:
+    bits = s.integer(2, widest)
+    half = 2 ** (bits - 1)
+    ranges = ((0, 1), (0, 7), (-4, 3), (-1, 1), (-3, 0), (2, 5), (-5, -2), (0, 255), (-128, 127))
+    bias = s.tensor((rows,), -half, half - 1) if s.chance(50) else s.tensor((rows,), -1, 1)
+    return {
+        "input_range": s.choice(ranges),
+        "bits": bits,
+        "bias": None if s.chance(30) else bias,
+    }
+
+
+def _sign_budgets(s: Stream) -> Arguments:
+    rows = s.integer(1, 3)
+    budget = _budget(s, rows, s.choice((6, 12, 34, 62)))
+    largest = 2 ** s.integer(1, max(budget["bits"] - 2, 1)) + 1
+    return {"P": s.tensor((rows,), 0, largest), "N": s.tensor((rows,), 0, largest), **budget}
+
+
+def _project(s: Stream) -> Arguments:
+    shape = s.choice(((1, 4), (2, 3), (2, 5), (2, 1, 2, 2)))
+    unit = s.choice((0.5, 0.5, 0.25, 0.1, 1 / 3))
+    largest = s.integer(1, 9)
+    weight = s.tensor(shape, -2 * largest, 2 * largest) * unit
+    return {"weight": weight, **_budget(s, shape[0], s.choice((3, 5, 7)))}
+
+
 SAMPLERS: dict[str, Callable[[Stream], Arguments]] = {
     "round_ratio": _round_ratio,
     "integer_format": _integer_format,
@@ -488,4 +515,6 @@ SAMPLERS: dict[str, Callable[[Stream], Arguments]] = {
     "omega": _omega,
     "max_fan_in": _max_fan_in,
     "fan_in_mask": _fan_in_mask,
+    "sign_budgets": _sign_budgets,
+    "project": _project,
 }

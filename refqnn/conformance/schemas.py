@@ -225,7 +225,16 @@ def _protocol() -> Schema:
     }
     about = {"protocol": version, "name": _TEXT, "operations": _array({"enum": list(OPERATIONS)})}
     echo = {"cmd": {"const": "run"}, "seq": {"const": 0}, "operation": {"const": "echo"}}
-    values = {"type": "object"}
+    tensors = {
+        name: {"anyOf": [_ref("int_tensor"), _ref("float_tensor")]} for name in ("x", "y", "z")
+    }
+    echoed = _closed({**tensors, "flags": {"type": "array"}})
+    results = [
+        _closed({n: _field(f) for n, f in o.results.items()}, optional=tuple(o.intermediates))
+        for o in OPERATIONS.values()
+        if not o.traces
+    ]
+    trace = {"type": "object", "additionalProperties": _ref("int_tensor")}  # by names of nodes
     runs = [
         _closed(
             {
@@ -237,17 +246,18 @@ def _protocol() -> Schema:
         )
         for operation in OPERATIONS.values()
     ]
-    refused = _closed({"seq": seq, "error": {"enum": list(ERROR_CODES)}, "message": _TEXT})
+    codes = {"enum": [*ERROR_CODES, "refused"]}
+    refused = _closed({"seq": seq, "error": codes, "message": _TEXT})
     refused["required"] = ["seq", "error"]
     brief = _closed(start)
     brief["required"] = ["cmd", "protocol"]
     definitions = {
         "start": brief,
         "about": _closed(about),
-        "echo": _closed({**echo, "arguments": values}),
+        "echo": _closed({**echo, "arguments": echoed}),
         "run": {"oneOf": runs},
         "stop": _closed({"cmd": {"const": "stop"}}),
-        "result": _closed({"seq": seq, "result": values}),
+        "result": _closed({"seq": seq, "result": {"anyOf": [echoed, trace, *results]}}),
         "error": refused,
         "skipped": _closed({"seq": seq, "skipped": _TEXT}),
     }

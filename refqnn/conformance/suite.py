@@ -1,11 +1,13 @@
 """The vector files as Python objects, and the verdict on one answer.
 
 An implementation *refuses* bad data by raising `Rejected`, or a ValueError, TypeError or
-ArithmeticError; it says that it lacks something by raising `Unsupported` or NotImplementedError.
+ArithmeticError; where the exception has a `code` of `ERROR_CODES`, that is compared.  It says that
+it lacks something by raising `Unsupported` or NotImplementedError.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import numpy as np
 import refqnn
 from refqnn.conformance.encoding import decode_fields
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
+from refqnn.container import MALFORMED, read_file
 from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
 from refqnn.formats import as_integers
 
@@ -99,22 +102,34 @@ def vectors_path() -> Path:
 def load_vectors(folder: Path | None = None) -> tuple[Vector, ...]:
     """Every vector of the suite, in the order of the manifest.
 
-    Raises: FileFormatError for files of another version or that do not match the manifest.
+    Raises: FileFormatError for files that are of another version, malformed, missing, or not what
+        the checksums of the manifest say.
 
     >>> len({v.id for v in load_vectors()}) == len(load_vectors())
     True
     """
     folder = folder or vectors_path()
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
-    if (manifest["format"], manifest["format_version"]) != (FORMAT, FORMAT_VERSION):
-        raise FileFormatError(f"{folder.name}: another version of the vector format")
+    name = "MANIFEST.json"
     vectors: list[Vector] = []
-    for name, entry in manifest["files"].items():
-        content = json.loads((folder / name).read_text())
-        read = list(_vectors(name, content))
-        if len(read) != entry["number_of_tests"]:
-            raise FileFormatError(mismatch(name, len(read), f"{entry['number_of_tests']} tests"))
-        vectors += read
+    try:
+        manifest = json.loads(read_file(folder / name))
+        if (manifest["format"], manifest["format_version"]) != (FORMAT, FORMAT_VERSION):
+            raise FileFormatError("another version of the vector format")
+        for name, entry in manifest["files"].items():
+            text = read_file(folder / name)
+            if hashlib.sha256(text).hexdigest() != entry["sha256"]:
+                raise FileFormatError(
+                    "it is not the file that MANIFEST.json names; mend with: "
+                    "refqnn vectors generate"
+                )
+            read = list(_vectors(name, json.loads(text)))
+            if len(read) != entry["number_of_tests"]:
+                raise FileFormatError(f"{len(read)} tests, expected {entry['number_of_tests']}")
+            vectors += read
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from None
+    except MALFORMED as error:
+        raise FileFormatError(f"{name}: malformed vector file ({error!r})") from error
     return tuple(vectors)
 
 
@@ -173,11 +188,17 @@ class Answer:
             crashed, took too long, or said something that is no answer).
         results: by name, for "result".
         message: for the others.
+        code: one of `ERROR_CODES`, for an "error" that says why; else None.
     """
 
     kind: Literal["result", "error", "skipped", "fault"]
     results: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
+    code: str | None = None
+
+    def refuses_as(self, code: str) -> bool:
+        """Does it refuse, and name no other code?"""
+        return self.kind == "error" and self.code in (None, code)
 
 
 @dataclass(frozen=True)
@@ -219,7 +240,9 @@ def call(function: Callable[..., Any], vector: Vector) -> Answer:
     except NotImplementedError as error:
         return Answer("skipped", message=str(error))
     except (ValueError, TypeError, ArithmeticError) as error:
-        return Answer("error", message=f"{type(error).__name__}: {error}")
+        code = getattr(error, "code", None)
+        code = code if isinstance(code, str) and code in ERROR_CODES else None
+        return Answer("error", message=f"{type(error).__name__}: {error}", code=code)
     except Exception as error:
         return Answer("fault", message=f"{type(error).__name__}: {error}")
     if isinstance(value, Mapping):

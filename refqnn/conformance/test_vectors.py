@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -13,8 +14,11 @@ from refqnn.conformance.suite import Vector, load_vectors, select
 from refqnn.errors import RefqnnError
 
 
-def _implementation(name: str) -> Any:
+def _implementation(name: str, folder: str) -> Any:
+    """The module, or the mapping in it; modules of the folder where pytest was started count."""
     module, _, attribute = name.partition(":")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         found = import_module(module)
         return getattr(found, attribute) if attribute else found
@@ -24,7 +28,8 @@ def _implementation(name: str) -> Any:
 
 def pytest_generate_tests(metafunc: Any) -> None:
     option = metafunc.config.getoption
-    _implementation(option("refqnn_impl", None) or REFERENCE)  # a wrong name ends the run here
+    folder = str(metafunc.config.invocation_params.dir)
+    _implementation(option("refqnn_impl", None) or REFERENCE, folder)  # a wrong name ends it here
     vectors = load_vectors()
     xfails = option("refqnn_xfails", None)
     known = {v.id for v in vectors}
@@ -50,7 +55,8 @@ def pytest_generate_tests(metafunc: Any) -> None:
 def implementation(request: Any) -> tuple[str, dict[str, Any]]:
     """The name and the functions of what is tested."""
     name = request.config.getoption("refqnn_impl", None) or REFERENCE
-    return name, functions_of(_implementation(name))
+    folder = str(request.config.invocation_params.dir)
+    return name, functions_of(_implementation(name, folder))
 
 
 def test_vector(vector: Vector, implementation: tuple[str, dict[str, Any]]) -> None:

@@ -96,41 +96,54 @@ def _budgets(
     else:
         P_max, N_max = P, N
         for limit, need in ((up, t * P + s * N), (down, s * P + t * N)):
-            factor = torch.where(need > limit, limit / need.clamp(min=1), torch.ones_like(limit))
-            # One unit less where the quotient may have been rounded up.
-            P_max = torch.minimum(P_max, _floor_product(P, factor))
-            N_max = torch.minimum(N_max, _floor_product(N, factor))
+            binds = need > limit
+            P_max = torch.where(binds, torch.minimum(P_max, _share(P, limit, need)), P_max)
+            N_max = torch.where(binds, torch.minimum(N_max, _share(N, limit, need)), N_max)
     return torch.where(fits, P, torch.minimum(P, P_max)), torch.where(
         fits, N, torch.minimum(N, N_max)
     )
 
 
-def _floor_product(sums: Tensor, factor: Tensor) -> Tensor:
-    product = sums * factor
-    floor = (product * (1 - 2.0**-50)).floor()
-    return torch.where(factor == 1, sums, floor)
+def _share(sums: Tensor, limit: Tensor, need: Tensor) -> Tensor:
+    """floor(sums * limit / need); at times one less where float64 does not hold the product."""
+    product, need = sums * limit, need.clamp(min=1)
+    exact = torch.div(product, need, rounding_mode="floor")
+    below = (product / need * (1 - 2.0**-50)).floor()
+    return torch.where(product <= 2.0**53, exact, below)
 
 
 def _fit(part: Tensor, budget: Tensor) -> Tensor:
-    """Non-negative integers near each row with a sum of at most its budget: largest remainder."""
-    real = _onto_simplex(part, budget)
-    down = real.floor()
-    total = torch.minimum(budget, real.sum(1).round())
-    missing = (total - down.sum(1))[:, None]
-    rank = (down - real).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    result = down + ((rank < missing) & (real > down))
-    excess = (result.sum(1) - budget)[:, None]
+    """The integers nearest to each row whose rounded sum exceeds its budget, with that sum.
+
+    K v - T stands for v - tau: where float64 holds it, equal remainders are equal and the result is
+    that of `refqnn.pruning.project`.
+    """
+    T, K = _simplex(part, budget)
+    shifted = (K * part - T).clamp(min=0)
+    down = torch.div(shifted, K, rounding_mode="floor")
+    remainder = shifted - K * down
+    missing = (budget - down.sum(1))[:, None]
+    rank = (-remainder).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    result = down + ((rank < missing) & (remainder > 0))
+    excess = (result.sum(1) - budget)[:, None]  # of sums that float64 did not hold
     order = torch.where(result > 0, result, torch.full_like(result, torch.inf))
     rank = order.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     return result - ((rank < excess) & (result > 0)).to(result.dtype)
 
 
 def _onto_simplex(part: Tensor, budget: Tensor) -> Tensor:
-    """See the function of this name in `refqnn.pruning`."""
+    """Each row's nearest point with non-negative entries and a sum of at most its budget."""
+    T, K = _simplex(part, budget)
+    return (part - T / K).clamp(min=0)
+
+
+def _simplex(part: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
+    """T and K of tau = T / K >= 0, see `refqnn.pruning`; [out, 1] each."""
     descending = part.sort(dim=1, descending=True).values
     count = torch.arange(1, part.shape[1] + 1, dtype=part.dtype)
-    tau = ((descending.cumsum(1) - budget[:, None]) / count).amax(1).clamp(min=0)
-    return (part - tau[:, None]).clamp(min=0)
+    excess = descending.cumsum(1) - budget[:, None]
+    best = (excess / count).argmax(1, keepdim=True)
+    return excess.gather(1, best).clamp(min=0), count[best]
 
 
 class SignSplit(nn.Module):

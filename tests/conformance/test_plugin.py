@@ -29,7 +29,8 @@ def run_pytest(folder: Path, *options: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", *plugin, "--pyargs", "refqnn.conformance"]
     command += ["-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(folder), *options]
     root = Path(__file__).parents[2]
-    bootstrap = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(root)!r}]"
+    # As the script `pytest` starts: without the current folder on the path.
+    bootstrap = f"import sys; sys.path[:] = [{str(root)!r}, *filter(None, sys.path)]"
     code = f"{bootstrap}; import pytest; sys.exit(pytest.main({command[3:]!r}))"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False

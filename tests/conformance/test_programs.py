@@ -29,7 +29,7 @@ for line in sys.stdin:
         elif how == "unknown-operation":
             answer = {"protocol": 1, "name": "broken", "operations": ["fly"]}
         else:
-            answer = {"protocol": 1, "name": "broken", "operations": ["flatten"]}
+            answer = {"protocol": 1, "name": "broken", "operations": ["flatten", "concat"]}
     elif message["operation"] == "echo":
         answer = {"seq": 0, "result": message["arguments"]}
         if how == "echo-floats":
@@ -49,6 +49,8 @@ for line in sys.stdin:
         answer = {"seq": 10**6, "skipped": ""}
     elif how == "two-answers":
         answer = {"seq": message["seq"], "skipped": "", "error": "out_of_range"}
+    elif how in ("refused", "out_of_range", "shape_mismatch"):
+        answer = {"seq": message["seq"], "error": how}
     elif how == "unknown-code":
         answer = {"seq": message["seq"], "error": "bad luck"}
     elif how == "bad-tensor":
@@ -144,6 +146,18 @@ def test_wrong_answers_are_failures_with_a_reproduction(tmp_path: Path) -> None:
     first = next(line for line in lines if line["status"] == "failed")
     assert first["mismatch"]["index"] == list(failed[0].mismatch.index or ())
     assert set(first["flags"]) == set(failed[0].vector.flags)
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [("shape_mismatch", "passed"), ("refused", "passed"), ("out_of_range", "failed")],
+)
+def test_codes_of_programs_are_compared(how: str, status: str) -> None:
+    report = conform(broken(how), operations=["concat"])
+    invalid = [o for o in report.outcomes if o.vector.error is not None]
+    assert {o.vector.error for o in invalid} == {"shape_mismatch"}
+    assert {o.status for o in invalid} == {status}
+    assert {o.status for o in report.outcomes if o.vector.error is None} == {"failed"}
 
 
 def test_a_reproduction_can_be_pasted(c_program: str) -> None:
@@ -259,3 +273,4 @@ def test_a_skipped_question_follows_the_schema() -> None:
     assert validator.is_valid({"seq": 3, "skipped": "too wide"})
     assert not validator.is_valid({"seq": 3, "skipped": "too wide", "error": "out_of_range"})
     assert not validator.is_valid({"seq": 3, "error": "bad luck"})
+    assert validator.is_valid({"seq": 3, "error": "refused", "message": "3 channels for 2"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import hashlib
+import importlib
 import json
 from dataclasses import replace
 from fractions import Fraction
@@ -31,11 +32,13 @@ from refqnn.conformance.encoding import decode, encode
 from refqnn.conformance.kernels import KERNELS
 from refqnn.conformance.mutants import MUTANTS, mutants_of
 from refqnn.conformance.notes import NOTES
-from refqnn.conformance.operations import OPERATIONS, Field
+from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Field
 from refqnn.conformance.oracle import FUNCTIONS as ORACLE
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
 from refqnn.conformance.suite import call, compare
+from refqnn.datasets import load as load_data
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType
+from refqnn.network import load as load_network
 
 FOLDER = vectors_path()
 VECTOR_FILES = sorted(p for p in FOLDER.glob("*.json") if p.name != "MANIFEST.json")
@@ -91,6 +94,45 @@ def test_schemas_are_closed() -> None:
     manifest = json.loads((FOLDER / "MANIFEST.json").read_text())
     schema = json.loads((FOLDER / "schema" / "manifest.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(manifest)
+
+
+def _objects(schema: Any) -> Any:
+    """Every schema of an object inside a schema."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield schema
+        for value in schema.values():
+            yield from _objects(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _objects(value)
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "schema").glob("*.json")), ids=lambda p: p.stem)
+def test_no_object_of_a_schema_is_open(path: Path) -> None:
+    """Names are listed, or (notes, files, traces) free with values that are not."""
+    for schema in _objects(json.loads(path.read_text())):
+        rest = schema["additionalProperties"]
+        assert rest is False or ("properties" not in schema and rest), schema
+        if rest is False:
+            assert set(schema["required"]) <= set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kinds"),
+    [
+        ("iris-mlp", "iris", {"Linear"}),
+        ("checkerboard-mlp", "checkerboard", {"Linear"}),
+        ("digits-cnn", "digits", {"Conv2d", "Linear"}),
+    ],
+)
+def test_trained_networks_know_their_data(name: str, data: str, kinds: set[str]) -> None:
+    pytest.importorskip("sklearn")
+    network, rows = load_network(FOLDER / "networks" / f"{name}.npz"), load_data(data)
+    X, y = np.concatenate([rows.X_train, rows.X_test]), np.concatenate([rows.y_train, rows.y_test])
+    classes = network.predict(X.reshape(len(X), *network.input_shape)).argmax(axis=1)
+    assert (classes == y).mean() > 0.95
+    assert kinds <= {node.op.kind for node in network.nodes}
 
 
 def test_ids_are_unique_and_flags_explained() -> None:
@@ -171,6 +213,9 @@ def test_routes_that_disagree_are_not_written(monkeypatch: pytest.MonkeyPatch) -
     accepted = replace(case, error="out_of_range")
     with pytest.raises(CertificateError, match="accepted"):
         writing.solved(accepted)
+    ragged = {"operands": [np.ones((1, 2)), np.ones((1, 2, 2), dtype=int)]}
+    with pytest.raises(CertificateError, match="refused as"):
+        writing.solved(Case("concat-x", "concat", ragged, "ragged", "not_a_number"))
 
 
 # --- strength ---------------------------------------------------------------------------------
@@ -219,9 +264,30 @@ def test_a_wrong_implementation_is_named() -> None:
     assert not report.conforms
     outcome = next(o for o in report.failures if o.vector.id == "linear-passes-2-15")
     assert any("acc_int16" in cause for cause in outcome.resembles)
-    assert "linear-passes-2-15" in outcome.reproduction
+    assert outcome.reproduction.endswith("# f: linear of mine")
     assert "overflow_narrow" in report.summary()
     assert str(outcome).startswith("linear-passes-2-15: failed: acc[0, 0]: expected 32769, got")
+
+
+def test_a_reproduction_is_python_to_paste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong_flatten.py").write_text(
+        "def flatten(x):\n    return -x.reshape(len(x), -1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    report = run(importlib.import_module("wrong_flatten"), operations=["flatten"])
+    outcome = report.failures[0]
+    exec(outcome.reproduction, {})
+    assert str(-outcome.vector.outputs["y"]) in capsys.readouterr().out
+    assert f"reproduce: {outcome.reproduction}" in str(outcome)
+
+
+def test_summary_names_what_is_unsupported_in_one_place() -> None:
+    lines = run({"flatten": REFERENCE["flatten"]}).summary().splitlines()
+    rows = [line.split()[0] for line in lines if line.split()[1:]]
+    assert rows[2:4] == ["flatten", "total"]
+    assert any(line.startswith("unsupported: round_ratio, ") for line in lines)
 
 
 def test_missing_functions_are_unsupported_and_nothing_passed_is_no_conformance() -> None:
@@ -263,6 +329,39 @@ def test_accepting_bad_data_fails() -> None:
     report = run({"check_codes": lambda codes, **_: codes}, operations=["check_codes"])
     failed = {o.vector.id for o in report.failures}
     assert failed == {v.id for v in load_vectors() if v.operation == "check_codes" and v.error}
+
+
+def test_a_code_that_is_given_is_compared() -> None:
+    """Refusing without a code passes; a wrong code is a failure, not a weaker kind of pass."""
+
+    def report_of(error: Exception) -> Report:
+        def concat(operands: Any) -> Any:
+            raise error
+
+        return run({"concat": concat}, operations=["concat"])
+
+    class Coded(ValueError):
+        code = "shape_mismatch"
+
+    refused = {v.id for v in load_vectors() if v.operation == "concat" and v.error}
+    for right in (ValueError("no code"), Rejected("shape_mismatch"), Coded(), TypeError("no")):
+        passed = {o.vector.id for o in report_of(right).outcomes if o.status == "passed"}
+        assert passed == refused
+    wrong = report_of(Rejected("out_of_range"))
+    assert wrong.counts["passed"] == 0
+    outcome = next(o for o in wrong.failures if o.vector.id == "concat-shapes")
+    assert outcome.message == "refused as out_of_range, expected shape_mismatch"
+
+
+def test_every_refusal_of_the_reference_has_the_code_of_the_vector() -> None:
+    for v in load_vectors():
+        if v.error is not None:
+            for functions in (REFERENCE, KERNELS):
+                assert call(functions[v.operation], v).code == v.error, v.id
+
+
+def test_every_code_is_asked_for() -> None:
+    assert {v.error for v in load_vectors()} == {None, *ERROR_CODES}
 
 
 def test_profiles_select() -> None:
