@@ -40,6 +40,7 @@ from refqnn.quantizers import (
     Dequantizer,
     PowerOfTwoQuantizer,
     SymmetricQuantizer,
+    ThresholdQuantizer,
 )
 from refqnn.requantize import Requantize
 from refqnn.rounding import Rounding
@@ -106,6 +107,7 @@ __all__ = [
     "Rounding",
     "SumPool2d",
     "SymmetricQuantizer",
+    "ThresholdQuantizer",
     "certify",
     "diff",
     "find_overflow",

@@ -20,7 +20,7 @@ from refqnn.emulate import Emulated
 from refqnn.errors import AccumulatorOverflow, InvalidArgument, OutOfRange, mismatch
 from refqnn.network import Network
 from refqnn.ops import Op, SumOp
-from refqnn.quantizers import Dequantizer, Quantizer
+from refqnn.quantizers import Dequantizer, Quantizer, ThresholdQuantizer
 
 __all__ = [
     "dequantize",
@@ -112,6 +112,8 @@ def quantize(quantizer: Quantizer, x: Nested) -> Nested:
     >>> quantize(SymmetricQuantizer(0.5, IntFormat(3, signed=True)), [-9.0, 0.25, 0.75])
     [-4, 0, 2]
     """
+    if isinstance(quantizer, ThresholdQuantizer):
+        return _count_thresholds(quantizer, x)
     fmt, mode, precision = quantizer.format, quantizer.rounding.value, quantizer.precision
     q_min, q_max = fmt.q_min, fmt.q_max
 
@@ -134,6 +136,23 @@ def quantize(quantizer: Quantizer, x: Nested) -> Nested:
     x = _lists(x)
     depth = len(_shape(x))
     return _map(code, x)
+
+
+def _count_thresholds(quantizer: ThresholdQuantizer, x: Nested) -> Nested:
+    """q_min + step * #{k : x >= thresholds[channel, k]}, infinite x at the ends of float32."""
+    greatest = (2 - Fraction(1, 2**23)) * 2**127
+    rows = _lists(quantizer.thresholds)
+
+    def code(value: float, index: tuple[int, ...]) -> int:
+        if math.isnan(value):
+            raise InvalidArgument(mismatch("x", "NaN", "a number"))
+        narrowed = to_float(value, "float32")
+        finite = min(max(narrowed, -greatest), greatest)
+        row = rows[0] if quantizer.axis is None else rows[index[quantizer.axis]]
+        count = sum(finite >= threshold for threshold in row)
+        return quantizer.format.q_min + quantizer.format.step * count
+
+    return _map(code, _lists(x))
 
 
 def dequantize(door: Quantizer | Dequantizer, integers: Nested) -> Nested:

@@ -14,6 +14,7 @@ from refqnn import (
     PowerOfTwoQuantizer,
     Rounding,
     SymmetricQuantizer,
+    ThresholdQuantizer,
     exact,
     testing,
 )
@@ -400,3 +401,21 @@ def test_quantize_is_idempotent_on_the_grid(data):
     )
     codes = data.draw(testing.codes(fmt, (7,)))
     assert quantizer.quantize(quantizer.dequantize(codes)).tolist() == codes.tolist()
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(width=32, allow_nan=False), min_size=3, max_size=3),
+        min_size=2,
+        max_size=2,
+    ),
+    st.lists(st.lists(st.floats(allow_nan=False), min_size=2, max_size=2), min_size=1, max_size=9),
+    st.sampled_from([None, 1, -1]),
+)
+def test_threshold_quantizer_counts_thresholds(thresholds, x, axis):
+    rows = np.sort(np.array(thresholds, dtype=np.float32), axis=1)
+    quantizer = ThresholdQuantizer(
+        rows if axis is not None else rows[:1], IntFormat(2, signed=False), axis
+    )
+    near = np.array([*x, rows[:, 0], np.nextafter(rows[:, 1], np.float32(np.inf))])
+    assert quantizer.quantize(near).tolist() == exact.quantize(quantizer, near)
