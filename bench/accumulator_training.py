@@ -220,6 +220,7 @@ def plot(runs: list[Run], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed, n = 8, nothing written")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -243,7 +244,7 @@ def main() -> None:
         "torch": torch.__version__,
         "runs": [asdict(run) for run in runs],
     }
-    path = FOLDER / "accumulator_training.json"
+    path = arguments.output / "accumulator_training.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     plot(runs, path.with_suffix(".png"))
 

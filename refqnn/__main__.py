@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import Any
 
 from refqnn.errors import MissingExtra
 
+_signals: list[int] = []  # that have come
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """SIGTERM unwinds as Ctrl-C does, so that temporary files are removed."""
+    _signals.append(number)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)  # and again: some libraries swallow the exception
+    raise KeyboardInterrupt
+
 
 def main() -> None:
-    """Run the command line; without the `cli` extra, say how to get it."""
+    """Run the command line; without the `cli` extra, say how to get it.
+
+    A command that a signal ends exits with 128 + its number, as shells have it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _interrupt)
     try:
         from refqnn.cli import refqnn
+
+        refqnn()
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
         sys.exit(str(MissingExtra("cli", error.name)))
-    refqnn()
+    except BaseException:
+        # Libraries turn an interrupt into errors of their own; the signal is what counts.
+        if not _signals:
+            raise
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        print("interrupted; no file was left half-written", file=sys.stderr)
+        sys.exit(128 + _signals[0])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,19 +23,46 @@ from refqnn import __version__
 from refqnn.container import write_atomically
 from refqnn.errors import FileFormatError, RefqnnError
 from refqnn.formats import signed_bits
-from refqnn.onnx import FLAVOURS, open_network
+from refqnn.onnx import FLAVOURS, open_file, open_network
 from refqnn.ops import Interval
 
 console = Console()
 messages = Console(stderr=True)
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _NewFile(click.Path):
+    """A file to write; refused before the work begins where it could not be written after it.
+
+    Args:
+        endings: that its name may have; any by default.
+    """
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+        self.endings = endings
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        folder = path.parent
+        if not folder.is_dir():
+            self.fail(f"{str(path)!r}: there is no folder {str(folder)!r}; make it first")
+        if not path.exists() and not os.access(folder, os.W_OK):
+            self.fail(f"{str(path)!r}: the folder {str(folder)!r} is read-only; choose another")
+        if self.endings and path.suffix.lower() not in self.endings:
+            self.fail(f"{str(path)!r}: expected a name that ends in {', '.join(self.endings)}")
+        return path
+
+
+_NEW_FILE = _NewFile()
+_NEW_FIGURE = _NewFile(".png", ".pdf", ".svg")
 
 # Exit codes; 0 is success.
 OVERFLOW_POSSIBLE = 1
 USAGE_OR_DATA_ERROR = 2
 OVERFLOW_UNKNOWN = 3
+INTERRUPTED = 130
 
 
 class _Failure(click.ClickException):
@@ -47,8 +75,14 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None  # click would say "Aborted!"
+        except BrokenPipeError:
+            raise  # `refqnn ... | head`: click ends quietly
         except (RefqnnError, OSError) as error:
             raise _Failure(str(error)) from error
+        except MemoryError as error:
+            raise _Failure(f"not enough memory {error}") from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -141,21 +175,29 @@ def _print(table: Table) -> None:
 # --- demo -------------------------------------------------------------------------------------
 
 
-@refqnn.command(short_help="The whole road on real data, in one table.")
+@refqnn.command(short_help="Walk the whole road on real data; start here, with --quick.")
 @click.option(
     "--dataset",
     type=click.Choice(["iris", "breast_cancer", "digits", "moons", "checkerboard"]),
     default="iris",
     show_default=True,
+    help="What to train on.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="Test samples that run encrypted.",
+    help="Test samples that run encrypted.  [default: 5, or 1 with --quick]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--quick", is_flag=True, help="A narrow network and few epochs: every stage in half a minute."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the split, the initial weights and the shuffling.",
+)
 @click.option(
     "--json",
     "json_file",
@@ -165,7 +207,7 @@ def _print(table: Table) -> None:
 @click.option(
     "--plot",
     "plot_file",
-    type=_NEW_FILE,
+    type=_NEW_FIGURE,
     help="Write a figure to FILE: decision regions of 2-D data, else bits per layer.",
 )
 @click.option(
@@ -176,7 +218,8 @@ def _print(table: Table) -> None:
 )
 def demo(
     dataset: str,
-    samples: int,
+    samples: int | None,
+    quick: bool,
     seed: int,
     json_file: Path | None,
     plot_file: Path | None,
@@ -189,7 +232,7 @@ def demo(
     from refqnn.demo import run
 
     with _Bars() as bars:
-        finished = run(dataset, bars, seed=seed, encrypted_samples=samples)
+        finished = run(dataset, bars, seed=seed, encrypted_samples=samples, quick=quick)
     result = finished.demo
     _print_demo(result)
     if json_file is not None:
@@ -271,13 +314,14 @@ def _verdict(differing: int) -> str:
 # --- inspect ----------------------------------------------------------------------------------
 
 
-@refqnn.command(short_help="A network's nodes, formats and ranges.")
+@refqnn.command(short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=_FILE)
 def inspect(file: Path) -> None:
     """Show a network (ours or ONNX) as a table: nodes, formats, proved ranges, bits, parameters."""
     from refqnn.inspect import describe
 
-    network = open_network(file)
+    imported = open_file(file)
+    network = imported.network
     table = _table(
         f"{file.name}  {network.digest[:12]}",
         *("node", "kind", "inputs", "shape", "codes", "shift", "range", "bits", "span", "sums in"),
@@ -298,6 +342,8 @@ def inspect(file: Path) -> None:
             f"{row.parameters:,}",
         )
     _print(table)
+    for node in imported.dropped:
+        console.print(f"left out behind the output: {node}", highlight=False, markup=False)
     console.print(
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them)."
     )
@@ -307,7 +353,7 @@ def inspect(file: Path) -> None:
 # --- certify ----------------------------------------------------------------------------------
 
 
-@refqnn.command(short_help="Prove ranges; find an overflow.")
+@refqnn.command(short_help="Prove accumulator ranges; find an overflow.")
 @click.argument("file", type=_FILE)
 @click.option("--bits", type=click.IntRange(1, 64), help="Ask: does any accumulator overflow?")
 @click.option("--unsigned", is_flag=True, help="--bits means unsigned accumulators.")
@@ -317,6 +363,7 @@ def inspect(file: Path) -> None:
     type=click.Choice(["auto", "interval", "exhaustive", "search", "solver"]),
     default="auto",
     show_default=True,
+    help="Intervals alone, every input, box search, or a solver; auto takes what is quick.",
 )
 @click.option(
     "--budget",
@@ -334,7 +381,7 @@ def inspect(file: Path) -> None:
 @click.option(
     "--plot",
     "plot_file",
-    type=_NEW_FILE,
+    type=_NEW_FIGURE,
     help="Write a figure of the widths per layer to FILE.",
 )
 @click.option(
@@ -432,7 +479,7 @@ def _print_overflow(answer: Any) -> None:
 # --- compare ----------------------------------------------------------------------------------
 
 
-@refqnn.command(short_help="A Brevitas module against its network.")
+@refqnn.command(short_help="Check a Brevitas module against its network.")
 @click.argument("target", metavar="PACKAGE.MODULE:FUNCTION")
 @click.option(
     "--save",
@@ -495,7 +542,7 @@ def _call(target: str) -> tuple[Any, Any]:
 # --- convert and diff -------------------------------------------------------------------------
 
 
-@refqnn.command(short_help="Between our files and ONNX.")
+@refqnn.command(short_help="Convert between our files and ONNX.")
 @click.argument("source", type=_FILE)
 @click.argument("target", type=_NEW_FILE)
 @click.option(
@@ -505,7 +552,9 @@ def _call(target: str) -> tuple[Any, Any]:
     show_default=True,
     help="Of a target that ends in .onnx.",
 )
-@click.option("--input", "input_name", help="ONNX tensor to start from.")
+@click.option(
+    "--input", "input_name", help="ONNX tensor to start from, or UINT8, INT4, ...: what comes in."
+)
 @click.option("--output", "output_name", help="ONNX tensor to stop at.")
 def convert(
     source: Path, target: Path, flavour: str, input_name: str | None, output_name: str | None
@@ -519,7 +568,7 @@ def convert(
     messages.print(f"wrote {target}: {len(network.nodes)} nodes", highlight=False)
 
 
-@refqnn.command(short_help="Where two networks part first.")
+@refqnn.command(short_help="Find where two networks part first.")
 @click.argument("a", type=_FILE)
 @click.argument("b", type=_FILE)
 @click.option(
@@ -546,7 +595,7 @@ def diff(a: Path, b: Path, inputs: Path) -> None:
 
 @refqnn.command(
     context_settings={"ignore_unknown_options": True},
-    short_help="The test vectors against a program.",
+    short_help="Ask the test vectors of a program.",
 )
 @click.option(
     "--seconds",
@@ -625,3 +674,13 @@ def _finish(report: Any, report_file: Path | None) -> None:
         messages.print(f"wrote {report_file}", highlight=False)
     if not report.conforms:
         raise SystemExit(1)
+
+
+# --- encrypted inference ----------------------------------------------------------------------
+
+import_module("refqnn.fhe_commands")  # registers itself; it uses what is above
+
+
+# --- benches ----------------------------------------------------------------------------------
+
+import_module("refqnn.benches")  # registers itself as well

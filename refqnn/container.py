@@ -4,8 +4,9 @@
     WHAT.sha256         sha256 of WHAT.json, hexadecimal
     ...                 the members
 
-Nothing in a file is executed or unpickled.  Members are stored, not compressed, so a file cannot
-unfold into more memory than its own size.  Equal contents give equal bytes.
+Nothing in a file is executed, evaluated or unpickled.  Members are stored, not compressed, and an
+array's shape is held against its bytes, so a file cannot unfold into more memory than its own size.
+Equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -14,17 +15,32 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import re
+import secrets
+import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from refqnn.errors import FileFormatError, RefqnnError
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Container", "write_atomically"]
+from refqnn.errors import FileFormatError, RefqnnError, mismatch
+
+__all__ = [
+    "MALFORMED",
+    "Container",
+    "array_to_npy",
+    "npy_to_array",
+    "read_file",
+    "read_json",
+    "write_atomically",
+]
 
 T = TypeVar("T")
 Content = dict[str, Any]
@@ -34,7 +50,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip has no earlier time; equal contents give e
 _MAX_JSON = 2**26
 
 # What wrong content may raise on its way through zipfile, json, numpy and our constructors.
-_MALFORMED: tuple[type[Exception], ...] = (
+MALFORMED: tuple[type[Exception], ...] = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -43,6 +59,16 @@ _MALFORMED: tuple[type[Exception], ...] = (
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
+)
+
+# The head of a .npy file as numpy.save writes it.  Matched, because numpy.load evaluates it.
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00.."
+    rb"\{'descr': '(?P<dtype>[<|](?:[iu][1248]|f[248]|b1|U\d{1,9}))', "
+    rb"'fortran_order': (?P<fortran>False|True), "
+    rb"'shape': \((?P<shape>|\d{1,10},|\d{1,10}(?:, \d{1,10}){1,31})\), \} *\n",
+    re.DOTALL,
 )
 
 
@@ -92,7 +118,7 @@ class Container:
             raise FileFormatError(f"{name}: {error}") from error
         except (zipfile.BadZipFile, EOFError) as error:
             raise FileFormatError(f"{name}: not a complete {self.what} file ({error})") from error
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise FileFormatError(f"{name}: malformed {self.what} file ({error!r})") from error
 
     @property
@@ -111,6 +137,9 @@ class Container:
             raise FileFormatError(f"not a {self.what} file of ours: no {self._json}")
         if any(info.compress_type != zipfile.ZIP_STORED for info in infos.values()):
             raise FileFormatError("a member is compressed, expected stored members")
+        assert archive.fp is not None
+        if sum(info.file_size for info in infos.values()) > archive.fp.seek(0, io.SEEK_END):
+            raise FileFormatError("the members are larger than the file")
         if infos[self._json].file_size > _MAX_JSON:
             raise FileFormatError(f"{self._json} is larger than {_MAX_JSON} bytes")
         text = archive.read(self._json)
@@ -135,20 +164,101 @@ class Container:
         return content, members
 
 
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` on a temporary file in the same folder, then rename it to `path`."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
+# --- arrays -----------------------------------------------------------------------------------
+
+
+def array_to_npy(array: NDArray[Any]) -> bytes:
+    """The bytes of a .npy file: little endian, equal for equal arrays."""
+    buffer = io.BytesIO()
+    little_endian = array.astype(array.dtype.newbyteorder("<"))
+    np.save(buffer, little_endian, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npy_to_array(data: bytes) -> NDArray[Any]:
+    """The numbers, truth values or text in the bytes of a .npy file.
+
+    Raises: FileFormatError for any other content, objects (pickles) among them, and for a shape
+        that does not agree with the number of bytes, before memory is taken.
+    """
+    head = _NPY.match(data)
+    if head is None or head.end() != 10 + int.from_bytes(data[8:10], "little"):
+        expected = "numbers, truth values or text as numpy.save writes them, no pickle"
+        raise FileFormatError(mismatch("array", repr(data[:80]), expected))
+    dtype = np.dtype(head["dtype"].decode())
+    shape = tuple(int(d) for d in head["shape"].decode().split(",") if d)
+    filled = prod(shape) * dtype.itemsize == len(data) - head.end()
+    if not filled or dtype.itemsize == 0:
+        got = f"shape {shape} of {dtype} in {len(data) - head.end()} bytes"
+        raise FileFormatError(mismatch("array", got, "a shape that these bytes fill"))
+    if dtype.kind == "b" and max(data[head.end() :], default=0) > 1:
+        raise FileFormatError("array: a truth value is neither 0 nor 1")
+    if dtype.kind == "U" and (np.frombuffer(data, "<u4", offset=head.end()) > sys.maxunicode).any():
+        raise FileFormatError("array: a character is no Unicode")
+    array = np.frombuffer(data, dtype, offset=head.end())
+    return array.reshape(shape, order="F" if head["fortran"] == b"True" else "C").copy(order="K")
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of a regular file: a device or a pipe may never end.
+
+    Raises: FileFormatError; OSError as open does.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileFormatError(mismatch(str(path), "a device or a pipe", "a regular file"))
+    return path.read_bytes()
+
+
+def read_json(path: str | Path) -> Any:
+    """The JSON value in a file.  Raises: FileFormatError; OSError as open does."""
     try:
-        with os.fdopen(handle, "wb") as file:
+        return json.loads(read_file(path))
+    except RecursionError:
+        raise FileFormatError(f"{path}: not a JSON file of ours (too deeply nested)") from None
+    except FileFormatError:
+        raise
+    except ValueError as error:
+        raise FileFormatError(f"{path}: not a JSON file ({error})") from None
+
+
+def write_atomically(
+    path: str | Path, write: Callable[[IO[bytes]], object], *, private: bool = False
+) -> None:
+    """Call `write` on a new file in the same folder, then rename it to `path`.
+
+    Whatever interrupts it, `path` holds the old content or the new one, and nothing is left beside
+    it.  A device or a pipe (/dev/stdout) is written to as it is.
+
+    Args:
+        private: the file is readable and writable by its owner alone, from its first byte on.
+
+    Raises: OSError that names `path`.
+    """
+    mode = 0o600 if private else 0o666  # less the umask
+
+    def create(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    target = Path(path)
+    if target.exists() and not target.is_file():
+        with open(target, "wb") as file:
+            write(file)
+        return
+    target = target.resolve()  # a link stays a link
+    temporary = target.with_name(f".refqnn-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb", opener=create) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise

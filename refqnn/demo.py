@@ -14,8 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,8 +25,12 @@ from refqnn.errors import InvalidArgument, mismatch
 from refqnn.formats import signed_bits
 from refqnn.network import Network
 
+if TYPE_CHECKING:
+    from refqnn.training import loop
+
 __all__ = ["DATASETS", "Agreement", "Demo", "LayerBits", "Reporter", "run"]
 
+NARROW = ("iris", "breast_cancer", "digits")
 DATASETS = ("iris", "breast_cancer", "digits", "moons", "checkerboard")
 
 Advance = Callable[[str], None]
@@ -97,19 +101,30 @@ class Run:
     y_test: NDArray[np.int64]
 
 
-def run(dataset: str, report: Reporter, *, seed: int = 0, encrypted_samples: int = 5) -> Run:
+def run(
+    dataset: str,
+    report: Reporter,
+    *,
+    seed: int = 0,
+    encrypted_samples: int | None = None,
+    quick: bool = False,
+) -> Run:
     """Walk the whole road on one data set.
 
     Args:
         dataset: one of `DATASETS`.
         report: receives progress.
         seed: of the split, the initial weights and the shuffling.
-        encrypted_samples: how many test samples run encrypted, at least 1.
+        encrypted_samples: how many test samples run encrypted, at least 1; by default 5, or 1 when
+            quick.
+        quick: the narrow network, a third of the epochs: every stage runs, accuracy is not the aim.
 
     Raises: InvalidArgument; MissingExtra without the `train` and `fhe` extras.
     """
     if dataset not in DATASETS:
         raise InvalidArgument(mismatch("dataset", repr(dataset), f"one of {', '.join(DATASETS)}"))
+    if encrypted_samples is None:
+        encrypted_samples = 1 if quick else 5
     if encrypted_samples < 1:
         raise InvalidArgument(mismatch("encrypted_samples", encrypted_samples, "at least 1"))
     from refqnn import datasets, fhe
@@ -117,7 +132,7 @@ def run(dataset: str, report: Reporter, *, seed: int = 0, encrypted_samples: int
     from refqnn.training import loop
 
     data = datasets.load(dataset, seed)
-    config = loop.demo_config(dataset)
+    config = _quick(dataset) if quick else loop.demo_config(dataset)
     seconds: dict[str, float] = {}
 
     def timed(title: str, work: Callable[[Advance], Any], total: int | None = None) -> Any:
@@ -197,6 +212,16 @@ def run(dataset: str, report: Reporter, *, seed: int = 0, encrypted_samples: int
         evaluation_key_bytes=circuit.evaluation_key_bytes,
     )
     return Run(demo, network, certificate, X, y)
+
+
+def _quick(dataset: str) -> loop.DemoConfig:
+    """The settings of a quick run."""
+    from refqnn.training import loop
+
+    config = loop.demo_config(dataset, narrow=dataset in NARROW)
+    return replace(
+        config, epochs=max(1, config.epochs // 3), float_epochs=max(1, config.float_epochs // 3)
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 
     fit, wrap        the integer congruent to acc modulo 2**bits in [q_min, q_max]
     fit, saturate    min(max(acc, q_min), q_max)
+    fit, error       acc, or AccumulatorOverflow where it lies outside
 
 with [q_min, q_max] = [-2**(bits-1), 2**(bits-1) - 1] when signed, else [0, 2**bits - 1].  Single
 terms (weight times input) are exact; the sums are narrow.  Wrapping gives the same at every step as
@@ -20,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from refqnn.arithmetic import magnitude, sum_last_axis, to_int64_if_possible
-from refqnn.errors import InvalidArgument, InvalidType, mismatch
+from refqnn.errors import AccumulatorOverflow, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import is_integer
 from refqnn.ops.base import IntArray, SumOp
 
@@ -29,7 +30,7 @@ __all__ = ["Emulated"]
 _TERMS = 2**22  # terms held at one time
 
 _CHOICES = {
-    "overflow": ("wrap", "saturate"),
+    "overflow": ("wrap", "saturate", "error"),
     "when": ("step", "end"),
     "order": ("forward", "reverse", "bias_first"),
 }
@@ -42,7 +43,7 @@ class Emulated:
     Args:
         bits: width from 1 to 64; or node name -> width, other nodes staying exact.
         signed: two's complement, or unsigned.
-        overflow: "wrap" or "saturate".
+        overflow: "wrap", "saturate", or "error": raise AccumulatorOverflow.
         when: at every "step" of the sum, or once at the "end".
         order: of the terms: "forward" as `SumOp.terms` lists them (the bias last), "reverse" (the
             bias first, then from the last product to the first), or "bias_first".
@@ -58,11 +59,15 @@ class Emulated:
     [[0]]
     >>> net.trace([[7, 4, 7]], accumulator=Emulated(4, overflow="wrap"))["fc"].tolist()
     [[4]]
+    >>> net.trace([[7, 4, 7]], accumulator=Emulated(4, overflow="error"))
+    Traceback (most recent call last):
+        ...
+    refqnn.errors.AccumulatorOverflow: node 'fc': accumulator: got 11, expected 4 bits, [-8, 7]
     """
 
     bits: int | Mapping[str, int]
     signed: bool = True
-    overflow: Literal["wrap", "saturate"] = "wrap"
+    overflow: Literal["wrap", "saturate", "error"] = "wrap"
     when: Literal["step", "end"] = "step"
     order: Literal["forward", "reverse", "bias_first"] = "forward"
 
@@ -85,7 +90,10 @@ class Emulated:
         return self.bits.get(node) if isinstance(self.bits, Mapping) else self.bits
 
     def accumulate(self, op: SumOp, x: tuple[IntArray, ...], bits: int) -> IntArray:
-        """The node's outputs under this accumulator, [n, *out_shape]."""
+        """The node's outputs under this accumulator, [n, *out_shape].
+
+        Raises: AccumulatorOverflow when `overflow` is "error".
+        """
         per_sample = int(np.prod(op.terms(*(v[:1] for v in x)).shape))
         block = max(1, _TERMS // per_sample)
         n = len(x[0])
@@ -115,6 +123,12 @@ class Emulated:
         acc = acc.astype(object) if bits >= 63 else acc
         q_min = -(2 ** (bits - 1)) if self.signed else 0
         q_max = q_min + 2**bits - 1
+        if self.overflow == "error":
+            outside = acc[(acc < q_min) | (acc > q_max)]
+            if outside.size:
+                expected = f"{bits} bits, [{q_min}, {q_max}]"
+                raise AccumulatorOverflow(mismatch("accumulator", outside.flat[0], expected))
+            return to_int64_if_possible(acc)
         if self.overflow == "saturate":
             return to_int64_if_possible(np.minimum(np.maximum(acc, q_min), q_max))
         return to_int64_if_possible((acc - q_min) % 2**bits + q_min)

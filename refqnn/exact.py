@@ -150,7 +150,7 @@ def _count_thresholds(quantizer: ThresholdQuantizer, x: Nested) -> Nested:
         finite = min(max(narrowed, -greatest), greatest)
         row = rows[0] if quantizer.axis is None else rows[index[quantizer.axis]]
         count = sum(finite >= threshold for threshold in row)
-        return quantizer.format.q_min + quantizer.format.step * count
+        return int(quantizer.format.q_min + quantizer.format.step * count)
 
     return _map(code, _lists(x))
 

@@ -23,6 +23,7 @@ __all__ = [
     "BIPOLAR",
     "TERNARY",
     "IntFormat",
+    "as_array",
     "as_integers",
     "is_integer",
     "signed_bits",
@@ -148,6 +149,19 @@ BIPOLAR: IntFormat = _Bipolar(1, True)
 TERNARY: IntFormat = IntFormat(2, True, narrow=True)
 
 
+def as_array(values: object, argument: str, expected: str) -> NDArray[Any]:
+    """numpy.asarray, or InvalidType; for masked values too, which it would unmask."""
+    try:
+        array = np.asarray(values)
+    except MemoryError:
+        raise
+    except Exception as error:  # an object's own __array__ may raise anything
+        raise InvalidType(mismatch(argument, type(values).__name__, expected)) from error
+    if np.ma.is_masked(values):  # type: ignore[no-untyped-call]
+        raise InvalidType(mismatch(argument, "masked values", expected))
+    return array
+
+
 def as_integers(values: object, argument: str) -> NDArray[Any]:
     """int64, or Python integers in an object array where int64 does not hold them all.
 
@@ -156,12 +170,9 @@ def as_integers(values: object, argument: str) -> NDArray[Any]:
     >>> as_integers([1, 2], "codes").dtype, as_integers([2**63, -1], "codes").dtype
     (dtype('int64'), dtype('O'))
     """
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind == "f" and array.size and isinstance(values, (list, tuple)):
-            array = np.asarray(values, dtype=object)  # numpy makes floats of large integers
-    except (ValueError, TypeError) as error:
-        raise InvalidType(mismatch(argument, type(values).__name__, "an integer array")) from error
+    array = as_array(values, argument, "an integer array")
+    if array.dtype.kind == "f" and array.size and isinstance(values, (list, tuple)):
+        array = np.asarray(values, dtype=object)  # numpy makes floats of large integers
     if array.dtype == object:
         for value in array.flat:
             if not is_integer(value):

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.emulate import Emulated
 from refqnn.errors import (
+    AccumulatorOverflow,
     InvalidArgument,
     InvalidType,
     NotCovered,
@@ -31,9 +33,18 @@ from refqnn.ops.base import IntArray, Interval, Op, Shape, SumOp
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.requantize import ALWAYS, NEVER, Requantize
 
+if TYPE_CHECKING:
+    from refqnn.plan import Plan
+
 __all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
 
 INPUT = "input"
+
+MAX_VALUES = 2**27
+"""A sample with more values than this, input and nodes together, is refused: a small file may ask
+for any amount of memory."""
+
+_BLOCK = 2**22  # values held at one time where there is no plan
 
 T = TypeVar("T")
 Trace = dict[str, IntArray]
@@ -182,6 +193,9 @@ class Network:
     def forward(self, codes: ArrayLike) -> IntArray:
         """Output of the integer program, [n, *output_shape].
 
+        The integers of the output node in `trace`, faster: the proved ranges say where floats
+        are exact and BLAS may be used (refqnn.plan), and large batches go through in blocks.
+
         Args:
             codes: integers [n, *input_shape], codes of `input_format`, n >= 1.
 
@@ -190,12 +204,12 @@ class Network:
         Raises: InvalidType for non-integers, OutOfRange for codes outside the format or for a node
             that cannot hold what may reach it, ShapeMismatch.
         """
-        values: Trace = {INPUT: self.check_codes(codes)}
-        for i, node in enumerate(self.nodes):
-            values[node.name] = self._step(node, values)
-            for name in self._last_uses[i]:
-                del values[name]
-        return values[self.output]
+        if self._prepared is not None:
+            return self._prepared.forward(codes)
+        checked = self.check_codes(codes)
+        block = max(1, _BLOCK // sum(prod(shape) for shape in self.shapes.values()))
+        parts = (checked[start : start + block] for start in range(0, len(checked), block))
+        return np.concatenate([self._forward(part) for part in parts])
 
     def trace(self, codes: ArrayLike, accumulator: Emulated | None = None) -> Trace:
         """Every value by name: "input", then the nodes in their order, each [n, *shape].
@@ -203,6 +217,8 @@ class Network:
         Args:
             codes: as for `forward`.
             accumulator: sums in an emulated accumulator of finite width; None: exact sums.
+
+        Raises: as `forward`; AccumulatorOverflow where an emulated accumulator is asked to.
         """
         values: Trace = {INPUT: self.check_codes(codes)}
         for node in self.nodes:
@@ -286,6 +302,15 @@ class Network:
         if shape[0] == 0:
             raise InvalidArgument(mismatch(argument, f"shape {list(shape)}", "at least one sample"))
 
+    def _forward(self, checked: NDArray[np.int64]) -> IntArray:
+        """The program of nodes as it stands, one after the other, in integers."""
+        values: Trace = {INPUT: checked}
+        for i, node in enumerate(self.nodes):
+            values[node.name] = self._step(node, values)
+            for name in self._last_uses[i]:
+                del values[name]
+        return values[self.output]
+
     def _step(self, node: Node, values: Trace) -> IntArray:
         return node.op.forward(*(values[i] for i in inputs_of(node)), plan=self._plans[node.name])
 
@@ -297,6 +322,13 @@ class Network:
             node.name: node.op.prepare(*(ranges[name] for name in inputs_of(node)))
             for node in self.nodes
         }
+
+    @cached_property
+    def _prepared(self) -> Plan | None:
+        """The program in floats that are proved exact; None where they are not wide enough."""
+        from refqnn.plan import prepare
+
+        return prepare(self)
 
     @cached_property
     def _last_uses(self) -> list[list[str]]:
@@ -315,7 +347,10 @@ def _emulated_step(node: Node, values: Trace, accumulator: Emulated) -> IntArray
     bits = accumulator.width(node.name)
     if bits is None or not isinstance(node.op, SumOp):
         return node.op.forward(*inputs)
-    return accumulator.accumulate(node.op, inputs, bits)
+    try:
+        return accumulator.accumulate(node.op, inputs, bits)
+    except AccumulatorOverflow as error:
+        raise AccumulatorOverflow(f"node {node.name!r}: {error}") from None
 
 
 def diff(
@@ -419,6 +454,10 @@ def _shapes(nodes: Sequence[Node], input_shape: Shape) -> dict[str, Shape]:
     for node in nodes:
         inputs = (shapes[name] for name in inputs_of(node))
         shapes[node.name] = _named(node, node.op.out_shape, inputs)
+    values = sum(prod(shape) for shape in shapes.values())
+    if values > MAX_VALUES:
+        got = f"{values} values in one sample, from the input to the output"
+        raise ShapeMismatch(mismatch("nodes", got, f"at most {MAX_VALUES}"))
     return shapes
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import MissingExtra
+from refqnn.container import write_atomically
+from refqnn.errors import InvalidArgument, MissingExtra, mismatch
 from refqnn.formats import signed_bits
 from refqnn.network import Network
 from refqnn.ops.base import Interval
@@ -26,6 +27,7 @@ __all__ = [
     "demo_figure",
     "figure",
     "layer_bits",
+    "save_figure",
 ]
 
 # Okabe and Ito, "Color Universal Design" (2008).
@@ -42,6 +44,19 @@ def figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[A
     return fig, fig.subplots(1, columns)
 
 
+def save_figure(fig: Any, path: str | Path) -> None:
+    """Write a figure in the format that the ending of its name says, whole or not at all.
+
+    Raises: InvalidArgument for an ending that matplotlib has no writer for; OSError.
+    """
+    kind = Path(path).suffix.lower().lstrip(".") or "png"
+    known = fig.canvas.get_supported_filetypes()
+    if kind not in known:
+        expected = f"a name that ends in one of {', '.join(known)}"
+        raise InvalidArgument(mismatch("path", repr(str(path)), expected))
+    write_atomically(path, lambda file: fig.savefig(file, format=kind, dpi=150))
+
+
 def demo_figure(run: Run, path: str | Path) -> None:
     """Decision regions for two inputs, accumulator bits per layer otherwise; written to `path`."""
     fig, axes = figure()
@@ -52,7 +67,7 @@ def demo_figure(run: Run, path: str | Path) -> None:
     else:
         layer_bits(axes, run.demo.bits)
         axes.set_title(f"{run.demo.dataset}: accumulator widths")
-    fig.savefig(path, dpi=150)
+    save_figure(fig, path)
 
 
 def decision_regions(
@@ -108,7 +123,7 @@ def certificate_figure(
     fig, axes = figure(width=max(6.4, 2.2 + 1.6 * columns))
     certificate_widths(axes, certificate, seen)
     axes.set_title(f"Accumulators, {certificate.domain}")
-    fig.savefig(path, dpi=150)
+    save_figure(fig, path)
 
 
 def certificate_widths(

@@ -141,6 +141,15 @@ def round_fraction(x: Fraction | int, mode: Rounding | str) -> int:
     return _round_ratio_int(x.numerator, x.denominator, mode)
 
 
+# IEEE 754 has these four modes, and so has numpy.
+_NATIVE: dict[Rounding, np.ufunc] = {
+    Rounding.HALF_EVEN: np.rint,
+    Rounding.FLOOR: np.floor,
+    Rounding.CEIL: np.ceil,
+    Rounding.TOWARD_ZERO: np.trunc,
+}
+
+
 def round_float(x: ArrayLike, mode: Rounding | str) -> NDArray[np.floating[Any]]:
     """Round floats to integral floats of the same dtype, exactly.
 
@@ -158,6 +167,9 @@ def round_float(x: ArrayLike, mode: Rounding | str) -> NDArray[np.floating[Any]]
         raise InvalidType(mismatch("x", f"dtype {array.dtype}", "floats"))
     if np.isnan(array).any():
         raise InvalidArgument(mismatch("x", "NaN", "numbers"))
+    if mode in _NATIVE:
+        native: NDArray[np.floating[Any]] = _NATIVE[mode](array)
+        return native
     negative = np.signbit(array)
     magnitude = np.abs(array)
     m = np.floor(magnitude)

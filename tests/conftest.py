@@ -10,3 +10,5 @@ settings.load_profile("refqnn")
 
 # Encrypted tests need the `fhe` extra; without it they are not collected.
 collect_ignore_glob = [] if find_spec("concrete") is not None else ["fhe/*"]
+# A script for Atheris, which is no dependency.
+collect_ignore_glob += ["fuzz/coverage_guided.py"]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from refqnn import IntFormat, Linear, Network, Node, exact, testing
 from refqnn.emulate import Emulated
-from refqnn.errors import InvalidArgument, InvalidType, OutOfRange
+from refqnn.errors import AccumulatorOverflow, InvalidArgument, InvalidType, OutOfRange
 
 UINT4 = IntFormat(4, signed=False)
 
@@ -37,6 +37,28 @@ def test_wrap_is_congruent_in_every_order():
         for when in ("step", "end"):
             assert emulated(network, codes, 8, when=when, order=order) == [136 - 256]
             assert emulated(network, codes, 7, False, when=when, order=order) == [8]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_error_raises_exactly_where_wrapping_would_change_a_sum(data):
+    small = st.integers(-9, 9)
+    weight = data.draw(st.lists(small, min_size=1, max_size=5))
+    codes = [data.draw(st.lists(st.integers(0, 15), min_size=len(weight), max_size=len(weight)))]
+    network = one_layer([weight], [data.draw(small)])
+    bits = data.draw(st.integers(1, 9))
+    signed, when = data.draw(st.booleans()), data.draw(st.sampled_from(["step", "end"]))
+    strict = Emulated(bits, signed, "error", when)
+    terms = [w * x for w, x in zip(weight, codes[0])] + [int(network["fc"].op.bias[0])]
+    sums = [sum(terms)] if when == "end" else [sum(terms[: k + 1]) for k in range(len(terms))]
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    if all(lowest <= s < lowest + 2**bits for s in sums):
+        assert network.trace(codes, strict)["fc"].tolist() == [[sum(terms)]]
+        assert exact.trace(network, codes, strict)["fc"] == [[sum(terms)]]
+        return
+    for trace in (network.trace, lambda x, a: exact.trace(network, x, a)):
+        with pytest.raises(AccumulatorOverflow, match="fc"):
+            trace(codes, strict)
 
 
 def test_widths_by_node_name():

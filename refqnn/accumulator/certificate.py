@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -23,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.accumulator.domain import Domain
-from refqnn.container import write_atomically
-from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, RefqnnError, mismatch
-from refqnn.formats import as_integers, signed_bits, span_bits
+from refqnn.container import MALFORMED, read_json, write_atomically
+from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, mismatch
+from refqnn.formats import as_integers, is_integer, signed_bits, span_bits
 from refqnn.network import INPUT, Network
 from refqnn.ops.base import IntArray, Interval
 
@@ -33,6 +34,8 @@ __all__ = ["HI", "LO", "Certificate", "LayerCertificate", "Proof", "Row", "Statu
 
 LO, HI = 0, 1  # index of the first axis of proof, status and witness
 NO_WITNESS = -1
+
+_MAX_VALUES = 2**24  # of one array in a file
 
 FORMAT_NAME = "refqnn certificate"
 FORMAT_VERSION = 1
@@ -350,16 +353,25 @@ class Certificate:
             box = content["domain"]
             hull = Interval(_decode(box["lo"]), _decode(box["hi"]))
             listed = None if box["rows"] is None else _decode(box["rows"])
-            layers = [_decode_layer(item) for item in content["nodes"]]
+            if listed is not None and (not len(listed) or listed.shape[1:] != hull.shape):
+                raise FileFormatError("rows: expected inputs of the shape of lo and hi")
+            witnesses = _decode(content["witnesses"])
+            if witnesses.dtype == object or witnesses.shape[1:] != hull.shape:
+                raise FileFormatError("witnesses: expected one input of the domain in each row")
+            layers = [_decode_layer(item, len(witnesses)) for item in content["nodes"]]
+            if len({layer.name for layer in layers}) != len(layers):
+                raise FileFormatError("two nodes have the same name")
+            if box["step"] not in (1, 2):
+                raise FileFormatError(mismatch("step", repr(box["step"]), "1 or 2"))
             return cls(
                 {layer.name: layer for layer in layers},
-                str(content["network"]),
+                _text(content["network"]),
                 Domain(hull, listed, int(box["step"])),
-                _decode(content["witnesses"]),
+                witnesses,
             )
         except FileFormatError:
             raise
-        except (RefqnnError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except MALFORMED as error:
             raise FileFormatError(f"malformed certificate ({error!r})") from error
 
     def save(self, path: str | Path) -> None:
@@ -370,10 +382,7 @@ class Certificate:
     @classmethod
     def load(cls, path: str | Path) -> Certificate:
         """Read what `save` wrote.  Raises: FileFormatError; OSError as open does."""
-        try:
-            content = json.loads(Path(path).read_bytes())
-        except ValueError as error:
-            raise FileFormatError(f"{path}: not a JSON file ({error})") from error
+        content = read_json(path)
         try:
             return cls.from_json(content)
         except FileFormatError as error:
@@ -388,6 +397,9 @@ def check_same_network(certificate: Certificate, network: Network) -> None:
     if certificate.digest != network.digest:
         got = f"a certificate of network {certificate.digest[:12]}..."
         raise CertificateError(mismatch("network", got, f"one of {network.digest[:12]}..."))
+    if certificate.domain.step != network.input_format.step:
+        step = f"{network.input_format.step} as in the input format"
+        raise CertificateError(mismatch("step of the domain", certificate.domain.step, step))
     expected = {INPUT: network.input_shape, **network.shapes}
     shapes = {name: layer.lo.shape for name, layer in certificate.nodes.items()}
     if shapes != expected:
@@ -410,9 +422,25 @@ def _encode(array: IntArray) -> dict[str, Any]:
 
 def _decode(item: Any) -> IntArray:
     values, shape = item["values"], tuple(item["shape"])
+    if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > _MAX_VALUES:
+        raise FileFormatError(mismatch("shape", shape, f"at most {_MAX_VALUES} values"))
     if isinstance(values, list):
         return as_integers(np.array(values, dtype=object).reshape(shape), "values")
-    return as_integers(np.full(shape, values, dtype=object), "values")
+    # A view of one value: a shape alone takes no memory.
+    return np.broadcast_to(as_integers(np.array(values, dtype=object), "values"), shape)
+
+
+def _decode_within(item: Any, lowest: int, highest: int) -> NDArray[np.int64]:
+    array = _decode(item)
+    if not ((array >= lowest) & (array <= highest)).all():
+        raise FileFormatError(mismatch("values", "one outside", f"[{lowest}, {highest}]"))
+    return array
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise FileFormatError(mismatch("name", repr(value), "text"))
+    return value
 
 
 def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
@@ -426,21 +454,29 @@ def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
     return item
 
 
-def _decode_layer(item: Any) -> LayerCertificate:
+def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
     lo, hi = _decode(item["lo"]), _decode(item["hi"])
-    proof, status = (_decode(item[key]).astype(np.int8) for key in ("proof", "status"))
-    witness = _decode(item["witness"])
-    if any(a.shape != (2, *lo.shape) for a in (proof, status, witness)) or hi.shape != lo.shape:
+    proof = _decode_within(item["proof"], min(Proof), max(Proof)).astype(np.int8)
+    status = _decode_within(item["status"], min(Status), max(Status)).astype(np.int8)
+    witness = _decode_within(item["witness"], NO_WITNESS, witnesses - 1)
+    mass = None if item["mass"] is None else _decode(item["mass"])
+    if (
+        any(a.shape != (2, *lo.shape) for a in (proof, status, witness))
+        or hi.shape != lo.shape
+        or (mass is not None and mass.shape != lo.shape)
+    ):
         raise FileFormatError(f"node {item['name']!r}: arrays of different shapes")
+    if not lo.size or (lo > hi).any():
+        raise FileFormatError(f"node {item['name']!r}: no values, or a bound lo above hi")
     return LayerCertificate(
-        name=str(item["name"]),
-        kind=str(item["kind"]),
+        name=_text(item["name"]),
+        kind=_text(item["kind"]),
         lo=lo,
         hi=hi,
         proof=proof,
         status=status,
         witness=witness,
-        mass=None if item["mass"] is None else _decode(item["mass"]),
+        mass=mass,
         datatype=_pair(item["datatype"]),
         by_weights=_pair(item["by_weights"]),
         by_interval=_pair(item["by_interval"]),
@@ -451,4 +487,6 @@ def _pair(values: Any) -> tuple[int, int] | None:
     if values is None:
         return None
     lo, hi = values
-    return int(lo), int(hi)
+    if not (is_integer(lo) and is_integer(hi) and lo <= hi):
+        raise FileFormatError(mismatch("range", repr(values), "two integers, lo <= hi"))
+    return lo, hi

@@ -7,6 +7,7 @@ positions        = floor((P - E) / stride) + 1
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from refqnn.ops.base import IntArray, Shape
 __all__ = ["Padding", "integers_per_axis", "n_positions", "pad", "padding_per_axis", "windows"]
 
 Padding = tuple[tuple[int, int], ...]
+
+MAX_VALUES = 2**27  # as in refqnn.network
 
 
 def integers_per_axis(value: object, argument: str, axes: int, *, minimum: int) -> Shape:
@@ -56,7 +59,11 @@ def padding_per_axis(value: object, axes: int) -> Padding:
 def n_positions(
     sizes: Shape, kernel: Shape, stride: Shape, padding: Padding, dilation: Shape
 ) -> Shape:
-    """How many windows fit along each spatial axis.  Raises: ShapeMismatch if none does."""
+    """How many windows fit along each spatial axis.
+
+    Raises: ShapeMismatch if none does, or if the padded axes or the unfolded windows of one channel
+        would hold more than 2**27 values.
+    """
     positions = []
     for size, k, s, (before, after), d in zip(sizes, kernel, stride, padding, dilation):
         extent = d * (k - 1) + 1
@@ -64,6 +71,11 @@ def n_positions(
             got = f"size {size} padded to {before + size + after}"
             raise ShapeMismatch(mismatch("spatial axis", got, f"at least the window's {extent}"))
         positions.append((before + size + after - extent) // s + 1)
+    padded = prod(before + size + after for size, (before, after) in zip(sizes, padding))
+    largest = max(padded, prod(positions) * prod(kernel))
+    if largest > MAX_VALUES:
+        got = f"{largest} values a channel, padded or unfolded"
+        raise ShapeMismatch(mismatch("spatial axes", got, f"at most {MAX_VALUES}"))
     return tuple(positions)
 
 

@@ -10,7 +10,7 @@ Nothing in the file is unpickled or imported by name: classes are looked up in s
 
 from __future__ import annotations
 
-import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,13 @@ from torch import Tensor, nn
 
 from refqnn import storage
 from refqnn.accumulator import certify
-from refqnn.container import Container, write_atomically
+from refqnn.container import (
+    Container,
+    array_to_npy,
+    npy_to_array,
+    read_file,
+    write_atomically,
+)
 from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
 
@@ -51,6 +57,12 @@ def module_from_state(kind: str, arguments: dict[str, Any], arrays: dict[str, An
     """The module of `module_state`, in evaluation mode."""
     if kind not in _MODULES:
         raise FileFormatError(f"unknown module {kind!r}")
+    sizes = [arguments["input_dim"], *arguments["hidden_sizes"], arguments["n_outputs"]]
+    asked = sum(rows * columns for rows, columns in pairwise(sizes))
+    given = sum(np.size(array) for array in arrays.values())
+    if asked > given:
+        got = f"layers of {sizes} neurons, {asked} weights"
+        raise FileFormatError(mismatch("module", got, f"no more than the {given} in the file"))
     with torch.random.fork_rng(devices=[]):
         module = _MODULES[kind](**arguments)
     module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
@@ -125,9 +137,7 @@ def _encode(value: Any, arrays: dict[str, bytes], name: str) -> Any:
 
 def _add(arrays: dict[str, bytes], array: Any) -> str:
     name = f"arrays/{len(arrays):03d}.npy"
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    arrays[name] = buffer.getvalue()
+    arrays[name] = array_to_npy(array)
     return name
 
 
@@ -136,7 +146,7 @@ def _add(arrays: dict[str, bytes], array: Any) -> str:
 
 def load(path: str | Path) -> Any:
     """The estimator in a file.  Raises: FileFormatError; OSError as open does."""
-    return _FILE.unpack(Path(path).read_bytes(), path, _decode_estimator)
+    return _FILE.unpack(read_file(path), path, _decode_estimator)
 
 
 def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Any:
@@ -152,7 +162,7 @@ def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Any
     parameters = {n: _decode(v, members) for n, v in content["parameters"].items()}
     estimator = classes[content["class"]](**parameters)
     for name, value in content["fitted"].items():
-        if not name.endswith("_"):
+        if not name.endswith("_") or "__" in name or name.startswith("_") or name in _NOT_STORED:
             raise FileFormatError(f"fitted: got {name!r}, expected the name of a fitted attribute")
         setattr(estimator, name, _decode(value, members))
     module = content["module"]
@@ -172,7 +182,7 @@ def _decode(value: Any, members: dict[str, bytes]) -> Any:
         return value
     ((tag, inner),) = value.items()
     if tag in ("array", "tensor"):
-        array = np.load(io.BytesIO(members[inner]), allow_pickle=False)
+        array = npy_to_array(members[inner])
         return torch.from_numpy(array) if tag == "tensor" else array
     if tag == "objects":
         result = np.empty(len(inner), dtype=object)
@@ -187,8 +197,8 @@ def _decode(value: Any, members: dict[str, bytes]) -> Any:
     if tag == "torch":
         package, name = inner
         found = getattr(_TORCH[package], name)
-        if not isinstance(found, type):
-            raise FileFormatError(f"got torch.{package}.{name}, expected a class")
+        if not (isinstance(found, type) and issubclass(found, (nn.Module, torch.optim.Optimizer))):
+            raise FileFormatError(f"got torch.{package}.{name}, expected a layer or an optimizer")
         return found
     if tag == "valid_split":
         return ValidSplit(**{key: _decode(v, members) for key, v in inner.items()})

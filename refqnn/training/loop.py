@@ -20,6 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.training.modules import (
@@ -70,12 +71,14 @@ def fit(
     """Train ``module`` in place and leave it in evaluation mode.
 
     Adam, one-cycle learning rate, cross entropy for integer ``y`` and mean squared error for float
-    ``y``.  Three things are particular to the networks of `refqnn.training.modules`:
+    ``y``.  Four things are particular to the networks of `refqnn.training.modules`:
 
     1. `calibrate` sets scales and exponents from ``X`` before the first step;
     2. between the two fractions ``sparsify`` of the epochs the rows shrink to their fan-in budget,
        cubically (Zhu and Gupta 2017), and exponents follow at the start of each of these epochs;
-    3. from the fraction ``freeze`` of the epochs on, normalization uses its running statistics, so
+    3. after each step the weights of a network with accumulator budgets
+       (`add_accumulator_budgets`) are pulled toward them;
+    4. from the fraction ``freeze`` of the epochs on, normalization uses its running statistics, so
        the weights finish on exactly the function that evaluation computes.
 
     Equal arguments, equal initial weights and an equal number of threads give equal results; the
@@ -126,7 +129,7 @@ def fit(
     for epoch in range(epochs):
         module.train()
         if isinstance(module, _QuantNet):
-            _sparsify(module, inputs, epoch / epochs, sparsify)
+            _sparsify(module, inputs, epoch, epochs, sparsify)
         set_normalization_frozen(module, epoch >= freeze * epochs)
         order = torch.randperm(len(inputs), generator=generator)
         loss_sum, score_sum, rows = 0.0, 0.0, 0
@@ -134,10 +137,13 @@ def fit(
             if len(batch) < 2:
                 continue
             optimizer.zero_grad()
-            output = module(inputs[batch])
-            loss = _loss(output, targets[batch], label_smoothing)
-            loss.backward()
+            with parametrize.cached():  # masks and budgets are computed once a step
+                output = module(inputs[batch])
+                loss = _loss(output, targets[batch], label_smoothing)
+                loss.backward()
             optimizer.step()
+            if isinstance(module, _QuantNet):
+                module.shrink_to_budgets()
             schedule.step()
             loss_sum += float(loss.detach()) * len(batch)
             score_sum += _score(output.detach(), targets[batch]) * len(batch)
@@ -152,12 +158,19 @@ def fit(
     return history
 
 
-def _sparsify(module: _QuantNet, inputs: Tensor, time: float, window: tuple[float, float]) -> None:
-    """Shrink the rows toward their budget; let the exponents follow."""
+def _sparsify(
+    module: _QuantNet, inputs: Tensor, epoch: int, epochs: int, window: tuple[float, float]
+) -> None:
+    """Shrink the rows toward their budget; let the exponents follow.
+
+    The first epoch past the window, or the last of all, completes it: few epochs may step over it.
+    """
     start, stop = window
-    if not module.has_fan_in_limits() or time > stop:
+    if not module.has_fan_in_limits() or (epoch - 1) / epochs >= stop:
         return
-    done = 1.0 if stop == start else min(1.0, max(0.0, (time - start) / (stop - start)))
+    time = epoch / epochs
+    complete = time >= stop or epoch + 1 == epochs
+    done = 1.0 if complete else max(0.0, (time - start) / (stop - start))
     module.update_fan_in(keep=(1.0 - done) ** 3)
     module.recalibrate(inputs)
 

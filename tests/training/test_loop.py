@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 pytest.importorskip("sklearn")
 
-from refqnn import datasets
+from refqnn import certify, datasets, from_brevitas
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch
 from refqnn.training import loop, modules
 
@@ -179,3 +179,25 @@ def test_demo_settings_reach_their_targets(name: str, target: float) -> None:
         loop.fit(net, data.X_train, data.y_train, seed=seed, **config.training)
         scores.append(loop.accuracy(net, data.X_test, data.y_test))
     assert sum(scores) / len(scores) >= target, scores
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7])
+def test_few_epochs_meet_the_fan_in(epochs: int) -> None:
+    data = datasets.load("wine")
+    net = modules.SparseQuantNeuralNetImpl(13, 2, 3, hidden_sizes=(16,), fan_in=2)
+    loop.fit(net, data.X_train, data.y_train, epochs=epochs)
+    hidden, _ = net.blocks()
+    assert ((hidden.linear.weight != 0).sum(dim=1) <= 2).all()
+
+
+def test_budgets_are_kept_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = datasets.load("wine")
+    net = modules.SparseQuantNeuralNetImpl(13, 2, 3, hidden_sizes=(16,))
+    net.add_accumulator_budgets(6)
+    calls = []
+    shrink = net.shrink_to_budgets
+    monkeypatch.setattr(net, "shrink_to_budgets", lambda: calls.append(shrink()))
+    loop.fit(net, data.X_train, data.y_train, epochs=3)
+    assert len(calls) == 3 * math.ceil(len(data.X_train) / 64)
+    certificate = certify(from_brevitas(net.plain_copy(), data.X_train[:1]))
+    assert all(layer.signed_bits <= 6 for layer in certificate.layers.values())

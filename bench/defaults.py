@@ -1,0 +1,208 @@
+"""The defaults: does NeuralNetClassifier() keep up with its float twin?
+
+`NeuralNetClassifier()`, constructor arguments untouched but for seed and silence, and the float
+twin that `fit_benchmark` gives (same sizes, same training): 3-bit weights, 8-bit accumulators.
+Five-fold cross-validation, stratified and shuffled by three seeds, so that each row is a test row
+once for each seed.  With the first seed every test row also runs through the compiled circuit in
+simulation; `differ` counts classes and integer outputs that are not those of the numpy network.
+
+The peer column is Concrete ML 1.9 at its defaults on these data, where it was measured: float twin
+and quantized network (one split each).
+
+    python bench/defaults.py            # 6 minutes on one core
+    python bench/defaults.py --quick    # iris, two folds, nothing written
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import sklearn.datasets
+import torch
+from common import FOLDER, write_results
+from sklearn.model_selection import StratifiedKFold
+
+from refqnn.training import NeuralNetClassifier
+
+SEEDS, FOLDS = 3, 5
+LIMIT = 0.02  # of accuracy, behind the float twin
+DATA = ("iris", "wine", "breast_cancer", "digits")
+PEER = {"iris": (0.967, 0.967), "breast_cancer": (0.947, 0.789), "digits": (0.975, 0.867)}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fit: accuracies on the held-out rows, certified widths, seconds of training."""
+
+    data: str
+    seed: int
+    fold: int
+    rows: int
+    accuracy: float
+    float_accuracy: float
+    widths: tuple[int, ...]
+    seconds: float
+    float_seconds: float
+    differ: int | None  # classes and outputs, disable against simulate; None: not compiled
+
+
+def fit(name: str, seed: int, fold: int, train: Any, test: Any, compiled: bool) -> Fold:
+    (X_train, y_train), (X_test, y_test) = train, test
+    model, twin = NeuralNetClassifier(random_state=seed, verbose=0).fit_benchmark(X_train, y_train)
+    durations = [sum(history[:, "dur"]) for history in (model.history, twin.history)]
+    differ = None
+    if compiled:
+        model.compile(X_train)
+        differ = sum(
+            int((answer(X_test, fhe="simulate") != answer(X_test)).sum())
+            for answer in (model.predict, model.accumulators)
+        )
+    return Fold(
+        data=name,
+        seed=seed,
+        fold=fold,
+        rows=len(X_test),
+        accuracy=model.score(X_test, y_test),
+        float_accuracy=twin.score(X_test, y_test),
+        widths=tuple(layer.signed_bits for layer in model.certificate_.layers.values()),
+        seconds=durations[0],
+        float_seconds=durations[1],
+        differ=differ,
+    )
+
+
+def folds(name: str, seed: int) -> Iterator[Fold]:
+    X, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
+    splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    for fold, (train, test) in enumerate(splitter.split(X, y)):
+        yield fit(name, seed, fold, (X[train], y[train]), (X[test], y[test]), compiled=seed == 0)
+
+
+def accuracies(runs: list[Fold], name: str, seed: int) -> tuple[float, float]:
+    """(quantized, float) over all rows of a data set, each predicted once."""
+    chosen = [run for run in runs if run.data == name and run.seed == seed]
+    rows = sum(run.rows for run in chosen)
+    return (
+        sum(run.accuracy * run.rows for run in chosen) / rows,
+        sum(run.float_accuracy * run.rows for run in chosen) / rows,
+    )
+
+
+def summary(runs: list[Fold]) -> dict[str, dict[str, Any]]:
+    result = {}
+    for name in dict.fromkeys(run.data for run in runs):
+        group = [run for run in runs if run.data == name]
+        pairs = [accuracies(runs, name, seed) for seed in dict.fromkeys(r.seed for r in group)]
+        ours, twin = mean(pair[0] for pair in pairs), mean(pair[1] for pair in pairs)
+        result[name] = {
+            "accuracy": round(ours, 4),
+            "float_accuracy": round(twin, 4),
+            "difference": round(ours - twin, 4),
+            "within_limit": ours >= twin - LIMIT,
+            "certified_bits": max(max(run.widths) for run in group),
+            "differ": sum(run.differ or 0 for run in group),
+            "rows_simulated": sum(run.rows for run in group if run.differ is not None),
+            "seconds": round(mean(run.seconds for run in group), 2),
+            "seconds_over_float": round(
+                sum(r.seconds for r in group) / sum(r.float_seconds for r in group), 1
+            ),
+        }
+    return result
+
+
+def table(runs: list[Fold]) -> None:
+    print(
+        f"\n{'data':<14} {'float':>6} {'ours':>6} {'ours-float':>10} {'':>12} {'bits':>4}"
+        f" {'differ':>12} {'fit, s':>7}   peer float/quantized"
+    )
+    for name, row in summary(runs).items():
+        verdict = f"within {LIMIT}" if row["within_limit"] else f"beyond {LIMIT}"
+        peer = " / ".join(f"{value:.3f}" for value in PEER[name]) if name in PEER else "-"
+        differ = f"{row['differ']} of {row['rows_simulated']}"
+        print(
+            f"{name:<14} {row['float_accuracy']:>6.3f} {row['accuracy']:>6.3f}"
+            f" {row['difference']:>+10.3f} {verdict:>12} {row['certified_bits']:>4}"
+            f" {differ:>12} {row['seconds']:>7.1f}   {peer}"
+        )
+
+
+def plot(runs: list[Fold], path: Path) -> None:
+    from refqnn.plotting import COLOURS, figure
+
+    fig, axes = figure(7.0, 3.8)
+    names = list(dict.fromkeys(run.data for run in runs))
+    groups: list[tuple[str, str, int, Callable[[str], list[float]]]] = [
+        ("float twin", "s", 1, lambda name: by_seed(name, 1)),
+        ("NeuralNetClassifier()", "o", 0, lambda name: by_seed(name, 0)),
+        ("peer: float", "D", 4, lambda name: [PEER[name][0]] if name in PEER else []),
+        ("peer: quantized", "X", 5, lambda name: [PEER[name][1]] if name in PEER else []),
+    ]
+
+    def by_seed(name: str, which: int) -> list[float]:
+        seeds = dict.fromkeys(run.seed for run in runs if run.data == name)
+        return [accuracies(runs, name, seed)[which] for seed in seeds]
+
+    for number, (label, marker, colour, values) in enumerate(groups):
+        x, y = [], []
+        for position, name in enumerate(names):
+            y += values(name)
+            x += [position + (number - 1.5) * 0.16] * len(values(name))
+        axes.plot(x, y, marker, color=COLOURS[colour], ms=6, alpha=0.75, label=label)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("accuracy on held-out rows")
+    axes.set_title(f"Default arguments, {FOLDS}-fold cross-validation: one marker for each seed")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="lower left")
+    fig.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="iris, two folds, nothing written")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    runs: list[Fold] = []
+
+    def report(run: Fold) -> None:
+        runs.append(run)
+        differ = "" if run.differ is None else f"  {run.differ} of {run.rows} differ"
+        print(
+            f"{time.perf_counter() - start:5.0f} s  {run.data:<14} seed {run.seed} fold {run.fold}"
+            f"  float {run.float_accuracy:.3f}  ours {run.accuracy:.3f}  {run.widths} bits{differ}",
+            flush=True,
+        )
+
+    if arguments.quick:
+        quick = folds("iris", seed=0)
+        for _ in range(2):
+            report(next(quick))
+        table(runs)
+        return
+    for name in DATA:
+        for seed in range(SEEDS):
+            for run in folds(name, seed):
+                report(run)
+    table(runs)
+    content = {
+        "what": __doc__.splitlines()[0],
+        "folds": FOLDS,
+        "limit": LIMIT,
+        "seconds": round(time.perf_counter() - start),
+        "peer": PEER,
+        "summary": summary(runs),
+        "runs": [asdict(run) for run in runs],
+    }
+    path = write_results("defaults", content, arguments.output)
+    plot(runs, path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
