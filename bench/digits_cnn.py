@@ -41,6 +41,7 @@ from refqnn.training import loop
 from refqnn.training.modules import QuantConvNet
 
 SEEDS, ENCRYPTED = 3, 2
+TARGET = 0.97
 Images = NDArray[np.float32]
 
 
@@ -196,7 +197,8 @@ def plot(runs: list[Run], path: Path) -> None:
         labels.append(
             f"{name}\n{chosen[0].hidden_values} hidden values\n{hidden} bits, last layer {last}"
         )
-    axes.axhline(0.97, color="grey", linewidth=1, linestyle="--")
+    axes.axhline(TARGET, color="grey", linewidth=1, linestyle="--", label=f"target {TARGET}")
+    axes.legend()
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.5, len(labels) - 0.3)
     axes.set_ylabel("test accuracy, integer network")

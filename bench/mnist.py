@@ -130,11 +130,12 @@ def plot(runs: list[Run], path: Path) -> None:
         "float twin": [r.accuracy_float for r in runs],
         f"{BITS}-bit, {BUDGET}-bit accumulators": [r.accuracy for r in runs],
     }
-    for place, ((label, values), colour) in enumerate(zip(series.items(), COLOURS)):
-        axes.plot([place] * len(values), values, "o", color=colour, alpha=0.7, label=label)
+    for place, (values, colour) in enumerate(zip(series.values(), COLOURS)):
+        axes.plot([place] * len(values), values, "o", color=colour, alpha=0.7)
         axes.plot([place - 0.2, place + 0.2], [mean(values)] * 2, color=colour)
         axes.annotate(f"{mean(values):.3f}", (place + 0.24, mean(values)), va="center")
-    axes.axhline(TARGET, color="grey", linewidth=1, linestyle="--")
+    axes.axhline(TARGET, color="grey", linewidth=1, linestyle="--", label=f"target {TARGET}")
+    axes.legend()
     axes.set_xticks(range(len(series)), series)
     axes.set_xlim(-0.5, 1.7)
     axes.set_ylabel("accuracy, 1,000 held-out digits")
