@@ -6,7 +6,7 @@ Both networks have 10-20-1 neurons and the same training; R2 on the held-out pat
 Of every quantized network: the certified widths, whether `fhe="simulate"` predicts exactly what
 `fhe="disable"` does on every held-out patient, and for the first seed one patient really encrypted.
 
-    python bench/diabetes.py            # about 2 minutes on one core
+    python bench/diabetes.py            # about half a minute
     python bench/diabetes.py --quick    # one seed, nothing encrypted, nothing written
 """
 

@@ -69,10 +69,10 @@ def table(results: Results) -> str:
     lines = [head, "-" * len(head)]
     for name, forms in results.items():
         ours, peer = forms["encrypted"], forms["peer"]
-        tables = ", ".join(f"{n}x{bits}" for bits, n in ours["pbs"].items())
+        tables = f"{sum(ours['pbs'].values())}, at most {max(map(int, ours['pbs']))} bits"
         limit = ours["limit_seconds"]
         lines.append(
-            f"{name:20} {ours['accuracy']:8.3f} {tables:>26} "
+            f"{name:20} {forms['integer']['accuracy']:8.3f} {tables:>26} "
             f"{ours['evaluation_key_bytes'] / 1e6:5.0f} {ours['keygen_seconds']:5.1f}s "
             f"{forms['float']['seconds'] * 1e3:6.2f} {forms['integer']['seconds'] * 1e3:7.3f} "
             f"{forms['simulated']['seconds'] * 1e3:6.1f} {ours['seconds'] * 1e3:9.0f} "

@@ -78,9 +78,10 @@ def benches(where: Path | None = None) -> list[Bench]:
             continue
         text = ast.get_docstring(ast.parse(source), clean=False) or ""
         duration = _DURATION.search(text)
+        short = path.stem.removeprefix("test_")
         found.append(
             Bench(
-                name=path.stem.removeprefix("test_"),
+                name=path.stem if path.with_stem(short).exists() else short,
                 path=path,
                 summary=text.strip().partition("\n")[0],
                 duration="" if duration is None else duration[1].strip(),
@@ -113,7 +114,9 @@ def command(bench: Bench, arguments: Sequence[str] = ()) -> list[str]:
 
 def _named(name: str) -> Bench:
     found = {bench.name: bench for bench in benches()}
-    wanted = name.removesuffix(".py").removeprefix("test_")
+    wanted = name.removesuffix(".py")
+    if wanted not in found:
+        wanted = wanted.removeprefix("test_")
     if wanted not in found:
         raise InvalidArgument(mismatch("name", repr(name), f"one of {', '.join(found)}"))
     return found[wanted]

@@ -88,6 +88,12 @@ def test_a_bench_of_pytest_runs_enabled_slow_tests_too(checkout: Path) -> None:
         benches.command(latency, ["--output"])
 
 
+def test_a_script_and_a_pytest_bench_of_one_name(checkout: Path) -> None:
+    (checkout / "bench" / "test_speed.py").write_text('"""Timed."""\n')
+    assert [bench.name for bench in benches.benches()] == ["latency", "speed", "test_speed"]
+    run("speed", code=3)  # the script
+
+
 def test_unknown_bench_lists_those_there_are(checkout: Path) -> None:
     assert "one of latency, speed" in run("weather", code=2)
 

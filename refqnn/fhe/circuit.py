@@ -362,9 +362,9 @@ class Circuit:
 
     @property
     def work(self) -> float:
-        """Predicted cost of one inference, keys and threads included; see `refqnn.fhe.estimate`."""
-        stages = sum(len(layer.lookups) for layer in self.layers)
-        return work(self.complexity, self.key_sizes, stages)
+        """Predicted cost of one inference, in operations; see refqnn.fhe.estimation."""
+        removed_bits = sum(layer.removed_bits for layer in self.layers)
+        return work(self.complexity, self.key_sizes, removed_bits)
 
     @property
     def p_error(self) -> float:

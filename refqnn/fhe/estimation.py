@@ -6,8 +6,8 @@
 
 Work counts what an inference does, in operations of the compiler's optimizer: its own count, plus
 what it leaves out.  Concrete brings the bootstrap keys to Fourier form at every call, on one core,
-and every tensor operation of lookups starts and joins its threads.  The two prices were fitted to
-idle runs of the reference networks on two cores (bench/fhe.json).
+and the small lookups that remove low bits take longer than their operations say.  The two prices
+were fitted to idle runs of ten networks on two cores (bench/fhe.json): all within 10 %.
 
 The seconds per unit are measured once, on a small circuit with real keys, and kept in the user's
 cache folder.
@@ -29,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from refqnn.container import write_atomically
+from refqnn.fhe import prices
 from refqnn.formats import IntFormat
 from refqnn.network import Network, Node
 from refqnn.ops import Linear
@@ -47,8 +48,8 @@ __all__ = [
 _WORD = 8  # bytes of a torus element
 _RUNS = 5
 
-_OPERATIONS_PER_KEY_BYTE = 8.4  # conversion of the bootstrap keys
-_OPERATIONS_PER_STAGE = 1e8
+_OPERATIONS_PER_KEY_BYTE = 11.0  # conversion of the bootstrap keys
+_OPERATIONS_PER_REMOVED_BIT = prices.REMOVED_BIT * 1e6
 
 
 @dataclass(frozen=True)
@@ -140,14 +141,15 @@ def key_sizes(parameters: bytes, compressed: bool) -> KeySizes:
     return KeySizes(travelling, travelling + unpacked + bootstrap, bootstrap)
 
 
-def work(complexity: float, sizes: KeySizes, stages: int) -> float:
+def work(complexity: float, sizes: KeySizes, removed_bits: int) -> float:
     """Operations of one inference.
 
     Args:
         complexity: the optimizer's count.
-        stages: tensor operations of lookups.
+        removed_bits: how many low bits are removed, over all accumulators.
     """
-    return complexity + _OPERATIONS_PER_KEY_BYTE * sizes.bootstrap + _OPERATIONS_PER_STAGE * stages
+    keys = _OPERATIONS_PER_KEY_BYTE * sizes.bootstrap
+    return complexity + keys + _OPERATIONS_PER_REMOVED_BIT * removed_bits
 
 
 def available_memory() -> int | None:
@@ -168,7 +170,7 @@ def calibrate(*, force: bool = False) -> float:
     """Seconds per unit of work on this machine, all cores; from the cache unless `force`."""
     file = _cache_file()
     machine = f"{platform.node()} {platform.machine()} {os.cpu_count()} cores"
-    key = f"work 1, {machine}, concrete-python {version('concrete-python')}"
+    key = f"work 2, {machine}, concrete-python {version('concrete-python')}"
     known: dict[str, float] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(file.read_text())

@@ -61,6 +61,7 @@ class Layer:
         bits, shift: width that enters the circuit's lookups, low bits removed before the table.
         method: "drop", "split", "carry", "window" or "max".
         lookups: number of lookups by width.
+        removed_bits: low bits removed, over all values.
         price: predicted cost in the units of refqnn.fhe.prices.
     """
 
@@ -71,6 +72,7 @@ class Layer:
     shift: int
     method: str
     lookups: dict[int, int]
+    removed_bits: int
     price: float
 
 
@@ -588,7 +590,7 @@ class _Lowering:
         if width > tables.MAX_BITS:
             raise _too_wide(name, 2 * top)
         price = sum(prices.drop(b, 0) * n for b, n in found.items())
-        self.layers.append(Layer(name, count, top.bit_length(), width, 0, "max", found, price))
+        self.layers.append(Layer(name, count, top.bit_length(), width, 0, "max", found, 0, price))
         return _Value(step, zero, np.array([1]), top)
 
     def _any(self, name: str, parts: list[str]) -> str:
@@ -645,6 +647,7 @@ class _Lowering:
                 shift=first.shift,
                 method=type(chosen).__name__.lower(),
                 lookups=found,
+                removed_bits=chosen.removed_bits * neurons,
                 price=chosen.price * neurons,
             )
         )

@@ -110,6 +110,11 @@ class Drop:
         """Lookups per accumulator by their width."""
         return prices.lookups(self.bits, self.shift)
 
+    @property
+    def removed_bits(self) -> int:
+        """Low bits removed per accumulator."""
+        return self.shift
+
 
 @dataclass(frozen=True)
 class Split:
@@ -124,6 +129,10 @@ class Split:
     @property
     def lookups(self) -> dict[int, int]:
         return prices.merged(*(part.lookups for part in self.parts))
+
+    @property
+    def removed_bits(self) -> int:
+        return sum(part.removed_bits for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,10 @@ class Carry:
             prices.lookups(kept, 0),
             prices.lookups(self.shift + 1, 0),
         )
+
+    @property
+    def removed_bits(self) -> int:
+        return self.shift
 
 
 @dataclass(frozen=True)
@@ -200,6 +213,10 @@ class Window:
             prices.lookups(self.size - self.shift + 1, 0),
         )
 
+    @property
+    def removed_bits(self) -> int:
+        return self.size
+
 
 Lowering = Drop | Split | Carry | Window
 
@@ -223,8 +240,8 @@ def alternatives(rows: Rows) -> list[Lowering]:
 def grouped(rows: Rows) -> list[tuple[IntVector, Lowering]]:
     """A partition of the rows, each part with its own lowering, at the least predicted price.
 
-    One wide neuron need not make the tables of all others wide; but each part has tensor operations
-    of its own, and usually keys of its own.  Parts are runs of rows in the order of their price.
+    One wide neuron need not make the tables of all others wide; but a part usually has keys of its
+    own.  Parts are runs of rows in the order of their price.
 
     Returns: (row indices, lowering) of each part; empty when a row fits no table.
     """
@@ -247,7 +264,7 @@ def grouped(rows: Rows) -> list[tuple[IntVector, Lowering]]:
             part = Rows([rows.values[i] for i in index], [rows.counts[i] for i in index])
             found = alternatives(part)
             if found and best[start][0] < float("inf"):
-                own_price = part.total * found[0].price + prices.part(len(found[0].lookups))
+                own_price = part.total * found[0].price + prices.PART
                 options.append((best[start][0] + own_price, [*best[start][1], (index, found[0])]))
         best.append(min(options, key=lambda o: o[0], default=(float("inf"), [])))
     return best[-1][1]

@@ -374,8 +374,16 @@ class _QuantNet(nn.Module):
         return importances
 
     def make_pruning_permanent(self) -> None:
-        """Write all masks and budgets into the weights and drop them."""
+        """Write all masks and budgets into the weights and drop them; the function stays the same.
+
+        A Brevitas layer that gets a new weight builds its quantizer anew, so the constant scales
+        are carried over.
+        """
+        scales = [getattr(_weight_scaling(block), "scale", None) for block in self.blocks()]
         fix_weight_transforms(self)
+        for block, scale in zip(self.blocks(), scales, strict=True):
+            if scale is not None:
+                _weight_scaling(block).set_scale(float(scale))
 
     # -- accumulator budgets ---------------------------------------------------------------------
 
