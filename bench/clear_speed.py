@@ -17,7 +17,7 @@ they are what to compare.  qonnx and Concrete are left out where they would take
 minutes.  Before anything is timed, the integers of Brevitas, onnxruntime, qonnx and Concrete are
 compared with those of refqnn on 64 samples (`agreement`, share of equal outputs).
 
-    python bench/clear_speed.py            # 4 minutes on one core
+    python bench/clear_speed.py            # 2 minutes on two idle cores
     python bench/clear_speed.py --quick    # the two smallest networks, nothing written
 """
 
@@ -385,7 +385,7 @@ def main() -> None:
     def report(text: str) -> None:
         print(f"{time.perf_counter() - start:4.0f} s  {text}", flush=True)
 
-    report("about 4 minutes; milliseconds of one call, in brackets as multiples of refqnn's")
+    report("about 2 minutes; milliseconds of one call, in brackets as multiples of refqnn's")
     results, agreement, peaks = [], {}, {}
     for name in list(NETWORKS)[: 2 if arguments.quick else None]:
         subject = Subject(name)

@@ -91,11 +91,6 @@ def train(name: str, seed: int, epochs: int | None = None) -> QuantConvNet:
         module = QuantConvNet((1, 8, 8), data.n_outputs, **variant.arguments)
     if variant.budget is not None:
         module.add_accumulator_budgets(variant.budget)
-
-    def shrink(epoch: int, loss: float, accuracy: float) -> None:
-        if variant.budget is not None:
-            module.shrink_to_budgets()
-
     loop.fit(
         module,
         images(data.X_train),
@@ -103,7 +98,6 @@ def train(name: str, seed: int, epochs: int | None = None) -> QuantConvNet:
         epochs=epochs or variant.epochs,
         lr=0.02,
         seed=seed,
-        on_epoch=shrink,
     )
     module.make_pruning_permanent()
     return module

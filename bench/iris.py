@@ -1,9 +1,10 @@
 """Iris: ten-fold cross-validation, quantized and encrypted beside the float twin.
 
-Stratified ten folds, three fold seeds.  Each fold trains a 4-16-3 network and its float twin on
-nine tenths, compiles the quantized one and predicts the held-out tenth with the integers and with
-the circuit in simulation: all 150 flowers for each seed.  The very last fold also runs two
-flowers really encrypted.  Features are standardised with the training rows of the fold.
+Stratified ten folds, three fold seeds.  Each fold trains a 4-12-3 network (ternary weights, 3-bit
+codes, two weights for each hidden neuron, 4-bit tables: cheap to encrypt) and its dense float twin
+on nine tenths, compiles the quantized one and predicts the held-out tenth with the integers and
+with the circuit in simulation: all 150 flowers for each seed.  The last fold of each seed also runs
+its flowers really encrypted.  Features are standardised with the training rows of the fold.
 
 The literature reports .947 in clear, .895 quantized and .895 encrypted for this experiment.
 
@@ -28,14 +29,21 @@ from sklearn.model_selection import StratifiedKFold
 
 from refqnn.training import NeuralNetClassifier
 
-SEEDS, FOLDS, ENCRYPTED = 3, 10, 2
+SEEDS, FOLDS = 3, 10
 LITERATURE = {"clear": 0.947, "quantized": 0.895, "encrypted": 0.895}
 # The same for every fold; chosen by cross-validation with fold seeds from 100 on, not used here.
 SETTINGS: dict[str, Any] = {
-    "n_w_bits": 3,
+    "n_w_bits": 2,
+    "module__quant_narrow": True,  # ternary
     "n_a_bits": 3,
-    "n_accum_bits": 8,
-    "max_epochs": 20,
+    "n_accum_bits": None,
+    "module__n_input_bits": 3,
+    "module__hidden_sizes": (12,),
+    "module__fan_in": 2,
+    "module__table_bits": 4,
+    "optimizer__weight_decay": 1e-3,
+    "batch_size": 16,
+    "max_epochs": 25,
 }
 
 
@@ -56,7 +64,7 @@ class Fold:
     lookups: int
 
 
-def run(seed: int, fold: int, encrypted: int, settings: dict[str, Any] = SETTINGS) -> Fold:
+def run(seed: int, fold: int, encrypt: bool, settings: dict[str, Any] = SETTINGS) -> Fold:
     X, y = load_iris(return_X_y=True)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     train, test = list(folds.split(X, y))[fold]
@@ -65,8 +73,7 @@ def run(seed: int, fold: int, encrypted: int, settings: dict[str, Any] = SETTING
     circuit = model.compile()
     clear = model.accumulators(X[test])
     simulated = model.accumulators(X[test], fhe="simulate")
-    few = test[:encrypted]
-    executed = model.accumulators(X[few], fhe="execute") if encrypted else clear[:0]
+    executed = model.accumulators(X[test], fhe="execute") if encrypt else clear[:0]
     layers = model.certificate_.layers.values()
     return Fold(
         seed=seed,
@@ -76,19 +83,18 @@ def run(seed: int, fold: int, encrypted: int, settings: dict[str, Any] = SETTING
         right_simulated=int((model.predict(X[test], fhe="simulate") == y[test]).sum()),
         right_float=int((twin.predict(X[test]) == y[test]).sum()),
         outputs_differ=int((simulated != clear).sum()),
-        encrypted=encrypted,
-        encrypted_differ=int((executed != clear[:encrypted]).any(axis=1).sum()),
+        encrypted=len(executed),
+        encrypted_differ=int((executed != clear[: len(executed)]).any(axis=1).sum()),
         widths=tuple(layer.signed_bits for layer in layers),
         lookups=circuit.compiled_pbs,
     )
 
 
-def measure(seeds: int, folds: int, encrypted: int, report: Callable[[Fold], None]) -> list[Fold]:
+def measure(report: Callable[[Fold], None]) -> list[Fold]:
     found = []
-    for seed in range(seeds):
-        for fold in range(folds):
-            last = (seed, fold) == (seeds - 1, folds - 1)
-            found.append(run(seed, fold, encrypted if last else 0))
+    for seed in range(SEEDS):
+        for fold in range(FOLDS):
+            found.append(run(seed, fold, encrypt=fold == FOLDS - 1))
             report(found[-1])
     return found
 
@@ -147,9 +153,10 @@ def main() -> None:
         )
 
     if arguments.quick:
-        measure(1, 2, 0, report)
+        for fold in range(2):
+            report(run(0, fold, encrypt=False))
         return
-    found = measure(SEEDS, FOLDS, ENCRYPTED, report)
+    found = measure(report)
     scores = accuracies(found)
     content = {
         "what": __doc__.splitlines()[0],

@@ -3,19 +3,15 @@
 `_DROP[bits][shift]` is the cost, per accumulator of `bits` bits, of removing its `shift` low bits
 and looking the rest up, as the optimizer of concrete-python 2.11 reports it for a dense ternary
 layer of 16 neurons at an error probability of 2**-46 per lookup (the two widest full tables, 9 and
-10 bits, and one bit are extrapolated).  Removing a bit takes `REMOVED_BIT` longer than that count
-says (measured, see refqnn.fhe.estimation).  Prices choose between alternatives;
-`refqnn.fhe.estimate` predicts seconds.
+10 bits, and one bit are extrapolated).  It chooses between alternatives; `refqnn.fhe.estimate`
+predicts seconds.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-__all__ = ["PART", "REMOVED_BIT", "drop", "lookups", "merged"]
-
-REMOVED_BIT = 40.0
-PART = 500.0  # of a group of accumulators with lookups of its own: their keys
+__all__ = ["drop", "lookups", "merged", "part"]
 
 _DROP: dict[int, tuple[int, ...]] = {
     1: (50,),
@@ -35,13 +31,17 @@ _PER_BIT_BEYOND = 60  # one more removed bit above the widest measured accumulat
 
 def drop(bits: int, shift: int) -> float:
     """Price of one accumulator of `bits` bits with `shift` low bits removed before its table."""
-    removal = REMOVED_BIT * shift
     if bits <= _WIDEST:
-        return _DROP[bits][shift] + removal
+        return float(_DROP[bits][shift])
     beyond = bits - _WIDEST
     if shift < beyond:
         return float("inf")  # a table of more than ten bits: no parameters serve it in practice
-    return _DROP[_WIDEST][shift - beyond] + _PER_BIT_BEYOND * beyond + removal
+    return float(_DROP[_WIDEST][shift - beyond] + _PER_BIT_BEYOND * beyond)
+
+
+def part(stages: int) -> float:
+    """Price of a group of accumulators with lookups of its own: their keys and their threads."""
+    return 400.0 + 100.0 * stages
 
 
 def lookups(bits: int, shift: int) -> dict[int, int]:

@@ -240,8 +240,8 @@ def alternatives(rows: Rows) -> list[Lowering]:
 def grouped(rows: Rows) -> list[tuple[IntVector, Lowering]]:
     """A partition of the rows, each part with its own lowering, at the least predicted price.
 
-    One wide neuron need not make the tables of all others wide; but a part usually has keys of its
-    own.  Parts are runs of rows in the order of their price.
+    One wide neuron need not make the tables of all others wide; but each part has tensor operations
+    of its own, and usually keys of its own.  Parts are runs of rows in the order of their price.
 
     Returns: (row indices, lowering) of each part; empty when a row fits no table.
     """
@@ -264,7 +264,7 @@ def grouped(rows: Rows) -> list[tuple[IntVector, Lowering]]:
             part = Rows([rows.values[i] for i in index], [rows.counts[i] for i in index])
             found = alternatives(part)
             if found and best[start][0] < float("inf"):
-                own_price = part.total * found[0].price + prices.PART
+                own_price = part.total * found[0].price + prices.part(len(found[0].lookups))
                 options.append((best[start][0] + own_price, [*best[start][1], (index, found[0])]))
         best.append(min(options, key=lambda o: o[0], default=(float("inf"), [])))
     return best[-1][1]

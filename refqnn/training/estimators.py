@@ -232,7 +232,7 @@ class _Estimator(BaseEstimator):
         data = {"x": inputs}
         if sample_weight is not None:
             data["sample_weight"] = sample_weight
-        net = self._make_net(seed)
+        net = self._make_net(seed, inputs if reset else None)
         net.initialize()
         net.history_ = History([*self.history_])
         if self.max_epochs > 0:
@@ -252,8 +252,8 @@ class _Estimator(BaseEstimator):
             return int(self.random_state.randint(2**31 - 1))
         return int(self.random_state)
 
-    def _make_net(self, seed: int) -> TrainingNet:
-        """A skorch net around the module in training."""
+    def _make_net(self, seed: int, inputs: NDArray[np.float32] | None) -> TrainingNet:
+        """A skorch net around the module in training; inputs: of one that starts from nothing."""
         if getattr(self, "training_module_", None) is None:
             self.training_module_ = self._reopened()
         criterion = self.criterion
@@ -271,7 +271,7 @@ class _Estimator(BaseEstimator):
         if isinstance(self.callbacks, str):
             expected = "a list of skorch callbacks or None; verbose=0 silences the table"
             raise InvalidArgument(mismatch("callbacks", repr(self.callbacks), expected))
-        callbacks = list(self.callbacks or []) + self._callbacks()
+        callbacks = list(self.callbacks or []) + self._callbacks(inputs)
         return TrainingNet(
             self.training_module_,
             seed=seed,
@@ -288,7 +288,9 @@ class _Estimator(BaseEstimator):
             **options,
         )
 
-    def _callbacks(self) -> list[tuple[str, skorch.callbacks.Callback]]:
+    def _callbacks(
+        self, inputs: NDArray[np.float32] | None
+    ) -> list[tuple[str, skorch.callbacks.Callback]]:
         return []
 
     def _build(self, n_features: int) -> nn.Module:
@@ -456,25 +458,34 @@ class _QuantizedEstimator(_Estimator):
         )
 
     def _prepare(self, inputs: NDArray[np.float32]) -> None:
-        module = self.training_module_
-        if module.n_accum_bits is not None:
-            module.add_accumulator_budgets(module.n_accum_bits)
-        module.calibrate(torch.from_numpy(inputs))
+        self._add_limits(self.training_module_)
+        self.training_module_.calibrate(torch.from_numpy(inputs))
 
     def _reopened(self) -> nn.Module:
         module = self.module_.plain_copy()
-        if module.n_accum_bits is not None:
-            module.add_accumulator_budgets(module.n_accum_bits)
+        self._add_limits(module)
         return module
 
-    def _callbacks(self) -> list[tuple[str, skorch.callbacks.Callback]]:
+    def _add_limits(self, module: SparseQuantNeuralNetImpl) -> None:
+        """Fan-in and accumulator budgets, where the module has none."""
+        fan_in = self._with_prefix("module__").get("fan_in")
+        if fan_in is not None and not module.has_fan_in_limits():
+            module.limit_fan_in(fan_in)
+        if module.n_accum_bits is not None:
+            module.add_accumulator_budgets(module.n_accum_bits)
+
+    def _callbacks(
+        self, inputs: NDArray[np.float32] | None
+    ) -> list[tuple[str, skorch.callbacks.Callback]]:
         module = self.training_module_
         fraction = self.module__n_prune_neurons_percentage
         waiting = fraction > 0.0
 
-        def at_epoch(time: float) -> None:
+        def at_epoch(epoch: int, epochs: int) -> None:
             nonlocal waiting
-            if waiting and time >= _PRUNE_AT:
+            if inputs is not None:
+                module.sparsify(torch.from_numpy(inputs), epoch, epochs)
+            if waiting and epoch >= _PRUNE_AT * epochs:
                 module.enable_pruning(fraction)
                 waiting = False
 
@@ -808,7 +819,10 @@ class NeuralNetClassifier(_Classifier, _QuantizedEstimator):
             network during training.
         module__activation_function: a torch activation class.
         module__quant_narrow, module__quant_signed, module__power_of_two_scaling, and any other
-            ``module__`` name: as in `SparseQuantNeuralNetImpl`.
+            ``module__`` name: as in `SparseQuantNeuralNetImpl`.  With ``module__fan_in`` the rows
+            shrink to that many weights in the first half of the epochs; few ternary weights
+            (``n_w_bits=2, module__quant_narrow=True``) and ``module__table_bits=4`` make the
+            networks that are cheapest under encryption.
         criterion: a torch loss class; None: cross entropy.  ``criterion__weight`` weights classes.
         optimizer, lr, batch_size, train_split, callbacks: as in skorch.  ``lr`` is the highest rate
             of a one-cycle schedule (``callbacks__schedule=None`` keeps it constant).

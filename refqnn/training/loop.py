@@ -129,7 +129,7 @@ def fit(
     for epoch in range(epochs):
         module.train()
         if isinstance(module, _QuantNet):
-            _sparsify(module, inputs, epoch, epochs, sparsify)
+            module.sparsify(inputs, epoch, epochs, sparsify)
         set_normalization_frozen(module, epoch >= freeze * epochs)
         order = torch.randperm(len(inputs), generator=generator)
         loss_sum, score_sum, rows = 0.0, 0.0, 0
@@ -156,23 +156,6 @@ def fit(
             on_epoch(epoch + 1, loss_sum / rows, score)
     module.eval()
     return history
-
-
-def _sparsify(
-    module: _QuantNet, inputs: Tensor, epoch: int, epochs: int, window: tuple[float, float]
-) -> None:
-    """Shrink the rows toward their budget; let the exponents follow.
-
-    The first epoch past the window, or the last of all, completes it: few epochs may step over it.
-    """
-    start, stop = window
-    if not module.has_fan_in_limits() or (epoch - 1) / epochs >= stop:
-        return
-    time = epoch / epochs
-    complete = time >= stop or epoch + 1 == epochs
-    done = 1.0 if complete else max(0.0, (time - start) / (stop - start))
-    module.update_fan_in(keep=(1.0 - done) ** 3)
-    module.recalibrate(inputs)
 
 
 def _loss(output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:

@@ -306,15 +306,18 @@ class _QuantNet(nn.Module):
 
     # -- sparsity --------------------------------------------------------------------------------
 
-    def limit_fan_in(self, budgets: Sequence[int | None]) -> None:
+    def limit_fan_in(self, budgets: int | Sequence[int | None]) -> None:
         """Keep at most ``budgets[i]`` non-zero weights in each row of weight layer i.
 
         Masks are by magnitude, row by row, chosen now; `update_fan_in` chooses them again.
 
         Args:
-            budgets: one entry for each weight layer; None leaves the layer dense.
+            budgets: one number for all layers but the last, or one entry for each weight layer;
+                None leaves a layer dense.
         """
         blocks = self.blocks()
+        if isinstance(budgets, int):
+            budgets = [budgets] * (len(blocks) - 1) + [None]
         if len(budgets) != len(blocks):
             raise ShapeMismatch(
                 mismatch("budgets", f"{len(budgets)} entries", f"{len(blocks)}, one for each layer")
@@ -338,6 +341,29 @@ class _QuantNet(nn.Module):
             for transform in weight_transforms(block.linear):
                 if isinstance(transform, RowSparsity):
                     transform.update(_raw_weights(block.linear)[0], keep=keep)
+
+    def sparsify(
+        self, x: Tensor, epoch: int, epochs: int, window: tuple[float, float] = (0.1, 0.5)
+    ) -> None:
+        """Shrink the rows toward their budget, cubically (Zhu and Gupta 2017); exponents follow.
+
+        Call it at the start of each epoch.  The first epoch past the window, or
+        the last of all, completes it: few epochs may step over the window.  Nothing happens in a
+        network without `limit_fan_in`.
+
+        Args:
+            x: float32 training inputs.
+            epoch: from 0 to ``epochs - 1``.
+            window: fractions of the epochs at which shrinking starts and ends.
+        """
+        start, stop = window
+        if not self.has_fan_in_limits() or (epoch - 1) / epochs >= stop:
+            return
+        time = epoch / epochs
+        complete = time >= stop or epoch + 1 == epochs
+        done = 1.0 if complete else max(0.0, (time - start) / (stop - start))
+        self.update_fan_in(keep=(1.0 - done) ** 3)
+        self.recalibrate(x)
 
     def enable_pruning(self, fraction: float) -> None:
         """Silence the given fraction of the neurons of each hidden layer, from now on.
@@ -807,8 +833,6 @@ class SparseQuantNeuralNetImpl(_QuantNet):
             _init_weight(block.linear, n_w_bits)
         nn.init.zeros_(self.blocks()[-1].linear.bias)
         if fan_in is not None:
-            if isinstance(fan_in, int):
-                fan_in = [fan_in] * len(hidden_sizes) + [None]
             self.limit_fan_in(fan_in)
         if n_accum_bits is not None:
             self.check_accumulator_bits(n_accum_bits)
@@ -991,4 +1015,4 @@ class QuantConvNet(_QuantNet):
             _init_weight(block.linear, n_w_bits)
         nn.init.zeros_(self.blocks()[-1].linear.bias)
         if fan_in is not None:
-            self.limit_fan_in([fan_in] * len(channels) + [None])
+            self.limit_fan_in(fan_in)

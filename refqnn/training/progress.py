@@ -208,10 +208,12 @@ class WeightTransforms(Callback):
 
     Args:
         after_step: called after each optimizer step.
-        at_epoch: called with the fraction of training done, at the start of each epoch.
+        at_epoch: called at the start of each epoch, with its number from 0 and how many there are.
     """
 
-    def __init__(self, after_step: Callable[[], None], at_epoch: Callable[[float], None]) -> None:
+    def __init__(
+        self, after_step: Callable[[], None], at_epoch: Callable[[int, int], None]
+    ) -> None:
         self.after_step = after_step
         self.at_epoch = at_epoch
 
@@ -219,7 +221,7 @@ class WeightTransforms(Callback):
         self.epoch_ = 0
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        self.at_epoch(self.epoch_ / max(1, net.max_epochs))
+        self.at_epoch(self.epoch_, net.max_epochs)
         self.epoch_ += 1
 
     def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:

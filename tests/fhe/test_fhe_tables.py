@@ -91,7 +91,7 @@ def test_saturation_far_from_the_codes_makes_a_window() -> None:
     table = np.array([min(max(0, (u - 200) // 4 + 1), 7) for u in range(500)])
     found = alternatives(Rows([table], [1]))
     assert isinstance(found[0], Window)
-    assert 1.5 * found[0].price < min(f.price for f in found if isinstance(f, Drop))
+    assert 2 * found[0].price < min(f.price for f in found if isinstance(f, Drop))
 
 
 def half_even(r: int, span: int) -> Rows:

@@ -27,7 +27,7 @@ from refqnn.errors import (
     InvalidArgument,
     NotCovered,
 )
-from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, progress
+from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, modules, progress
 from refqnn.training.estimators import FloatNeuralNetClassifier, FloatNeuralNetRegressor
 from refqnn.training.estimators import load as load_estimator
 
@@ -445,6 +445,41 @@ def test_enable_pruning_then_permanent(short_epochs):
     assert model.network_.accumulators()[0].op.weight.shape[0] <= before // 2
     X = random_rows(200, 4)
     assert np.array_equal(model.infer(X).numpy(), model.dequantize_output(model.accumulators(X)))
+
+
+def nonzeros(model):
+    """Most non-zero weights of a hidden neuron."""
+    return int((model.network_.accumulators()[0].op.weight != 0).sum(axis=1).max())
+
+
+def test_rows_shrink_to_their_fan_in_while_training(short_epochs, monkeypatch):
+    kept = []
+    update = modules.RowSparsity.update
+
+    def record(self, weight, keep=0.0):
+        update(self, weight, keep)
+        kept.append(int(self.mask.sum(dim=1).max()))
+
+    monkeypatch.setattr(modules.RowSparsity, "update", record)
+    X, y = load_breast_cancer(return_X_y=True)
+    cheap = {"module__fan_in": 2, "module__table_bits": 4, "module__hidden_sizes": (12,)}
+    model = NeuralNetClassifier(**{**QUICK, **cheap, "max_epochs": 8}).fit(X, y)
+    assert kept[1] == 30  # dense at the first epoch, whatever the weights were drawn as
+    assert kept[-1] == 2
+    assert kept[1:] == sorted(kept[1:], reverse=True)
+    assert nonzeros(model) <= 2
+    assert model.score(X, y) > 0.85
+
+
+def test_the_fan_in_outlives_saving_and_further_training(short_epochs, tmp_path):
+    X, y = load_breast_cancer(return_X_y=True)
+    model = NeuralNetClassifier(**QUICK, module__fan_in=3).fit(X, y)
+    model.partial_fit(X, y)
+    assert nonzeros(model) <= 3
+    model.save(tmp_path / "model")
+    loaded = NeuralNetClassifier.load(tmp_path / "model").partial_fit(X, y)
+    assert nonzeros(loaded) <= 3
+    assert nonzeros(loaded.prune(X, y, 0.5)) <= 3
 
 
 # --- the float twin -----------------------------------------------------------------------------
