@@ -14,7 +14,7 @@ largest-remainder rounding and a straight-through gradient in each forward pass.
 Accuracy is that of the integer network on held-out data, widths are certified (refqnn.certify).
 A run is a violation when a certified width exceeds n.
 
-    python bench/accumulator_training.py            # 6 minutes on one core
+    python bench/accumulator_training.py            # 3 minutes on one core
     python bench/accumulator_training.py --quick    # one seed, n = 8
 """
 

@@ -1,6 +1,6 @@
 """Encrypted inference: latency against clear inference, its limit, and the peer's construction.
 
-Runs bench/test_fhe.py, prints one table, writes fhe.json (as pytest-benchmark does, so that
+Runs bench/test_fhe.py, prints two tables, writes fhe.json (as pytest-benchmark does, so that
 `pytest-benchmark compare` reads it) and fhe.png.
 
     float, integer, simulated, encrypted   one sample: torch, Network.forward, circuit, real keys
@@ -59,30 +59,46 @@ def by_network(content: dict[str, Any]) -> Results:
     return found
 
 
-def table(results: Results) -> str:
-    """One line per network; times in ms, sizes in MB."""
+def times(results: Results) -> str:
+    """One line per network: accuracy, seconds, ratios, the peer's wrong samples."""
     head = (
-        f"{'network':20} {'accuracy':>8} {'tables':>26} {'keys':>5} {'keygen':>6} {'float':>6} "
-        f"{'integer':>7} {'simul.':>6} {'encrypted':>9} {'limit':>6} {'estim.':>6} "
-        f"{'peer':>6} {'ratio':>5} {'keys':>5} {'wrong':>6}"
+        f"{'network':20} {'accuracy':>8} {'keygen':>7} {'float':>7} {'integer':>7} {'simul.':>7} "
+        f"{'encrypted':>9} {'/ limit':>7} {'estimate':>8} {'peer':>7} {'ratio':>5} {'wrong':>6}"
     )
     lines = [head, "-" * len(head)]
     for name, forms in results.items():
         ours, peer = forms["encrypted"], forms["peer"]
-        tables = f"{sum(ours['pbs'].values())}, at most {max(map(int, ours['pbs']))} bits"
         limit = ours["limit_seconds"]
         lines.append(
-            f"{name:20} {forms['integer']['accuracy']:8.3f} {tables:>26} "
-            f"{ours['evaluation_key_bytes'] / 1e6:5.0f} {ours['keygen_seconds']:5.1f}s "
-            f"{forms['float']['seconds'] * 1e3:6.2f} {forms['integer']['seconds'] * 1e3:7.3f} "
-            f"{forms['simulated']['seconds'] * 1e3:6.1f} {ours['seconds'] * 1e3:9.0f} "
-            f"{'' if limit is None else format(ours['seconds'] / limit, '.2f'):>6} "
-            f"{ours['estimated_seconds'] / ours['seconds']:6.2f} "
-            f"{peer['seconds'] * 1e3:6.0f} {peer['seconds'] / ours['seconds']:5.1f} "
-            f"{peer['evaluation_key_bytes'] / 1e6:5.0f} "
+            f"{name:20} {forms['integer']['accuracy']:8.3f} {ours['keygen_seconds'] * 1e3:7.0f} "
+            f"{forms['float']['seconds'] * 1e3:7.2f} {forms['integer']['seconds'] * 1e3:7.3f} "
+            f"{forms['simulated']['seconds'] * 1e3:7.1f} {ours['seconds'] * 1e3:9.0f} "
+            f"{'' if limit is None else format(ours['seconds'] / limit, '.2f'):>7} "
+            f"{ours['estimated_seconds'] / ours['seconds']:8.2f} "
+            f"{peer['seconds'] * 1e3:7.0f} {peer['seconds'] / ours['seconds']:5.1f} "
             f"{peer['wrong_samples']:>2} of {peer['compared_samples']}"
         )
-    lines.append("ms per sample; keys in MB; limit, estim.: measured / limit, estimate / measured")
+    lines.append("milliseconds for one sample; measured / limit, estimate / measured, peer / ours")
+    return "\n".join(lines)
+
+
+def sizes(results: Results) -> str:
+    """One line per network: keys, ciphertexts, memory, lookups by width."""
+    head = (
+        f"{'network':20} {'keys':>6} {'peer':>6} {'input':>6} {'output':>6} {'memory':>6}  "
+        "lookups by bits"
+    )
+    lines = [head, "-" * len(head)]
+    for name, forms in results.items():
+        ours, peer = forms["encrypted"], forms["peer"]
+        lookups = ", ".join(f"{n} of {bits}" for bits, n in ours["pbs"].items())
+        lines.append(
+            f"{name:20} {ours['evaluation_key_bytes'] / 1e6:6.0f} "
+            f"{peer['evaluation_key_bytes'] / 1e6:6.0f} {ours['input_bytes'] / 1e3:6.1f} "
+            f"{ours['output_bytes'] / 1e3:6.0f} {ours['peak_memory_bytes'] / 1e6:6.0f}  {lookups}"
+        )
+    lines.append("evaluation keys in MB, ciphertexts of one sample in kB; peak memory in MB of the")
+    lines.append("process, which still holds the keys of the networks above")
     return "\n".join(lines)
 
 
@@ -98,7 +114,7 @@ def plot(results: Results, path: Path) -> None:
     left.set_xscale("log")
     left.set_xlabel("seconds for one sample")
     left.set_title("Clear and encrypted inference")
-    left.legend(fontsize=8)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(FORMS), fontsize=8)
     ratios = [results[n]["peer"]["seconds"] / results[n]["encrypted"]["seconds"] for n in names]
     right.barh(places, ratios, color=COLOURS[0])
     right.axvline(1, color="black", linewidth=1)
@@ -122,7 +138,9 @@ def main() -> None:
     arguments = parser.parse_args()
     content = measure(["-k", "iris and not w3a3 and not dense"] if arguments.quick else [])
     results = by_network(content)
-    print(table(results))
+    print(times(results))
+    print()
+    print(sizes(results))
     if arguments.quick:
         return
     (arguments.output / "fhe.json").write_text(json.dumps(content, indent=1) + "\n")

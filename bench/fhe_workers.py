@@ -2,26 +2,28 @@
 
 One network, 4-16-3 with 4-bit sums.  The same samples
 
-    in one worker and in two, one thread each, by loky (processes of this machine)
+    one after the other in one process, on all cores and on a single one
+    on two workers of one thread each, by loky (processes of this machine)
     the same by Dask: two worker processes that are reached over a socket
-    here, one after the other, each sample on all cores
 
 Before each measurement all workers hold the keys; how long that takes is measured by itself: the
 time until each worker has run its first sample, less the time of a later one.  Each call of
 `execute` sends keys and circuit once to each worker, the second call here too; what a worker has
 loaded already it does not load again.
 
-    python bench/fhe_workers.py            # 4 minutes on 2 cores
+    python bench/fhe_workers.py            # 1 minute on two idle cores
     python bench/fhe_workers.py --quick    # few samples, nothing written
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ from numpy.typing import NDArray
 from refqnn import IntFormat, Linear, Network, Node, Requantize, fhe
 
 CODES = IntFormat(2, signed=False)
+WORKERS = 2
 
 
 def network() -> Network:
@@ -102,7 +105,10 @@ def measured(
     return Measured(backend, workers, n, first_seconds, seconds / n, exact)
 
 
-def in_process(circuit: fhe.Circuit, codes: NDArray[np.int64]) -> Measured:
+def in_process(backend: str, codes: NDArray[np.int64]) -> Measured:
+    """Samples one after the other; the circuit and its keys are made here."""
+    circuit = fhe.compile(network())
+    circuit.keygen()
     start = time.perf_counter()
     first = circuit.execute(codes[:1])
     first_seconds = time.perf_counter() - start
@@ -110,7 +116,20 @@ def in_process(circuit: fhe.Circuit, codes: NDArray[np.int64]) -> Measured:
     rest = circuit.execute(codes[1:])
     seconds = time.perf_counter() - start
     exact = bool((np.concatenate([first, rest]) == circuit.network.forward(codes)).all())
-    return Measured("here", 1, len(codes) - 1, first_seconds, seconds / (len(codes) - 1), exact)
+    return Measured(backend, 1, len(codes) - 1, first_seconds, seconds / (len(codes) - 1), exact)
+
+
+def on_one_core(codes: NDArray[np.int64]) -> Measured:
+    """`in_process` in a process whose parallel regions have one thread."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # inherited; this process has read its own already
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+            return executor.submit(in_process, "one core", codes).result()
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def travelling_bytes(circuit: fhe.Circuit) -> int:
@@ -125,10 +144,10 @@ def plot(rows: list[Measured], path: Path) -> None:
     from refqnn.plotting import COLOURS, figure
 
     fig, (left, right) = figure(9.0, 3.6, columns=2)
-    names = [f"{r.backend}, {r.workers}" if r.backend != "here" else "here" for r in rows]
+    names = [r.backend if r.workers == 1 else f"{r.backend}, {r.workers} workers" for r in rows]
     left.bar(names, [1 / r.seconds_per_sample for r in rows], color=COLOURS[0])
     left.set_ylabel("samples per second")
-    left.set_title("Keys in place (backend, workers)")
+    left.set_title("Keys in place")
     right.bar(names, [r.first_seconds - r.seconds_per_sample for r in rows], color=COLOURS[1])
     right.set_ylabel("seconds before the first results")
     right.set_title("Start: processes, circuit and keys")
@@ -152,18 +171,22 @@ def main() -> None:
     def add(row: Measured) -> None:
         rows.append(row)
         print(
-            f"{time.perf_counter() - start:6.0f} s  {row.backend:<5} {row.workers} workers"
+            f"{time.perf_counter() - start:6.0f} s  {row.backend:<9} {row.workers} workers"
             f"  first {row.first_seconds:.2f} s, then {row.seconds_per_sample:.3f} s/sample"
             f"{'' if row.exact else '  WRONG'}",
             flush=True,
         )
 
-    add(in_process(circuit, codes))
+    add(in_process("all cores", codes))
+    add(on_one_core(codes))
     for backend in ("loky", "dask"):
-        for workers in (1, 2):
-            add(measured(circuit, codes, backend, workers))
-    per_sample = {(r.backend, r.workers): r.seconds_per_sample for r in rows}
-    speed_up = {b: per_sample[b, 1] / per_sample[b, 2] for b in ("loky", "dask")}
+        add(measured(circuit, codes, backend, WORKERS))
+    per_sample = {r.backend: r.seconds_per_sample for r in rows}
+    speed_up = {
+        f"{backend} over {alone}": round(per_sample[alone] / per_sample[backend], 2)
+        for backend in ("loky", "dask")
+        for alone in ("one core", "all cores")
+    }
     megabytes = travelling_bytes(circuit) / 1e6
     print(f"speed-up of two workers: {speed_up}; {megabytes:.1f} MB to each worker, once")
     if arguments.quick:
@@ -171,7 +194,6 @@ def main() -> None:
     content: dict[str, Any] = {
         "what": __doc__.splitlines()[0],
         "seconds": round(time.perf_counter() - start),
-        "threads_here": os.environ.get("OMP_NUM_THREADS", "all cores"),
         "lookups": circuit.pbs,
         "megabytes_to_each_worker": megabytes,
         "memory_of_each_worker_megabytes": circuit.key_sizes.resident / 1e6,

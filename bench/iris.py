@@ -8,7 +8,7 @@ its flowers really encrypted.  Features are standardised with the training rows 
 
 The literature reports .947 in clear, .895 quantized and .895 encrypted for this experiment.
 
-    python bench/iris.py            # 10 minutes on one core
+    python bench/iris.py            # 3 minutes on two cores
     python bench/iris.py --quick    # two folds, nothing encrypted, nothing written
 """
 

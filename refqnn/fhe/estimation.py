@@ -7,7 +7,8 @@
 Work counts what an inference does, in operations of the compiler's optimizer: its own count, plus
 what it leaves out.  Concrete brings the bootstrap keys to Fourier form at every call, on one core,
 and the small lookups that remove low bits take longer than their operations say.  The two prices
-were fitted to idle runs of ten networks on two cores (bench/fhe.json): all within 10 %.
+were fitted to idle runs of ten networks on two cores; in bench/fhe.json, a later run, the estimates
+of all ten are within 15 %.
 
 The seconds per unit are measured once, on a small circuit with real keys, and kept in the user's
 cache folder.
