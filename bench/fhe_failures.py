@@ -131,6 +131,8 @@ def plot(settings: list[Setting], path: Path) -> None:
     fig, axes = figure(7.0, 4.2)
     for i, (name, marker) in enumerate(zip(NETWORKS, "os")):
         chosen = [s for s in settings if s.network == name]
+        if not chosen:
+            continue
         x = [s.predicted for s in chosen]
         expected = [s.lookups_alone for s in chosen]
         axes.plot(x, expected, "_", color=COLOURS[i], ms=22, label=f"{name}, lookups alone")

@@ -7,6 +7,7 @@
 Needs the `fhe` extra.  `Client` and `Server` load Concrete's runtime alone, without torch.
 """
 
+import atexit
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 try:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-        import concrete.compiler  # noqa: F401
+        import concrete.compiler
 except ImportError as error:  # pragma: no cover
     raise MissingExtra("fhe", "concrete-python") from error
+
+# At the end of a process that has computed anything, this handler of Concrete's calls exit(0): a
+# program that failed, a test run too, would report success.  Nothing else depends on it.
+atexit.unregister(concrete.compiler._terminate_df_parallelization)
 
 _HOMES = {
     "Circuit": "circuit",
