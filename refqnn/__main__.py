@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Any
@@ -39,7 +40,9 @@ def main() -> None:
             raise
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         print("interrupted; no file was left half-written", file=sys.stderr)
-        sys.exit(128 + _signals[0])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + _signals[0])  # libraries that were cut short may fail to end
 
 
 if __name__ == "__main__":

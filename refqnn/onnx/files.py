@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,11 +34,32 @@ _MAX_FILE = 2**31 - 1  # the limit of a protobuf message
 def import_onnx() -> Any:
     """The onnx package.  Raises: MissingExtra."""
     try:
-        import onnx
-        import onnx.numpy_helper
+        with _signals_wait():  # an exception inside the import of its C++ part ends the process
+            import onnx
+            import onnx.numpy_helper
     except ImportError as error:
         raise MissingExtra("onnx", "onnx") from error
     return onnx
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Control-C and SIGTERM that arrive inside are handled at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # their handlers run in the main thread
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def open_model(source: Any) -> tuple[Any, Path | None]:
