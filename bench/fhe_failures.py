@@ -13,7 +13,7 @@ One inference fails if any of its outputs is wrong.  The promise counts lookups 
 bound that needs no assumption; an output hardly ever fails by itself, so that the lookups alone
 are what should be seen.  Intervals are Clopper and Pearson's, 95 %.
 
-    python bench/fhe_failures.py            # 10 minutes on 2 cores
+    python bench/fhe_failures.py            # 6 minutes on two cores
     python bench/fhe_failures.py --quick    # one setting, few samples, nothing written
 """
 
