@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from refqnn.fhe.bounds import FittingConstants, ProvedWidths
 from refqnn.fhe.estimation import KeySizes, key_sizes, work
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
-from refqnn.fhe.memory import require_memory
+from refqnn.fhe.memory import kept_between_runs, require_memory
 from refqnn.fhe.parties import save_client, save_server
 from refqnn.fhe.tables import Lowering
 from refqnn.network import Network
@@ -269,7 +270,7 @@ class Circuit:
 
     def run(self, ciphertext: fhe.Value) -> fhe.Value:
         """The encrypted output of an encrypted sample; uses the evaluation keys alone."""
-        with held_back():
+        with held_back(), kept_between_runs(self._bootstrap_bytes):
             return self._concrete.run(ciphertext)
 
     def decrypt(self, result: fhe.Value) -> NDArray[np.int64]:
@@ -302,7 +303,7 @@ class Circuit:
         outputs = []
         for argument in arguments:
             start = time.perf_counter()
-            with held_back():
+            with held_back(), kept_between_runs(self._bootstrap_bytes):
                 result = self._concrete.run(self._concrete.encrypt(argument))
                 outputs.append(self._concrete.decrypt(result))
             if on_sample is not None:
@@ -386,6 +387,10 @@ class Circuit:
         """Sizes of the evaluation keys, known before they are made."""
         parameters = self._concrete.client.specs.serialize()
         return key_sizes(parameters, self._concrete.configuration.compress_evaluation_keys)
+
+    @cached_property
+    def _bootstrap_bytes(self) -> int:
+        return self.key_sizes.bootstrap
 
     @property
     def evaluation_key_bytes(self) -> int:

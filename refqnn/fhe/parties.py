@@ -26,6 +26,7 @@ import platform
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ from numpy.typing import ArrayLike, NDArray
 from refqnn.container import array_to_npy, npy_to_array
 from refqnn.errors import CircuitError, FileFormatError, RefqnnError, ShapeMismatch, mismatch
 from refqnn.fhe import files
+from refqnn.fhe.estimation import KeySizes
 from refqnn.fhe.interrupts import held_back
-from refqnn.fhe.memory import key_sizes, require_memory
+from refqnn.fhe.memory import kept_between_runs, key_sizes, require_memory
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
@@ -293,10 +295,14 @@ class Server:
             _whole(self.load_keys, file[KEYS], path)
             self._keys_name = file.field("keys", str)
 
+    @cached_property
+    def _key_sizes(self) -> KeySizes:
+        return key_sizes(self._library.get_program_info().serialize())
+
     @property
     def memory_bytes(self) -> int:
         """Memory that the keys take at their peak, while the first run unpacks them."""
-        return key_sizes(self._library.get_program_info().serialize()).resident
+        return self._key_sizes.resident
 
     def run(self, request: bytes) -> bytes:
         """The encrypted answer to an encrypted sample.  Raises: CircuitError without keys."""
@@ -304,7 +310,7 @@ class Server:
             raise CircuitError("run: this server has no evaluation keys; call load_keys first")
         name = self._library.get_program_info().function_list()[0]
         circuit = self._program.get_server_circuit(name)
-        with held_back():
+        with held_back(), kept_between_runs(self._key_sizes.bootstrap):
             (answer,) = circuit.call([TransportValue.deserialize(bytes(request))], self._keys)
         return bytes(answer.serialize())
 

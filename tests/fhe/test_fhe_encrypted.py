@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import fhe_networks as nets
@@ -14,6 +16,7 @@ from fhe_networks import U2, U3
 
 from refqnn import IntFormat, Linear, Network, Node, PowerOfTwoQuantizer, Requantize, fhe
 from refqnn.errors import CircuitError, FileFormatError, OutOfRange
+from refqnn.fhe import memory
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,24 @@ def test_step_by_step(dense: fhe.Circuit) -> None:
     np.testing.assert_array_equal(result, dense.network.forward(codes[None])[0])
     with pytest.raises(OutOfRange):
         dense.encrypt([0, 0, 0, 4])
+
+
+@pytest.mark.skipif(memory._mallopt is None, reason="of glibc")
+@pytest.mark.parametrize("of", ["circuit", "server"])
+def test_memory_is_kept_between_runs(dense: fhe.Circuit, of: str, tmp_path: Path) -> None:
+    ciphertext = dense.encrypt(nets.samples(dense.network, 1)[0])
+    run = partial(dense.run, ciphertext)
+    if of == "server":
+        dense.save_server(tmp_path / "server")
+        server = fhe.Server.load(tmp_path / "server")
+        server.load_keys(dense._concrete.client.evaluation_keys.serialize())
+        run = partial(server.run, ciphertext.serialize())
+    for _ in range(2):
+        run()
+    pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run()
+    pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - pages
+    assert 10 * pages * resource.getpagesize() < dense.key_sizes.bootstrap
 
 
 def test_convolution() -> None:
