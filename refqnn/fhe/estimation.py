@@ -48,8 +48,8 @@ __all__ = [
 _WORD = 8  # bytes of a torus element
 _RUNS = 5
 
-_OPERATIONS_PER_KEY_BYTE = 11.0  # conversion of the bootstrap keys
-_OPERATIONS_PER_REMOVED_BIT = 4e7
+_OPERATIONS_PER_KEY_BYTE = 4.75  # conversion of the bootstrap keys
+_OPERATIONS_PER_REMOVED_BIT = 3.7e7
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def calibrate(*, force: bool = False) -> float:
     """Seconds per unit of work on this machine, all cores; from the cache unless `force`."""
     file = _cache_file()
     machine = f"{platform.node()} {platform.machine()} {os.cpu_count()} cores"
-    key = f"work 2, {machine}, concrete-python {version('concrete-python')}"
+    key = f"work 3, {machine}, concrete-python {version('concrete-python')}"
     known: dict[str, float] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(file.read_text())
