@@ -15,7 +15,7 @@ the circuit's simulation gives the same integers on all held-out images, and ima
 
 The literature reports .90 in clear and random answers quantized for a network of this kind.
 
-    python bench/digits_cnn.py            # 3 minutes on two cores
+    python bench/digits_cnn.py            # 5 minutes on two cores
     python bench/digits_cnn.py --quick    # a few epochs of the tiny one, nothing written
 """
 

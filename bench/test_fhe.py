@@ -3,7 +3,7 @@
     refqnn bench fhe          # 9 minutes on two idle cores; tables and figure
     pytest bench/test_fhe.py --benchmark-enable --benchmark-json=fhe.json
 
-Every network runs in one session as float, integer, simulated and encrypted, and once more in the
+Every network runs as float, integer, simulated and encrypted, and once more in the
 peer's construction (bench/fhe_peer.py).  Latencies are of one sample; `extra_info` holds the rest.
 """
 
