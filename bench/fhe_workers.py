@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from common import FOLDER, write_results
@@ -121,15 +122,11 @@ def in_process(backend: str, codes: NDArray[np.int64]) -> Measured:
 
 def on_one_core(codes: NDArray[np.int64]) -> Measured:
     """`in_process` in a process whose parallel regions have one thread."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # inherited; this process has read its own already
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-            return executor.submit(in_process, "one core", codes).result()
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+    with (
+        patch.dict(os.environ, OMP_NUM_THREADS="1"),  # inherited; this process has read its own
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor,
+    ):
+        return executor.submit(in_process, "one core", codes).result()
 
 
 def travelling_bytes(circuit: fhe.Circuit) -> int:

@@ -3,8 +3,8 @@
     refqnn bench fhe          # 9 minutes on two idle cores; tables and figure
     pytest bench/test_fhe.py --benchmark-enable --benchmark-json=fhe.json
 
-Every network runs as float, integer, simulated and encrypted, and once more in the
-peer's construction (bench/fhe_peer.py).  Latencies are of one sample; `extra_info` holds the rest.
+Every network runs as float, integer, simulated and encrypted, and once more in the peer's
+construction (bench/fhe_peer.py).  Latencies are of one sample; `extra_info` holds the rest.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 from refqnn.errors import MissingExtra
@@ -39,9 +40,9 @@ def main() -> None:
         if not _signals:
             raise
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        print("interrupted; no file was left half-written", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # whoever read the output may be gone
+            print("interrupted; no file was left half-written", file=sys.stderr, flush=True)
+            sys.stdout.flush()
         os._exit(128 + _signals[0])  # libraries that were cut short may fail to end
 
 

@@ -270,7 +270,7 @@ class Circuit:
 
     def run(self, ciphertext: fhe.Value) -> fhe.Value:
         """The encrypted output of an encrypted sample; uses the evaluation keys alone."""
-        with held_back(), kept_between_runs(self._bootstrap_bytes):
+        with held_back(), kept_between_runs(self.key_sizes.bootstrap):
             return self._concrete.run(ciphertext)
 
     def decrypt(self, result: fhe.Value) -> NDArray[np.int64]:
@@ -303,8 +303,8 @@ class Circuit:
         outputs = []
         for argument in arguments:
             start = time.perf_counter()
-            with held_back(), kept_between_runs(self._bootstrap_bytes):
-                result = self._concrete.run(self._concrete.encrypt(argument))
+            with held_back():
+                result = self.run(self._concrete.encrypt(argument))
                 outputs.append(self._concrete.decrypt(result))
             if on_sample is not None:
                 on_sample(f"{time.perf_counter() - start:.2f} s")
@@ -382,15 +382,11 @@ class Circuit:
         """Table lookups per sample as the compiler counts them."""
         return int(self._concrete.programmable_bootstrap_count)
 
-    @property
+    @cached_property
     def key_sizes(self) -> KeySizes:
         """Sizes of the evaluation keys, known before they are made."""
         parameters = self._concrete.client.specs.serialize()
         return key_sizes(parameters, self._concrete.configuration.compress_evaluation_keys)
-
-    @cached_property
-    def _bootstrap_bytes(self) -> int:
-        return self.key_sizes.bootstrap
 
     @property
     def evaluation_key_bytes(self) -> int:

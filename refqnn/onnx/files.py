@@ -10,9 +10,10 @@ from __future__ import annotations
 import heapq
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ _MAX_FILE = 2**31 - 1  # the limit of a protobuf message
 
 def import_onnx() -> Any:
     """The onnx package.  Raises: MissingExtra."""
+    # An exception inside the first import, of the C++ part, would end the process.
+    first = "onnx" not in sys.modules
     try:
-        with _signals_wait():  # an exception inside the import of its C++ part ends the process
+        with _signals_wait() if first else nullcontext():
             import onnx
             import onnx.numpy_helper
     except ImportError as error:
@@ -49,8 +52,8 @@ def _signals_wait() -> Iterator[None]:
         yield  # their handlers run in the main thread
         return
     came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {n: handler for n in numbers if callable(handler := signal.getsignal(n))}
     for number in handlers:
         signal.signal(number, lambda number, frame: came.append(number))
     try:

@@ -347,9 +347,9 @@ class _QuantNet(nn.Module):
     ) -> None:
         """Shrink the rows toward their budget, cubically (Zhu and Gupta 2017); exponents follow.
 
-        Call it at the start of each epoch.  The first epoch past the window, or
-        the last of all, completes it: few epochs may step over the window.  Nothing happens in a
-        network without `limit_fan_in`.
+        Call it at the start of each epoch.  The first epoch past the window, or the last of all,
+        completes it: few epochs may step over the window.  Nothing happens in a network without
+        `limit_fan_in`.
 
         Args:
             x: float32 training inputs.
