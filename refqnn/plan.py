@@ -19,8 +19,8 @@ share it.  The tests hold it against the specification and against refqnn.exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import inf, prod
+from dataclasses import dataclass, replace
+from math import ceil, inf, log2, prod
 from typing import Any
 
 import numpy as np
@@ -44,17 +44,19 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Interval, Op, Shape, SumOp
 from refqnn.ops.windows import Padding
-from refqnn.requantize import Requantize
+from refqnn.requantize import ALWAYS, NEVER, Requantize
 
 __all__ = ["Plan", "prepare"]
 
 Values = NDArray[Any]  # floats that hold integers, [*shape, n]
 Step = Callable[..., Values]
 
-_BLOCK = 2**19  # values of the largest step held at one time
+_BLOCK = 1_300_000  # values of the largest step held at one time; a power of two is slower
 _SMALL_PRODUCT = 10**6  # rows * terms * columns up to which BLAS multiplies without packing
+_BUFFER = 256  # values, of numpy's buffers
 _FEWEST_COLUMNS = 32  # narrower products cost more in calls than packing does
 _TABLE_ENTRIES = 2**22  # a larger table misses the cache more than a search would
+_LARGEST_THRESHOLD = 2**53
 _LINE_LEVELS = 2**8  # the fit of a line compares all pairs of thresholds
 
 
@@ -86,24 +88,40 @@ class Plan:
         out = np.empty((n, *network.shapes[network.output]), dtype=np.int64)
         for start in range(0, n, self.block):
             stop = start + self.block
-            x = array[start:stop].astype(self.lo.dtype, order="C")
+            x = self._carried(array[start:stop])
             # No code slips in by rounding: it is monotone, and the ends and their neighbours exact.
             if (
                 np.minimum.reduce(x, axis=None) < self.lo
                 or np.maximum.reduce(x, axis=None) > self.hi
             ):
                 network.check_codes(array)
-            _store(self._run(x), out[start:stop])
+            run = self._run if n < _BUFFER else self._run_with_small_buffers
+            _store(run(x), out[start:stop])
         return out
 
-    def _run(self, x: NDArray[Any]) -> Values:
-        """Outputs [*output_shape, n] of codes [n, *input_shape]."""
-        values = {INPUT: x.T if x.ndim == 2 else x.transpose(*range(1, x.ndim), 0)}
+    def _carried(self, codes: NDArray[Any]) -> Values:
+        """Codes [n, *input_shape] as floats [*input_shape, n]."""
+        if codes.ndim == 2:  # BLAS takes a transposed matrix as it is
+            return codes.astype(self.lo.dtype, order="C").T
+        return np.moveaxis(codes, 0, -1).astype(self.lo.dtype, order="C")
+
+    def _run(self, x: Values) -> Values:
+        """Outputs [*output_shape, n] of codes [*input_shape, n]."""
+        values = {INPUT: x}
         for name, step, inputs, dead in self.steps:
             values[name] = step(*[values[i] for i in inputs])
             for done in dead:
                 del values[done]
         return values[self.network.output]
+
+    def _run_with_small_buffers(self, x: Values) -> Values:
+        """The same.  numpy copies an operand that repeats along a row if the row fits its buffer,
+        which doubles the time of an addition."""
+        size = np.setbufsize(_BUFFER)
+        try:
+            return self._run(x)
+        finally:
+            np.setbufsize(size)
 
 
 def _store(y: Values, out: NDArray[np.int64]) -> None:
@@ -155,50 +173,89 @@ class _Linear:
     weight: Values
 
     def __call__(self, x: Values) -> Values:
-        return _product(self.weight, x.astype(self.weight.dtype, copy=False))
+        out = np.empty((len(self.weight), x.shape[-1]), self.weight.dtype)
+        return _product(self.weight, x.astype(self.weight.dtype, copy=False), out)
 
 
 @dataclass(frozen=True, eq=False)
 class _Conv:
-    """weight @ columns, weight [groups, out / groups, K], K = in / groups * prod(kernel)."""
+    """weight @ columns, one product for each row of the output.
+
+    Windows are unfolded along the width alone, rows outermost.  The columns of an output row are
+    then kernel height rows of that, one after the other: a view, unless the rows are dilated.
+
+    Attributes:
+        weight: [groups, 1, out / groups, kernel height * (in / groups) * kernel width].
+        kernel, stride, dilation, padding: height and width; a Conv1d lies along the height.
+        sizes, positions: height and width of the input and of the output.
+        out_shape: of a sample.
+    """
 
     weight: Values
-    window: Conv1d | Conv2d
+    kernel: Shape
+    stride: Shape
+    dilation: Shape
+    padding: Padding
+    pad_code: int
+    sizes: Shape
     positions: Shape
+    out_shape: Shape
 
     def __call__(self, x: Values) -> Values:
-        x = _padded(
-            x.astype(self.weight.dtype, copy=False), self.window.padding, self.window.pad_code
-        )
-        groups, _, terms = self.weight.shape
-        columns = self._columns(x).reshape(groups, terms, -1)  # [g, K, positions * n]
-        acc = _product(self.weight, columns)  # [g, out / g, positions * n]
-        return acc.reshape(-1, *self.positions, x.shape[-1])
+        groups, _, out, terms = self.weight.shape
+        n = x.shape[-1]
+        x = x.astype(self.weight.dtype, copy=False).reshape(groups, -1, *self.sizes, n)
+        rows = self._unfolded(x.swapaxes(1, 2))  # [groups, rows, in / groups, kw, positions[1], n]
+        height, width = self.positions
+        acc = np.empty((groups, out, height, width * n), self.weight.dtype)
+        _product(self.weight, self._columns(rows, terms), acc.swapaxes(1, 2))
+        return acc.reshape(*self.out_shape, n)
 
-    def _columns(self, x: Values) -> Values:
-        """The windows unfolded: [in, *kernel, *positions, n]."""
-        op, (channel, *steps, sample) = self.window, x.strides
-        strides = (
-            channel,
-            *(d * step for d, step in zip(op.dilation, steps)),
-            *(s * step for s, step in zip(op.stride, steps)),
-            sample,
-        )
-        shape = (x.shape[0], *op.kernel, *self.positions, x.shape[-1])
-        view: Values = np.ndarray(shape, x.dtype, buffer=x, strides=strides)
-        return view if max(*op.kernel, *op.stride) == 1 else view.copy()
+    def _unfolded(self, x: Values) -> Values:
+        """x [groups, rows, in / groups, columns, n], padded; position q of column v of the kernel
+        is column q * stride + v * dilation - padding."""
+        groups, rows, channels, columns, n = x.shape
+        (above, below), (left, right) = self.padding
+        kernel, step, positions = self.kernel[1], self.stride[1], self.positions[1]
+        if not (above or below or left or right) and max(kernel, step) == 1:
+            return np.ascontiguousarray(x)[:, :, :, None]
+        shape = (groups, above + rows + below, channels, kernel, positions, n)
+        unfolded = np.empty(shape, x.dtype)
+        unfolded[:, :above] = self.pad_code
+        unfolded[:, above + rows :] = self.pad_code
+        for v in range(kernel):
+            to = unfolded[:, above : above + rows, :, v]  # [groups, rows, channels, positions, n]
+            start = v * self.dilation[1] - left
+            first = min(positions, max(0, -(start // step)))
+            stop = max(first, min(positions, (columns - 1 - start) // step + 1))
+            to[:, :, :, :first] = self.pad_code
+            to[:, :, :, stop:] = self.pad_code
+            if first < stop:
+                last = start + (stop - 1) * step
+                to[:, :, :, first:stop] = x[:, :, :, start + first * step : last + 1 : step]
+        return unfolded
+
+    def _columns(self, rows: Values, terms: int) -> Values:
+        """[groups, output rows, terms, columns of one product]."""
+        groups, *_, width, n = rows.shape
+        height, step, dilation = self.positions[0], self.stride[0], self.dilation[0]
+        shape = (groups, height, terms, width * n)
+        if dilation > 1:
+            places = np.arange(height)[:, None] * step + np.arange(self.kernel[0]) * dilation
+            return rows[:, places].reshape(shape)
+        group, row, *_, value = rows.strides
+        return np.ndarray(shape, rows.dtype, rows, 0, (group, step * row, width * n * value, value))
 
 
-def _product(weight: Values, x: Values) -> Values:
-    """weight [..., m, k] @ x [..., k, n], in slices of columns that BLAS multiplies fast."""
-    *_, m, k = weight.shape
+def _product(weight: Values, x: Values, out: Values) -> Values:
+    """out = weight [..., m, k] @ x [..., k, n], in slices of columns that BLAS multiplies fast."""
+    m, k = weight.shape[-2:]
     n = x.shape[-1]
     width = _SMALL_PRODUCT // (m * k)
-    if n <= width or width < _FEWEST_COLUMNS or not x.flags.c_contiguous:
-        return np.asarray(np.matmul(weight, x))
+    if n <= width or width < _FEWEST_COLUMNS or x.strides[-1] != x.itemsize:
+        return np.matmul(weight, x, out=out)
     width -= width % _FEWEST_COLUMNS
     slices = n // width
-    out = np.empty((*weight.shape[:-1], n), weight.dtype)
     body = slices * width
 
     def sliced(a: Values) -> Values:
@@ -287,23 +344,42 @@ class _Line:
 
     Attributes:
         round: np.floor, or np.rint, which rounds half to even.
-        parameters: slope, offset, lo, hi, each [channels or 1, 1]: [4, channels or 1, 1].
+        slope, offset: [channels, 1]; slope None: acc comes multiplied by it.
+        lo, hi: [channels, 1], or a row for all channels as long as any acc: numpy compares two rows
+            several times as fast as a row and a number.
         dtype: the float of the codes.
     """
 
     round: np.ufunc
-    parameters: Values
+    slope: Values | None
+    offset: Values
+    lo: Values
+    hi: Values
     dtype: Any
 
+    @classmethod
+    def of(cls, round: np.ufunc, parameters: Values, dtype: Any) -> _Line:
+        """parameters [4, channels, 1]: slope, offset, lo, hi."""
+        slope, offset, lo, hi = parameters
+        return cls(round, slope, offset, lo, hi, dtype)
+
     def __call__(self, acc: Values) -> Values:
-        slope, offset, lo, hi = self.parameters
-        rows = acc.reshape(len(acc), -1).astype(slope.dtype, copy=False)
-        np.multiply(rows, slope, out=rows)
-        np.add(rows, offset, out=rows)
+        rows = acc.reshape(len(acc), -1).astype(self.offset.dtype, copy=False)
+        n = rows.shape[1]
+        if self.slope is not None:
+            np.multiply(rows, self.slope, out=rows)
+        np.add(rows, self.offset, out=rows)
         self.round(rows, out=rows)
-        np.maximum(rows, lo, out=rows)
-        np.minimum(rows, hi, out=rows)
+        np.maximum(rows, self.lo[:, :n], out=rows)
+        np.minimum(rows, self.hi[:, :n], out=rows)
         return rows.reshape(acc.shape).astype(self.dtype, copy=False)
+
+    def for_rows_of(self, n: int) -> _Line:
+        """The same line with rows of ends, where all channels have the same."""
+        if any((end != end[0]).any() for end in (self.lo, self.hi)):
+            return self
+        lo, hi = (np.full((1, n), end[0], end.dtype) for end in (self.lo, self.hi))
+        return replace(self, lo=lo, hi=hi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,24 +447,37 @@ def _line(
         thresholds: [channels, levels - 1]; lo, hi: [channels].
         dtype: the float of the arithmetic; out: of the codes.
 
-    Line and Requantize are both nondecreasing in acc (every float operation of a line rounds
-    monotonically).  So they agree on all of [lo, hi] when they agree at its two ends, at every
-    threshold between them and one below it: that is the proof, and it is computed here.
+    A line through all thresholds ends at the same codes in every channel, so it is tried first;
+    then one through those that acc can reach.
     """
-    for round, fit in ((np.floor, _fit), (np.rint, _fit_half_even)):
-        rows = []
-        for t, low, high in zip(thresholds, lo, hi):
-            inside = t[(low < t) & (t <= high)]
-            points = np.concatenate([[low, high], inside, inside - 1])
-            codes = np.searchsorted(t, points, side="right") + q_min
-            slope, offset = fit(inside, int(codes[0]) + 1, dtype)
-            row = np.array([[[slope]], [[offset]], [[codes[0]]], [[codes[1]]]], dtype=dtype)
-            if (_Line(round, row, dtype)(points[None].astype(dtype)) != codes).any():
-                break
-            rows.append(row)
-        else:
-            return _Line(round, np.concatenate(rows, axis=1), out)
+    everything = np.full_like(lo, -_LARGEST_THRESHOLD), np.full_like(hi, _LARGEST_THRESHOLD)
+    for starts, ends in (everything, (lo, hi)):
+        for round, fit in ((np.floor, _fit), (np.rint, _fit_half_even)):
+            rows = []
+            for t, low, high, start, end in zip(thresholds, lo, hi, starts, ends):
+                fitted = t[(start < t) & (t <= end)]
+                first = q_min + int(np.count_nonzero(t <= start))  # the code below them
+                slope, offset = fit(fitted, first + 1, dtype)
+                row = np.array([[slope], [offset], [first], [first + len(fitted)]], dtype=dtype)
+                if not _proved(_Line.of(round, row[:, None], dtype), t, low, high, q_min):
+                    break
+                rows.append(row)
+            else:
+                return _Line.of(round, np.stack(rows, axis=1), out)
     return None
+
+
+def _proved(line: _Line, t: IntArray, low: int, high: int, q_min: int) -> bool:
+    """Does the line give the codes of the thresholds t [levels - 1] on all of [low, high]?
+
+    Line and Requantize are both nondecreasing in acc (every float operation of a line rounds
+    monotonically).  So they agree everywhere when they agree at the two ends, at every threshold
+    between them and one below it.
+    """
+    inside = t[(low < t) & (t <= high)]
+    points = np.concatenate([[low, high], inside, inside - 1])
+    codes = np.searchsorted(t, points, side="right") + q_min
+    return bool((line(points[None].astype(line.offset.dtype)) == codes).all())
 
 
 def _fit(t: IntArray, first: int, dtype: Any) -> tuple[float, float]:
@@ -399,7 +488,8 @@ def _fit(t: IntArray, first: int, dtype: Any) -> tuple[float, float]:
 
         (k - j) / (t[k] - t[j] + 1) < slope < (k - j) / (t[k] - t[j] - 1)
 
-    (no upper bound where t[k] - t[j] <= 1).  The middle of what all pairs leave, if anything.
+    (no upper bound where t[k] - t[j] <= 1).  A power of two of what all pairs leave, else the
+    middle, if anything.
     """
     if len(t) == 0:
         return 0.0, float(first - 1)
@@ -408,7 +498,10 @@ def _fit(t: IntArray, first: int, dtype: Any) -> tuple[float, float]:
     rise, run = code[k] - code[j], (t[k] - t[j]).astype(np.float64)
     least = (rise / (run + 1)).max(initial=0.0)
     most = (rise[run > 1] / (run[run > 1] - 1)).min(initial=inf)
-    slope = float(dtype((least + most) / 2 if most < inf else 2 * least or 1.0))
+    most = min(most, 4 * least or 2.0)
+    slope = 2.0 ** (ceil(log2(most)) - 1)  # below most
+    if slope <= least:
+        slope = float(dtype((least + most) / 2))
     offset = (code - slope * t).max() / 2 + (code - slope * (t - 1)).min() / 2
     return slope, float(offset)
 
@@ -425,6 +518,26 @@ def _fit_half_even(t: IntArray, first: int, dtype: Any) -> tuple[float, float]:
     slope = float(dtype(2 / max(1, int(t[2] - t[0]))))
     i = first % 2
     return slope, first + i - 0.5 - slope * float(t[i])
+
+
+def _folded(step: _Sum) -> _Sum:
+    """The slope of the codes moved into the weights, where that is as exact.
+
+    A power of two changes exponents alone: every sum is the same number of smaller steps.
+    """
+    terms, line = step.terms, step.codes
+    if not isinstance(terms, (_Linear, _Conv)) or not isinstance(line, _Line):
+        return step
+    slope, weight = line.slope, terms.weight
+    if slope is None or slope.dtype != weight.dtype:
+        return step
+    mantissa, _ = np.frexp(slope)
+    if not np.isin(mantissa, (0.0, 0.5)).all():
+        return step
+    by_row = np.broadcast_to(slope, (prod(weight.shape[:-1]), 1)).reshape(*weight.shape[:-1], 1)
+    return replace(
+        step, terms=replace(terms, weight=weight * by_row), codes=replace(line, slope=None)
+    )
 
 
 # --- from nodes to steps ----------------------------------------------------------------------
@@ -449,6 +562,7 @@ class _Preparation:
             node.name: node.op.prepare(*(self.ranges[name] for name in inputs_of(node)))
             for node in network.accumulators()
         }
+        self.block = self._block()
         self.consumers: dict[str, list[Node]] = {name: [] for name in self.ranges}
         for node in network.nodes:
             for name in set(inputs_of(node)):
@@ -469,7 +583,7 @@ class _Preparation:
             program.append((name, self._step(node, followers), inputs_of(node)))
         fmt, dtype = self.network.input_format, self._dtype(INPUT)
         ends = (dtype(fmt.q_min), dtype(fmt.q_max))
-        return Plan(self.network, self._with_releases(program), *ends, self._block())
+        return Plan(self.network, self._with_releases(program), *ends, self.block)
 
     def _followers(self, node: Node) -> list[Node]:
         """One Requantize and one MaxPool2d, in either order, that nothing else shares a value with.
@@ -497,7 +611,7 @@ class _Preparation:
                 else:
                     pool = self._pool(follower, self._sum_dtype(node))
             column = None if bias is None else bias.astype(self._sum_dtype(node))[:, None]
-            return _Sum(self._terms(node), column, pool, codes)
+            return _folded(_Sum(self._terms(node), column, pool, codes))
         if isinstance(op, MaxPool2d):
             return self._pool(node, self._dtype(node.name))
         if isinstance(op, Requantize):
@@ -519,14 +633,30 @@ class _Preparation:
         if isinstance(op, Linear):
             return _Linear(op.weight.astype(dtype))
         if isinstance(op, (Conv1d, Conv2d)):
-            weight = op.weight.reshape(op.groups, len(op.weight) // op.groups, -1).astype(dtype)
-            return _Conv(weight, op, tuple(positions))
+            return self._conv(op, node, dtype)
         if isinstance(op, Add):
             return _Add(op.multipliers or (1,) * len(inputs_of(node)), dtype)
         if isinstance(op, SumPool2d):
             return _Pool(np.add, op, op.pad_code, tuple(positions), dtype)
         assert isinstance(op, GlobalSumPool)
         return _GlobalSum(dtype)
+
+    def _conv(self, op: Conv1d | Conv2d, node: Node, dtype: Any) -> Step:
+        (source,) = inputs_of(node)
+        flat = (1,) * (2 - op.axes)  # the width of a Conv1d
+        kernel, stride, dilation = op.kernel + flat, op.stride + flat, op.dilation + flat
+        padding = op.padding + ((0, 0),) * len(flat)
+        sizes = self.shapes[source][1:] + flat
+        positions = self.shapes[node.name][1:] + flat
+        if max(*kernel, *stride) == 1 and not any(map(any, padding)):
+            sizes = positions = (1, prod(positions))  # one product for all positions
+        by_channel = op.weight.reshape(op.groups, -1, op.weight.shape[1], *kernel)
+        by_row = np.moveaxis(by_channel, 3, 2)  # [groups, out / groups, kh, in / groups, kw]
+        weight = by_row.reshape(op.groups, 1, by_row.shape[1], -1).astype(dtype)
+        return _Conv(
+            *(weight, kernel, stride, dilation, padding, op.pad_code),
+            *(sizes, positions, self.shapes[node.name]),
+        )
 
     def _pool(self, node: Node, dtype: Any) -> Step:
         op = node.op
@@ -544,12 +674,12 @@ class _Preparation:
         hi = acc.hi.reshape(rows, -1).max(axis=1)  # [rows]
         shift = np.zeros(rows, dtype=np.int64) if bias is None else bias
         if op.format.levels <= _LINE_LEVELS:
-            reachable = np.clip(op.thresholds, lo[:, None], hi[:, None] + 1)  # [rows, levels - 1]
+            t = op.thresholds  # [channels, levels - 1]
+            t = np.where((t > ALWAYS) & (t < NEVER), t - shift[:, None], t)
             for wide in dict.fromkeys((dtype, np.float64)):
-                ends = (lo - shift, hi - shift)
-                line = _line(reachable - shift[:, None], *ends, op.format.q_min, wide, out)
+                line = _line(t, lo - shift, hi - shift, op.format.q_min, wide, out)
                 if line is not None:
-                    return line
+                    return line.for_rows_of(self.block * prod(self.shapes[node.name][1:]))
         if int((hi - lo + 1).sum()) <= _TABLE_ENTRIES:
             prepared = op.prepare(Interval(lo, hi))
             assert prepared is not None
@@ -579,7 +709,9 @@ class _Preparation:
         for node in self.network.nodes:
             values = sum(prod(self.shapes[name]) for name in (node.name, *inputs_of(node)))
             if isinstance(node.op, (Conv1d, Conv2d)):
-                out, *positions = self.shapes[node.name]
-                values += node.op.weight.size // out * node.op.groups * prod(positions)
+                channels, rows, *_ = self.shapes[inputs_of(node)[0]]
+                positions = prod(self.shapes[node.name][2:])
+                rows += sum(node.op.padding[0])
+                values += channels * rows * prod(node.op.kernel[1:]) * positions
             most = max(most, values)
         return max(1, _BLOCK // most)

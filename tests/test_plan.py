@@ -141,10 +141,26 @@ def test_thresholds_that_no_line_gives(levels_bits):
 def test_products_in_slices(m, k, n, groups):
     rng = np.random.default_rng(0)
     weight, x = rng.integers(-7, 8, (groups, m, k)), rng.integers(0, 8, (groups, k, n))
-    got = plan._product(weight.astype(np.float32), x.astype(np.float32))
+    out = np.empty((m, groups, n), np.float32).swapaxes(0, 1)
+    got = plan._product(weight.astype(np.float32), x.astype(np.float32), out)
     assert (got == weight @ x).all()
+    assert (out == got).all()
     columns_first = np.ascontiguousarray(x[0].T).astype(np.float32).T
-    assert (plan._product(weight[0].astype(np.float32), columns_first) == weight[0] @ x[0]).all()
+    got = plan._product(weight[0].astype(np.float32), columns_first, np.empty((m, n), np.float32))
+    assert (got == weight[0] @ x[0]).all()
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_large_batches(data):
+    """From `plan._BUFFER` samples on, numpy's buffers are small during a run, and whole after."""
+    network = data.draw(testing.networks(max_weight=9))
+    codes = data.draw(testing.batches(network, max_samples=5))
+    many = np.concatenate([codes] * plan._BUFFER)[: plan._BUFFER]
+    expected = exact.forward(network, codes)
+    size = np.getbufsize()
+    assert network.forward(many).tolist() == (expected * plan._BUFFER)[: len(many)]
+    assert np.getbufsize() == size
 
 
 # --- the door ---------------------------------------------------------------------------------
