@@ -47,6 +47,7 @@ def compile(
     global_p_error: float | None = None,
     parameters: str = "multi",
     compress_keys: bool = True,
+    input_levels: bool = True,
     trials: int = 0,
     choose: Choose | None = None,
     **options: Any,
@@ -64,6 +65,8 @@ def compile(
             smaller keys, slower lookups).
         compress_keys: evaluation keys travel four to seven times smaller, and the first run unpacks
             them (one to three seconds).
+        input_levels: neurons that depend on one input need no lookup: the client sends which levels
+            each such input reaches, too, one more ciphertext for each level.  At most 4096.
         trials: how many further alternatives to compile, one second each; the circuit of the least
             predicted work is kept.  Without them the prices of refqnn.fhe.prices decide.
         choose: called with (node name, alternatives, cheapest first) for each layer of tables;
@@ -96,10 +99,10 @@ def compile(
         )
         return Circuit(network, lowered, _compile(lowered, configuration))
 
-    program, ranges = _smallest(network, certificate)
+    program, ranges = _smallest(network, certificate, input_levels)
 
     def attempt(pick: Choose | None, parts: int = 1) -> Circuit:
-        return compiled(lower(program, ranges, pick, parts))
+        return compiled(lower(program, ranges, pick, parts, input_levels))
 
     if choose is not None:
         return _with_narrow_output(attempt(choose), choose, attempt)
@@ -111,7 +114,7 @@ def compile(
 
     pick: Choose | None = None
     best = attempt(pick)
-    if len(lower(program, ranges, cheapest).layers) < len(best.layers):
+    if len(lower(program, ranges, cheapest, 1, input_levels).layers) < len(best.layers):
         uniform = attempt(cheapest)
         if uniform.work < best.work:
             best, pick = uniform, cheapest
@@ -122,7 +125,7 @@ def compile(
 
 
 def _smallest(
-    network: Network, certificate: Certificate | None
+    network: Network, certificate: Certificate | None, input_levels: bool
 ) -> tuple[Network, dict[str, Interval]]:
     """The network, or its simplified form where that is cheaper, and the proved ranges."""
     ranges = proved_ranges(network, certificate)
@@ -131,7 +134,8 @@ def _smallest(
     if simplified.shapes == network.shapes:
         return network, ranges
     forms = [(network, ranges), (simplified, proved_ranges(simplified))]
-    prices_ = [sum(layer.price for layer in lower(*form).layers) for form in forms]
+    lowered = [lower(*form, input_levels=input_levels) for form in forms]
+    prices_ = [sum(layer.price for layer in form.layers) for form in lowered]
     return forms[int(np.argmin(prices_))]
 
 
@@ -341,9 +345,8 @@ class Circuit:
         save_server(self.network, self.lowered, parameters, library, path)
 
     def _arguments(self, codes: ArrayLike) -> NDArray[np.int64]:
-        """Checked codes as the circuit's unsigned integers [n, *input_shape]."""
-        checked = self.network.check_codes(codes)
-        return (checked - self.lowered.input_low) // self.lowered.input_step
+        """Checked codes as the circuit's unsigned integers [n, *program.input_shape]."""
+        return self.lowered.arguments(self.network.check_codes(codes))
 
     def _results(self, results: list[Any]) -> NDArray[np.int64]:
         """The network's integers [n, *output_shape] from what the circuit gave."""
@@ -411,6 +414,10 @@ class Circuit:
                     _hint(layer),
                 )
             )
+        for name, count in self.lowered.without_lookup.items():
+            levels = len(self.lowered.read_alone) * (self.lowered.input_format.levels - 1)
+            hint = f"each reads one input: sums of {levels} levels that the client sends"
+            rows.append((name, str(count), "", "", "", "none", "", hint))
         rows.append(("output", "", f"{self.lowered.output_bits} bits", "", "", "none", "", ""))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(

@@ -35,7 +35,7 @@ from refqnn.errors import FileFormatError, mismatch
 
 __all__ = ["Reader", "identity", "reading", "write"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "refqnn.json"
 _MAX_HEADER = 2**16
 _DAMAGED = (

@@ -7,6 +7,8 @@ Every value v of the network is carried as an encrypted t with known zero and ga
 An affine node A with linear part L needs L alone in the circuit: A(v) = L(gain * t) + A(zero).
 The constants meet the sum only where it enters a table or leaves the circuit; there the proved
 range [lo, hi] of v makes t + (zero - lo) / gain the narrowest unsigned integer there is.
+
+A neuron that depends on one input alone is a sum of that input's levels (refqnn.fhe.levels).
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from numpy.typing import NDArray
 
 from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
 from refqnn.fhe import prices, program, tables
+from refqnn.fhe.levels import arguments, level_codes, only_inputs
 from refqnn.fhe.parties import output_of
 from refqnn.fhe.program import INPUT, Program, Step
+from refqnn.formats import IntFormat
 from refqnn.network import INPUT as NETWORK_INPUT
 from refqnn.network import Network, Node, inputs_of
 from refqnn.ops import (
@@ -42,6 +46,8 @@ from refqnn.ops import (
 from refqnn.requantize import Requantize
 
 __all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
+
+_MOST_LEVELS = 4096  # that a client sends; each is a ciphertext of 16 kB for the server
 
 _ELEMENTWISE = (Requantize, Lookup)
 _SCALES_INPUT = (Linear, Conv1d, Conv2d)  # their weights absorb a gain
@@ -80,12 +86,18 @@ class Layer:
 class Lowered:
     """A program and how its integers stand for the network's.
 
-    Codes x enter as (x - input_low) / input_step.  The circuit's result is r [parts * out] or
-    [*output_shape], and the network's output is output_low + output_step * (sum of the parts of r).
+    Codes x enter as (x - input_low) / input_step, and then the levels of the inputs `read_alone`
+    (flat indices).  The circuit's result is r [parts * out] or [*output_shape], and the network's
+    output is output_low + output_step * (sum of the parts of r).
+
+    `without_lookup` counts, by node, the values that are sums of levels.
     """
 
     program: Program
     layers: list[Layer]
+    without_lookup: dict[str, int]
+    input_format: IntFormat
+    read_alone: IntVector
     input_low: int
     input_step: int
     output_low: IntVector
@@ -99,6 +111,11 @@ class Lowered:
         lookups = sum(sum(layer.lookups.values()) for layer in self.layers)
         return lookups + self.output_parts * self.output_low.size
 
+    def arguments(self, codes: IntVector) -> IntVector:
+        """What the circuit takes for checked codes [n, *input_shape]: [n, *program.input_shape]."""
+        fmt, alone = self.input_format, self.read_alone
+        return arguments(codes, fmt, self.input_low, self.input_step, alone)
+
     def outputs(self, result: NDArray[Any]) -> IntVector:
         """The network's output [*output_shape] from the circuit's decrypted result."""
         return output_of(result, self.output_low, self.output_step)
@@ -106,12 +123,26 @@ class Lowered:
 
 @dataclass(frozen=True, eq=False)
 class _Value:
-    """v = zero + gain * t, t the result of `step`.  `top`: t in [0, top], when that is proved."""
+    """v = zero + gain * t, t the result of `step`.  `top`: t in [0, top], when that is proved.
+
+    `of_levels`: t is the input's levels times this, when it is.
+    """
 
     step: str
     zero: IntVector  # [*shape]
     gain: IntVector  # [channels or 1, 1, ...]
     top: int | None = None
+    of_levels: IntVector | None = None  # [levels sent, size]
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Some channels behind their tables: codes = low + t, t the result of `step`, in [0, top]."""
+
+    index: IntVector
+    step: str
+    top: int
+    low: IntVector
 
 
 def proved_ranges(network: Network, certificate: Any = None) -> dict[str, Interval]:
@@ -153,6 +184,7 @@ def lower(
     ranges: dict[str, Interval],
     choose: Choose | None = None,
     output_parts: int = 1,
+    input_levels: bool = True,
 ) -> Lowered:
     """The program of a network.
 
@@ -161,12 +193,14 @@ def lower(
         output_parts: over how many sums the inputs of a last Linear node are shared out; the client
             adds what it decrypts.  A wide output asks the tables before it for less noise, and a
             part of it is narrower.  Other last nodes have one part.
+        input_levels: neurons that depend on one input are sums of its levels, not lookups, unless
+            more than 4096 levels would have to be sent.
         choose: picks one of a layer's alternatives (cheapest first) for all its neurons.  By
             default neurons are grouped, each group with the cheapest of its own.
 
     Raises: NotCovered, CircuitError for a range that no table can hold.
     """
-    return _Lowering(network, ranges, choose, output_parts).run()
+    return _Lowering(network, ranges, choose, output_parts, input_levels).run()
 
 
 @dataclass(eq=False)
@@ -175,8 +209,10 @@ class _Lowering:
     ranges: dict[str, Interval]
     choose: Choose | None
     output_parts: int
+    input_levels: bool
     steps: list[Step] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
+    without_lookup: dict[str, int] = field(default_factory=dict)
     values: dict[str, _Value] = field(default_factory=dict)
 
     def run(self) -> Lowered:
@@ -187,6 +223,7 @@ class _Lowering:
             self.users[node.name] = []
             for name in inputs_of(node):
                 self.users[name].append(node)
+        self._find_read_alone()
         input_low, input_step, input_top = self._input()
         last = network[network.output]
         parts = min(self.output_parts, _inputs_of_linear(last))
@@ -195,8 +232,11 @@ class _Lowering:
                 self.values[node.name] = self._node(node)
         low, step, bits = self._output() if parts == 1 else self._output_in_parts(last, parts)
         return Lowered(
-            Program(tuple(self.steps), network.input_shape, input_top),
+            Program(_live(self.steps), self.argument_shape, input_top),
             self.layers,
+            self.without_lookup,
+            network.input_format,
+            self.read_alone,
             input_low,
             input_step,
             low,
@@ -212,9 +252,43 @@ class _Lowering:
         absorbed = all(isinstance(user.op, _SCALES_INPUT) for user in self.users[NETWORK_INPUT])
         step = fmt.step if absorbed else 1
         top = (fmt.q_max - fmt.q_min) // step
-        zero = np.full(self.network.input_shape, fmt.q_min, dtype=np.int64)
-        self.values[NETWORK_INPUT] = _Value(INPUT, zero, np.array([step]), top)
+        shape = self.network.input_shape
+        zero = np.full(shape, fmt.q_min, dtype=np.int64)
+        codes, size = INPUT, prod(shape)
+        self.argument_shape = shape
+        if len(self.read_alone):
+            self.argument_shape = (size + len(self.read_alone) * (fmt.levels - 1),)
+            flat = self._emit(program.Select, "codes", (INPUT,), top, index=(slice(0, size),))
+            codes = self._emit(program.Relabel, "input", (flat,), top, shape=shape)
+            bits = (slice(size, None),)
+            self.levels = self._emit(program.Select, "levels", (INPUT,), 1, index=bits)
+        self.values[NETWORK_INPUT] = _Value(codes, zero, np.array([step]), top)
         return fmt.q_min, step, top
+
+    def _find_read_alone(self) -> None:
+        """Which channels of the lookups depend on one input each, and on which inputs."""
+        fmt = self.network.input_format
+        only = only_inputs(self.network)
+        self.sums_of_levels: dict[str, NDArray[np.bool_]] = {}  # name -> [channels]
+        self.read_alone = np.empty(0, dtype=np.int64)
+        if not self.input_levels:
+            return
+        found = {}
+        for node in self.nodes:
+            if isinstance(node.op, _ELEMENTWISE) and not self._fused_into_next(node):
+                index = only[node.name].reshape(len(only[node.name]), -1)
+                channels = (index >= 0).all(axis=1)
+                if channels.any():
+                    found[node.name] = channels
+        inputs = [np.unique(only[name][channels]) for name, channels in found.items()]
+        read_alone = np.unique(np.concatenate(inputs)) if inputs else self.read_alone
+        if 0 < len(read_alone) * (fmt.levels - 1) <= _MOST_LEVELS:
+            self.sums_of_levels, self.read_alone, self.only = found, read_alone, only
+            codes = np.array([fmt.q_min, *level_codes(fmt)])
+            size = prod(self.network.input_shape)
+            samples = np.repeat(codes, size).reshape(-1, *self.network.input_shape)
+            # In sample j every input has code j: an element of one input is what j makes of it.
+            self.by_level = self.network.trace(samples)
 
     def _output(self) -> tuple[IntVector, IntVector, int]:
         """Bring the output to [0, span]; returns (low, step, bits)."""
@@ -292,7 +366,7 @@ class _Lowering:
         elif isinstance(op, (Flatten, Reshape)):
             top = 1 if inputs[0].top is None else inputs[0].top
             step = self._emit(program.Relabel, node.name, (inputs[0].step,), top, shape=zero.shape)
-            return _Value(step, zero, np.array([1]), inputs[0].top)
+            return _Value(step, zero, np.array([1]), inputs[0].top, inputs[0].of_levels)
         else:
             raise NotCovered(f"node {node.name!r}: {op.kind} has no encrypted form here")
         return _Value(step, zero, np.array([1]))
@@ -303,7 +377,10 @@ class _Lowering:
         weight = op.weight * int(x.gain.item())  # only the network's input carries a gain here
         gain = self._row_gain(node, weight, zero)
         weight = weight // gain.reshape(-1, *(1,) * (weight.ndim - 1))
-        if isinstance(op, Linear):
+        if isinstance(op, Linear) and x.of_levels is not None:
+            merged = x.of_levels @ weight.T
+            step = self._emit(program.MatMul, node.name, (self.levels,), 1, weight=merged)
+        elif isinstance(op, Linear):
             step = self._emit(program.MatMul, node.name, (x.step,), 1, weight=weight.T)
         elif isinstance(op, Conv2d):
             step = self._conv(
@@ -403,16 +480,31 @@ class _Lowering:
                 break
             chain.insert(0, self.network[source])
         x, interval = self.values[source], self.ranges[source]
-        lo, gain, rows = _rows(node.name, chain, x, interval)
-        if len(rows.values[0]) and all(len(p) == 0 for p in rows.change_points):
+        by_levels = self.sums_of_levels.get(node.name, np.zeros(len(x.zero), dtype=bool))
+        if by_levels.all():
+            return self._sums_of_levels(node.name)
+        # What is a sum of levels has no span here, however wide it is.
+        hi = np.where(_channelwise(by_levels, interval.shape), interval.lo, interval.hi)
+        lo, gain, rows = _rows(node.name, chain, x, Interval(interval.lo, hi))
+        constant = len(rows.values[0]) > 0 and all(len(p) == 0 for p in rows.change_points)
+        if constant and not by_levels.any():
             return self._constant(node, x, rows)
         offset = (x.zero - _channelwise(lo, x.zero.shape)) // _channelwise(gain, x.zero.shape)
-        step, top, low = self._parts(node.name, x.step, offset, self._partition(node.name, rows))
+        pieces = [
+            self._piece(node.name, x.step, offset, index, chosen)
+            for index, chosen in self._partition(node.name, rows, np.flatnonzero(~by_levels))
+        ]
+        if by_levels.any():
+            pieces.append(self._piece_of_levels(node.name, np.flatnonzero(by_levels)))
+        step, top, low = self._joined(node.name, pieces)
         zero = np.broadcast_to(_channelwise(low, x.zero.shape), x.zero.shape).copy()
         return _Value(step, zero, np.array([1]), top)
 
-    def _partition(self, name: str, rows: tables.Rows) -> list[tuple[IntVector, tables.Lowering]]:
-        """(row indices, lowering) of each part of a layer; one part where a choice was given."""
+    def _partition(
+        self, name: str, rows: tables.Rows, looked_up: IntVector
+    ) -> list[tuple[IntVector, tables.Lowering]]:
+        """(channels, lowering) of each part of a layer; one part where a choice was given."""
+        rows = _part_of(rows, looked_up)
         if self.choose is None:
             parts = tables.grouped(rows)
         else:
@@ -422,32 +514,59 @@ class _Lowering:
         if not parts:
             raise _too_wide(name, max(rows.spans))
         for index, chosen in parts:
-            part = tables.Rows([rows.values[i] for i in index], [rows.counts[i] for i in index])
-            self._record(name, part, chosen)
-        return parts
+            self._record(name, _part_of(rows, index), chosen)
+        return [(looked_up[index], chosen) for index, chosen in parts]
 
-    def _parts(
-        self,
-        name: str,
-        source: str,
-        offset: IntVector,
-        parts: list[tuple[IntVector, tables.Lowering]],
-    ) -> tuple[str, int, IntVector]:
-        """Look up each part, join them, and bring the rows back into their order."""
-        if len(parts) == 1:
-            return self._looked_up(name, source, offset, parts[0][1])
-        steps, tops, lows = [], [], []
-        for i, (index, chosen) in enumerate(parts):
-            part = f"{name} group {i}"
-            mine = self._emit(program.Gather, f"{part} in", (source,), 1, index=index)
-            step, top, low = self._looked_up(part, mine, offset[index], chosen)
-            steps.append(step)
-            tops.append(top)
-            lows.append(low)
-        order = np.argsort(np.concatenate([index for index, _ in parts]))
-        joined = self._emit(program.Join, f"{name} joined", tuple(steps), max(tops))
-        step = self._emit(program.Gather, name, (joined,), max(tops), index=order)
-        return step, max(tops), np.concatenate(lows)[order]
+    def _piece(
+        self, name: str, source: str, offset: IntVector, index: IntVector, chosen: tables.Lowering
+    ) -> _Piece:
+        """The lookups of some channels."""
+        if len(index) < len(offset):
+            name = f"{name} from {index[0]}"
+            source = self._emit(program.Gather, f"{name} in", (source,), 1, index=index)
+        return _Piece(index, *self._looked_up(name, source, offset[index], chosen))
+
+    def _by_level(self, name: str, index: IntVector) -> tuple[IntVector, IntVector]:
+        """Channels that depend on one input each: their values [levels, k, ...] at every code of
+        that input, and how much each level sent adds to each element [levels sent, m]."""
+        values = self.by_level[name][:, index].astype(np.int64)
+        self.without_lookup[name] = values[0].size
+        jumps = np.diff(values.reshape(len(values), -1), axis=0)  # [levels - 1, m]
+        place = np.searchsorted(self.read_alone, self.only[name][index].ravel())  # [m]
+        weight = np.zeros((len(self.read_alone), *jumps.shape), dtype=np.int64)
+        weight[place, :, np.arange(len(place))] = jumps.T
+        return values, weight.reshape(-1, len(place))
+
+    def _sums_of_levels(self, name: str) -> _Value:
+        """A layer that depends on one input in every channel."""
+        values, weight = self._by_level(name, np.arange(len(self.only[name])))
+        flat = self._emit(program.MatMul, f"{name} levels", (self.levels,), 1, weight=weight)
+        step = self._emit(program.Relabel, name, (flat,), 1, shape=values.shape[1:])
+        return _Value(step, values[0], np.array([1]), None, weight)
+
+    def _piece_of_levels(self, name: str, index: IntVector) -> _Piece:
+        """Some channels that depend on one input each, beside others that are looked up."""
+        values, weight = self._by_level(name, index)
+        shape = values.shape[1:]
+        low = values.reshape(len(values), len(index), -1).min(axis=(0, 2))  # [k]
+        top = int((values - _channelwise(low, shape)).max())
+        flat = self._emit(program.MatMul, f"{name} levels", (self.levels,), top, weight=weight)
+        step = self._emit(program.Relabel, f"{name} alone", (flat,), top, shape=shape)
+        least = values[0] - _channelwise(low, shape)
+        if least.any():
+            step = self._emit(program.Offset, f"{name} least", (step,), top, constant=least)
+        return _Piece(index, step, top, low)
+
+    def _joined(self, name: str, pieces: list[_Piece]) -> tuple[str, int, IntVector]:
+        """Pieces side by side, their channels in order."""
+        if len(pieces) == 1:
+            return pieces[0].step, pieces[0].top, pieces[0].low
+        top = max(piece.top for piece in pieces)
+        order = np.argsort(np.concatenate([piece.index for piece in pieces]))
+        steps = tuple(piece.step for piece in pieces)
+        joined = self._emit(program.Join, f"{name} joined", steps, top)
+        step = self._emit(program.Gather, name, (joined,), top, index=order)
+        return step, top, np.concatenate([piece.low for piece in pieces])[order]
 
     def _constant(self, node: Node, x: _Value, rows: tables.Rows) -> _Value:
         """A layer whose codes never change: zero times its input."""
@@ -665,6 +784,15 @@ def _needed(network: Network) -> list[Node]:
     return [node for node in network.nodes if node.name in needed]
 
 
+def _live(steps: list[Step]) -> tuple[Step, ...]:
+    """The steps that the last one depends on."""
+    needed = {steps[-1].name}
+    for step in reversed(steps):
+        if step.name in needed:
+            needed.update(step.sources)
+    return tuple(step for step in steps if step.name in needed)
+
+
 def _inputs_of_linear(node: Node) -> int:
     """How many inputs a Linear node sums; 1 for any other node."""
     return int(node.op.weight.shape[1]) if isinstance(node.op, Linear) else 1
@@ -702,6 +830,10 @@ def _rows(
     positions = prod(x.zero.shape[1:])
     rows = [values[: span + 1, c] for c, span in enumerate(spans.tolist())]
     return lo, gain, tables.Rows(rows, [positions] * channels)
+
+
+def _part_of(rows: tables.Rows, index: IntVector) -> tables.Rows:
+    return tables.Rows([rows.values[i] for i in index], [rows.counts[i] for i in index])
 
 
 def _windows(op: MaxPool2d, out_shape: Any) -> list[tuple[int, int, tuple[slice, ...]]]:

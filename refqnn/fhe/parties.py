@@ -1,6 +1,7 @@
 """Client and server apart: what each of them keeps, and the files between them.
 
-    client file     input and output doors of the network (no weights), encryption parameters
+    client file     input and output doors of the network (no weights), encryption parameters, and
+                    which inputs some neuron reads alone
     server file     the compiled circuit; it holds the network's weights, but no key
     keys            stay with the client; the evaluation keys alone go to the server
 
@@ -27,6 +28,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ from refqnn.errors import CircuitError, FileFormatError, RefqnnError, ShapeMisma
 from refqnn.fhe import files
 from refqnn.fhe.estimation import KeySizes
 from refqnn.fhe.interrupts import held_back
+from refqnn.fhe.levels import arguments
 from refqnn.fhe.memory import kept_between_runs, key_sizes, require_memory
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
@@ -56,7 +59,7 @@ __all__ = ["Client", "Server", "output_of", "save_client", "save_server"]
 
 KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
-_LOW, _STEP = "output_low.npy", "output_step.npy"
+_ALONE, _LOW, _STEP = "read_alone.npy", "output_low.npy", "output_step.npy"
 _LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
 
 OnSample = Callable[[str], None]
@@ -90,6 +93,7 @@ class Client:
         self,
         doors: Network,
         header: dict[str, Any],
+        read_alone: NDArray[np.int64],
         output_low: NDArray[np.int64],
         output_step: NDArray[np.int64],
         parameters: ProgramInfo,
@@ -98,6 +102,7 @@ class Client:
         self.digest: str = header["digest"]
         self.circuit: str = header["circuit"]
         self._input_low, self._input_step = int(header["input_low"]), int(header["input_step"])
+        self._read_alone = read_alone
         self._output_low, self._output_step = output_low, output_step
         self._parameters = parameters
         self._keys: tuple[Keyset, str] | None = None  # and their name
@@ -112,9 +117,12 @@ class Client:
                 file.field(name, int)
             saved_doors = Path(folder, _DOORS)
             saved_doors.write_bytes(file[_DOORS])
-            low, step = (npy_to_array(file[name]) for name in (_LOW, _STEP))
+            doors = load(saved_doors)
+            alone, low, step = (npy_to_array(file[name]) for name in (_ALONE, _LOW, _STEP))
+            if alone.dtype != np.int64 or not np.isin(alone, range(prod(doors.input_shape))).all():
+                raise FileFormatError(f"{path}: {_ALONE} is no list of inputs")
             parameters = _whole(ProgramInfo.deserialize, file[_PARAMETERS], path)
-            return cls(load(saved_doors), file.header, low, step, parameters)
+            return cls(doors, file.header, alone, low, step, parameters)
 
     # --- doors ------------------------------------------------------------------------------
 
@@ -238,7 +246,8 @@ class Client:
         return np.stack(outputs)
 
     def _encrypted(self, checked: NDArray[np.int64]) -> bytes:
-        argument = (checked - self._input_low) // self._input_step
+        fmt, low, step = self.doors.input_format, self._input_low, self._input_step
+        (argument,) = arguments(checked[None], fmt, low, step, self._read_alone)
         self.keygen()
         circuit = self._circuit()
         with held_back():
@@ -367,6 +376,7 @@ def save_client(network: Network, lowered: Any, parameters: bytes, path: str | P
     }
     members = {
         _DOORS: saved_doors,
+        _ALONE: array_to_npy(lowered.read_alone),
         _LOW: array_to_npy(lowered.output_low),
         _STEP: array_to_npy(lowered.output_step),
         _PARAMETERS: parameters,
@@ -395,8 +405,8 @@ def save_server(
 def _circuit(network: Network, lowered: Any, parameters: bytes) -> str:
     """Equal for circuits that may share keys and ciphertexts and mean the same by them."""
     doors = f"{network.digest} {lowered.input_low} {lowered.input_step}"
-    output = (array_to_npy(array) for array in (lowered.output_low, lowered.output_step))
-    return files.identity(doors.encode(), parameters, *output)
+    arrays = (lowered.read_alone, lowered.output_low, lowered.output_step)
+    return files.identity(doors.encode(), parameters, *map(array_to_npy, arrays))
 
 
 def _whole(use: Callable[[bytes], Any], content: bytes, path: str | Path) -> Any:

@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.training.modules import (
+    FanIn,
     FloatMLP,
     SparseQuantNeuralNetImpl,
     _QuantNet,
@@ -233,7 +234,7 @@ class DemoConfig:
     n_input_bits: int = 3
     input_signed: bool = True
     quant_narrow: bool = True
-    fan_in: int | None = None
+    fan_in: FanIn | None = None
     table_bits: int | None = None
     epochs: int = 60
     batch_size: int = 64

@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 Activation = Callable[[], nn.Module]
+FanIn = int | Sequence[int | Sequence[int] | None]
 
 
 class PowerOfTwoNorm(nn.Module):
@@ -306,14 +307,14 @@ class _QuantNet(nn.Module):
 
     # -- sparsity --------------------------------------------------------------------------------
 
-    def limit_fan_in(self, budgets: int | Sequence[int | None]) -> None:
+    def limit_fan_in(self, budgets: FanIn) -> None:
         """Keep at most ``budgets[i]`` non-zero weights in each row of weight layer i.
 
         Masks are by magnitude, row by row, chosen now; `update_fan_in` chooses them again.
 
         Args:
-            budgets: one number for all layers but the last, or one entry for each weight layer;
-                None leaves a layer dense.
+            budgets: one number for all layers but the last, or one entry for each weight layer: a
+                number, one for each row, or None, which leaves the layer dense.
         """
         blocks = self.blocks()
         if isinstance(budgets, int):
@@ -595,7 +596,7 @@ def _largest_span(block: Block) -> int:
     weights = block.linear.weight[0].numel()
     for transform in weight_transforms(block.linear):
         if isinstance(transform, RowSparsity):
-            weights = min(weights, transform.max_nonzeros)
+            weights = min(weights, int(transform.max_nonzeros.max()))
     scaling = _weight_scaling(block)
     largest_weight = max(scaling.max_code, -scaling.min_code)
     inputs = _act_scaling(block.input_quant)
@@ -696,8 +697,9 @@ class SparseQuantNeuralNetImpl(_QuantNet):
         hidden_sizes: sizes of the hidden layers; overrides ``n_layers`` and the multiplier.
         n_input_bits: bits of the input codes; None: ``n_a_bits``.
         input_signed: False for inputs that are never negative, such as pixels.
-        fan_in: most non-zero weights in a row, one number for all hidden layers or one entry for
-            each linear layer; None: dense.
+        fan_in: most non-zero weights in a row: one number for all hidden layers, or one entry for
+            each linear layer, a number, one for each row or None (dense).  None: dense.  Neurons of
+            one input cost nothing under encryption.
         table_bits: choose shifts so large that no accumulator, whatever the weights become, has
             more than this many bits left once its low bits are dropped: the width of the encrypted
             table.  Codes may become coarser; set ``fan_in`` as well.  None: as the data ask.
@@ -734,7 +736,7 @@ class SparseQuantNeuralNetImpl(_QuantNet):
         hidden_sizes: Sequence[int] | None = None,
         n_input_bits: int | None = None,
         input_signed: bool = True,
-        fan_in: int | Sequence[int | None] | None = None,
+        fan_in: FanIn | None = None,
         table_bits: int | None = None,
         output_std: float = 2.0,
     ) -> None:

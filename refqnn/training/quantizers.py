@@ -51,10 +51,11 @@ Inputs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from brevitas.core.bit_width import BitWidthConst
 from brevitas.core.function_wrapper import TensorClamp, TensorClampSte
@@ -73,7 +74,7 @@ from brevitas.quant.solver import ActQuantSolver, WeightQuantSolver
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from refqnn.errors import InvalidArgument, InvalidType, mismatch
+from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 
 __all__ = [
     "ConstPowerOfTwoWeight",
@@ -742,7 +743,7 @@ class RowSparsity(nn.Module):
 
     Args:
         weight: the weight the mask is for, ``[out, in]`` or ``[out, in, kh, kw]``.
-        max_nonzeros: weights kept in each row, >= 1.
+        max_nonzeros: weights kept in each row, >= 1: one number, or one for each row.
 
     >>> w = torch.tensor([[0.1, -0.9, 0.5], [0.3, 0.2, 0.1]])
     >>> RowSparsity(w, 2)(w)
@@ -752,11 +753,15 @@ class RowSparsity(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, weight: Tensor, max_nonzeros: int) -> None:
+    def __init__(self, weight: Tensor, max_nonzeros: int | Sequence[int]) -> None:
         super().__init__()
-        if max_nonzeros < 1:
-            raise InvalidArgument(mismatch("max_nonzeros", max_nonzeros, "an integer >= 1"))
-        self.max_nonzeros = int(max_nonzeros)
+        counts = np.asarray(max_nonzeros)
+        if counts.dtype.kind not in "iu" or (counts < 1).any():
+            raise InvalidArgument(mismatch("max_nonzeros", max_nonzeros, "integers >= 1"))
+        if counts.ndim and counts.shape != weight.shape[:1]:
+            got, expected = f"shape {counts.shape}", f"one number, or {len(weight)} for the rows"
+            raise ShapeMismatch(mismatch("max_nonzeros", got, expected))
+        self.max_nonzeros = torch.from_numpy(np.broadcast_to(counts, len(weight)).astype(np.int64))
         self.register_buffer("mask", torch.ones_like(weight))
         self.update(weight)
 
@@ -771,9 +776,10 @@ class RowSparsity(nn.Module):
         """
         rows = weight.detach().abs().flatten(1)  # [out, fan_in]
         fan_in = rows.shape[1]
-        kept = min(max(self.max_nonzeros, round(keep * fan_in)), fan_in)
+        kept = self.max_nonzeros.clamp(round(keep * fan_in), fan_in)  # [out]
         order = rows.argsort(dim=1, descending=True, stable=True)
-        mask = torch.zeros_like(rows).scatter_(1, order[:, :kept], 1.0)
+        largest = (torch.arange(fan_in) < kept[:, None]).to(rows.dtype)
+        mask = torch.zeros_like(rows).scatter_(1, order, largest)
         self.mask.copy_(mask.view_as(weight))
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def test_the_client_file_holds_no_weight_and_no_key(folder: Path) -> None:
     with zipfile.ZipFile(folder / "c") as archive:
         assert set(archive.namelist()) == {
             *("refqnn.json", "doors", "parameters.json"),
-            *("output_low.npy", "output_step.npy"),
+            *("read_alone.npy", "output_low.npy", "output_step.npy"),
         }
     content, whole = (folder / "c").read_bytes(), (folder / "network").read_bytes()
     found = 0
