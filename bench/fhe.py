@@ -4,7 +4,8 @@ Runs bench/test_fhe.py, prints two tables, writes fhe.json (as pytest-benchmark 
 `pytest-benchmark compare` reads it) and fhe.png.
 
     float, integer, simulated, encrypted   one sample: torch, Network.forward, circuit, real keys
-    limit       sum over the lookups of the time of one in a full tensor of 32, both cores
+    limit       sum of the time of a lookup in a full tensor of 32, both cores, one for every
+                neuron; neurons of one input take none, so a network may stay below
     estimate    refqnn.fhe.estimate, before any key is made
     peer        the same network in the peer's construction, encrypted (bench/fhe_peer.py)
 

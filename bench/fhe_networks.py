@@ -1,7 +1,9 @@
 """The networks of the encrypted benches: trained here, the same for the same seed.
 
 NAME            what it is
-iris, ...       trained for encryption: ternary weights, hidden sums of at most 4 bits
+iris, digits    trained for encryption: ternary weights, hidden sums of at most 4 bits
+breast_cancer, digits alone
+                each neuron reads one input: no lookup at all
 iris w3a3, ...  the demonstration's: 3-bit weights and codes, sparse rows
 iris dense, ... the peer's default: 3-bit weights and codes, every input, hidden = 4 x inputs
 """
@@ -58,8 +60,15 @@ def _dense(name: str) -> loop.DemoConfig:
     return loop.DemoConfig(hidden, epochs=epochs, batch_size=batch, input_signed=name != "digits")
 
 
+def _alone() -> loop.DemoConfig:
+    narrow = loop.demo_config("digits", narrow=True)
+    one_input = {"hidden_sizes": (256,), "fan_in": 1, "table_bits": None}
+    return replace(narrow, n_input_bits=3, n_w_bits=3, **one_input)
+
+
 CONFIGS: dict[str, Callable[[], tuple[str, loop.DemoConfig]]] = {
     **{name: lambda n=name: (n, loop.demo_config(n, narrow=True)) for name in DATASETS},
+    "digits alone": lambda: ("digits", _alone()),
     **{f"{name} w3a3": lambda n=name: (n, loop.demo_config(n)) for name in DATASETS},
     **{f"{name} dense": lambda n=name: (n, _dense(n)) for name in DATASETS},
 }

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +369,8 @@ class Circuit:
     def work(self) -> float:
         """Predicted cost of one inference, in operations; see refqnn.fhe.estimation."""
         removed_bits = sum(layer.removed_bits for layer in self.layers)
-        return work(self.complexity, self.key_sizes, removed_bits)
+        inputs = prod(self.lowered.program.input_shape)
+        return work(self.complexity, self.key_sizes, removed_bits, inputs)
 
     @property
     def p_error(self) -> float:

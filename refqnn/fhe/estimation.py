@@ -6,9 +6,9 @@
 
 Work counts what an inference does, in operations of the compiler's optimizer: its own count, plus
 what it leaves out.  Concrete brings the bootstrap keys to Fourier form at every call, on one core,
-and the small lookups that remove low bits take longer than their operations say.  The two prices
-were fitted to idle runs of ten networks on two cores; in bench/fhe.json, a later run, the estimates
-of all ten are within 15 %.
+inputs are encrypted and unpacked one by one, and the small lookups that remove low bits take longer
+than their operations say.  The prices were fitted to idle runs of eleven networks on two cores; in
+bench/fhe.json, a later run, all estimates are within 15 %.
 
 The seconds per unit are measured once, on a small circuit with real keys, and kept in the user's
 cache folder.
@@ -48,6 +48,8 @@ __all__ = [
 _WORD = 8  # bytes of a torus element
 _RUNS = 5
 
+_OPERATIONS_PER_CALL = 3.4e7
+_OPERATIONS_PER_INPUT = 2.0e6  # a ciphertext made, and unpacked by the server
 _OPERATIONS_PER_KEY_BYTE = 4.75  # conversion of the bootstrap keys
 _OPERATIONS_PER_REMOVED_BIT = 3.7e7
 
@@ -141,15 +143,17 @@ def key_sizes(parameters: bytes, compressed: bool) -> KeySizes:
     return KeySizes(travelling, travelling + unpacked + bootstrap, bootstrap)
 
 
-def work(complexity: float, sizes: KeySizes, removed_bits: int) -> float:
+def work(complexity: float, sizes: KeySizes, removed_bits: int, inputs: int) -> float:
     """Operations of one inference.
 
     Args:
         complexity: the optimizer's count.
         removed_bits: how many low bits are removed, over all accumulators.
+        inputs: how many integers are encrypted.
     """
     keys = _OPERATIONS_PER_KEY_BYTE * sizes.bootstrap
-    return complexity + keys + _OPERATIONS_PER_REMOVED_BIT * removed_bits
+    door = _OPERATIONS_PER_CALL + _OPERATIONS_PER_INPUT * inputs
+    return door + complexity + keys + _OPERATIONS_PER_REMOVED_BIT * removed_bits
 
 
 def available_memory() -> int | None:
@@ -170,7 +174,7 @@ def calibrate(*, force: bool = False) -> float:
     """Seconds per unit of work on this machine, all cores; from the cache unless `force`."""
     file = _cache_file()
     machine = f"{platform.node()} {platform.machine()} {os.cpu_count()} cores"
-    key = f"work 3, {machine}, concrete-python {version('concrete-python')}"
+    key = f"work 4, {machine}, concrete-python {version('concrete-python')}"
     known: dict[str, float] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(file.read_text())

@@ -278,17 +278,13 @@ _DEMO: dict[str, DemoConfig] = {
     "checkerboard": DemoConfig((64,), table_bits=5, epochs=20, batch_size=128, lr=0.02),
 }
 
-# Ternary weights, so few in a row that hidden accumulators span 4 bits: nothing to drop, and one
-# 4-bit table for each neuron is all the encrypted work.
+# Iris and digits: ternary weights, so few in a row that hidden accumulators span 4 bits: nothing to
+# drop, and one 4-bit table for each neuron is all the encrypted work.  Breast cancer: each neuron
+# reads one input, and there is no encrypted work but sums.
 _DEMO_NARROW: dict[str, DemoConfig] = {
     "iris": replace(_DEMO["iris"], n_w_bits=2, epochs=160),
     "breast_cancer": replace(
-        _DEMO["breast_cancer"],
-        hidden_sizes=(32,),
-        n_w_bits=2,
-        n_input_bits=3,
-        fan_in=2,
-        epochs=80,
+        _DEMO["breast_cancer"], hidden_sizes=(128,), fan_in=1, table_bits=None, epochs=80
     ),
     "digits": replace(_DEMO["digits"], n_w_bits=2, n_input_bits=2, fan_in=5, epochs=150),
 }
@@ -299,8 +295,8 @@ def demo_config(name: str, narrow: bool = False) -> DemoConfig:
 
     Args:
         name: a classification set.
-        narrow: ternary weights and hidden accumulators of 4 bits (iris, breast_cancer, digits):
-            the cheapest network under encryption.
+        narrow: cheap under encryption (iris, breast_cancer, digits): hidden accumulators of 4 bits
+            and ternary weights, or one input for each neuron.
 
     >>> demo_config("iris").hidden_sizes, demo_config("digits", narrow=True).fan_in
     ((16,), 5)
