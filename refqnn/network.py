@@ -34,7 +34,7 @@ from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.requantize import ALWAYS, NEVER, Requantize
 
 if TYPE_CHECKING:
-    from refqnn.plan import Plan
+    from refqnn.plan import Enumeration, Plan
 
 __all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
 
@@ -324,11 +324,12 @@ class Network:
         }
 
     @cached_property
-    def _prepared(self) -> Plan | None:
+    def _prepared(self) -> Enumeration | Plan | None:
         """The program in floats that are proved exact; None where they are not wide enough."""
-        from refqnn.plan import prepare
+        from refqnn.plan import enumerated, prepare
 
-        return prepare(self)
+        plan = prepare(self)
+        return None if plan is None else enumerated(plan) or plan
 
     @cached_property
     def _last_uses(self) -> list[list[str]]:

@@ -12,8 +12,10 @@ The specification is the program of nodes, which `Network.trace` runs one by one
                 to give its thresholds in floats; else a table
     blocks      as many samples as keep the values near the processor: memory does not grow with n
 
-A plan is made once for a network and never changes; each call holds its own values, so threads may
-share it.  The tests hold it against the specification and against refqnn.exact.
+A network of few possible inputs is one table of all its outputs (`Enumeration`).
+
+Both are made once for a network and never change; each call holds its own values, so threads may
+share them.  The tests hold them against the specification and against refqnn.exact.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from refqnn.ops.base import Interval, Op, Shape, SumOp
 from refqnn.ops.windows import Padding
 from refqnn.requantize import ALWAYS, NEVER, Requantize
 
-__all__ = ["Plan", "prepare"]
+__all__ = ["Enumeration", "Plan", "enumerated", "prepare"]
 
 Values = NDArray[Any]  # floats that hold integers, [*shape, n]
 Step = Callable[..., Values]
@@ -57,6 +59,10 @@ _BUFFER = 256  # values, of numpy's buffers
 _FEWEST_COLUMNS = 32  # narrower products cost more in calls than packing does
 _TABLE_ENTRIES = 2**22  # a larger table misses the cache more than a search would
 _LARGEST_THRESHOLD = 2**53
+_ENUMERATED_INPUTS = 2**14  # and
+_ENUMERATED_OUTPUTS = (
+    2**17
+)  # so that a table of all outputs is made in no time and stays in a cache
 _LINE_LEVELS = 2**8  # the fit of a line compares all pairs of thresholds
 
 
@@ -80,20 +86,13 @@ class Plan:
     def forward(self, codes: ArrayLike) -> NDArray[np.int64]:
         """What `Network.forward` says: the same integers, the same errors."""
         network = self.network
-        plain = type(codes) is np.ndarray and codes.dtype.kind in "iu"
-        array: Any = codes if plain else as_integers(codes, "codes")
-        n = array.shape[0] if array.shape[1:] == network.input_shape else 0
-        if n == 0 or array.dtype == object or network.input_format.step != 1:
-            array = network.check_codes(array)
+        array = _integers(network, codes)
+        n = len(array)
         out = np.empty((n, *network.shapes[network.output]), dtype=np.int64)
         for start in range(0, n, self.block):
             stop = start + self.block
             x = self._carried(array[start:stop])
-            # No code slips in by rounding: it is monotone, and the ends and their neighbours exact.
-            if (
-                np.minimum.reduce(x, axis=None) < self.lo
-                or np.maximum.reduce(x, axis=None) > self.hi
-            ):
+            if _leaves(x, self.lo, self.hi):
                 network.check_codes(array)
             run = self._run if n < _BUFFER else self._run_with_small_buffers
             _store(run(x), out[start:stop])
@@ -122,6 +121,49 @@ class Plan:
             return self._run(x)
         finally:
             np.setbufsize(size)
+
+
+@dataclass(frozen=True, eq=False)
+class Enumeration:
+    """A network as a table of its outputs for all inputs; made by `enumerated`.
+
+    Attributes:
+        network: what it computes.
+        places: [size]; the row of an input is codes @ places, its codes are the digits.  Rows
+            below 0 count from the end, as everywhere in numpy.
+        table: [inputs, *output_shape].
+        lo, hi: the lowest and the highest input code, in the float that carries them.
+    """
+
+    network: Network
+    places: Values
+    table: NDArray[np.int64]
+    lo: np.floating[Any]
+    hi: np.floating[Any]
+
+    def forward(self, codes: ArrayLike) -> NDArray[np.int64]:
+        """What `Network.forward` says: the same integers, the same errors."""
+        array = _integers(self.network, codes)
+        x = array.reshape(len(array), -1).astype(self.places.dtype)
+        if _leaves(x, self.lo, self.hi):
+            self.network.check_codes(array)
+        return self.table.take((x @ self.places).astype(np.intp), axis=0)
+
+
+def _integers(network: Network, codes: ArrayLike) -> NDArray[Any]:
+    """Integers [n, *input_shape], n >= 1; checked where floats could not tell what is wrong."""
+    plain = type(codes) is np.ndarray and codes.dtype.kind in "iu"
+    array: Any = codes if plain else as_integers(codes, "codes")
+    fits = array.shape[1:] == network.input_shape and len(array) > 0
+    if not fits or array.dtype == object or network.input_format.step != 1:
+        return network.check_codes(array)
+    return np.asarray(array)
+
+
+def _leaves(x: Values, lo: np.floating[Any], hi: np.floating[Any]) -> bool:
+    """Is a code outside?  None slips in by rounding, which is monotone, and exact at the ends and
+    next to them."""
+    return bool(np.minimum.reduce(x, axis=None) < lo or np.maximum.reduce(x, axis=None) > hi)
 
 
 def _store(y: Values, out: NDArray[np.int64]) -> None:
@@ -549,6 +591,25 @@ def prepare(network: Network) -> Plan | None:
     Raises: as `Network.ranges`.
     """
     return _Preparation(network).plan()
+
+
+def enumerated(plan: Plan) -> Enumeration | None:
+    """The table of all outputs; None where there are too many, and for bipolar inputs."""
+    network = plan.network
+    fmt, size = network.input_format, prod(network.input_shape)
+    outputs = prod(network.shapes[network.output])
+    if fmt.step != 1 or fmt.levels ** min(size, 15) > _ENUMERATED_INPUTS:
+        return None
+    inputs = fmt.levels**size
+    if inputs * outputs > _ENUMERATED_OUTPUTS:
+        return None
+    digits = np.indices((fmt.levels,) * size).reshape(size, inputs).T  # [inputs, size]
+    table = plan.forward((fmt.q_min + digits).reshape(inputs, *network.input_shape))
+    places = fmt.levels ** np.arange(size - 1, -1, -1)
+    first = fmt.q_min * int(places.sum())  # row of the lowest codes
+    return Enumeration(
+        network, places.astype(np.float32), np.roll(table, first, axis=0), plan.lo, plan.hi
+    )
 
 
 class _Preparation:

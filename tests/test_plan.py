@@ -163,6 +163,39 @@ def test_large_batches(data):
     assert np.getbufsize() == size
 
 
+@pytest.mark.parametrize("fmt", [U3, S3, IntFormat(3, signed=True, narrow=True), BIPOLAR], ids=str)
+@pytest.mark.parametrize("shape", [(2,), (2, 1, 2)], ids=str)
+def test_few_inputs_are_a_table(fmt, shape):
+    rng = np.random.default_rng(0)
+    size = int(np.prod(shape))
+    nodes = [
+        Node("flat", Flatten()),
+        Node("fc", Linear(rng.integers(-3, 4, (5, size)), rng.integers(-9, 9, 5))),
+        Node("act", Requantize.from_shift(2, S3)),
+        Node("last", Linear(rng.integers(-3, 4, (3, 5)))),
+    ]
+    network = Network(nodes[len(shape) == 1 :], input_shape=shape, input_format=fmt)
+    prepared = plan.enumerated(plan.prepare(network))
+    assert (prepared is None) == (fmt is BIPOLAR)
+    digits = np.indices((fmt.levels,) * size).reshape(size, -1).T
+    codes = (fmt.q_min + fmt.step * digits).reshape(-1, *shape)
+    expected = exact.forward(network, codes)
+    assert network.forward(codes).tolist() == expected
+    assert network.forward(codes[:1].astype(np.int8)).tolist() == expected[:1]
+    for outside in (fmt.q_min - 1, fmt.q_max + 1, 2**40):
+        wrong = codes.copy()
+        wrong[-1, -1] = outside
+        with pytest.raises(RefqnnError, match=str(outside)):
+            network.forward(wrong)
+
+
+def test_many_inputs_or_outputs_are_no_table():
+    for inputs, outputs, few in ((4, 8, True), (5, 1, False), (4, 33, False)):
+        fc = Node("fc", Linear(np.ones((outputs, inputs), int)))
+        network = Network([fc], input_shape=(inputs,), input_format=U3)
+        assert isinstance(network._prepared, plan.Enumeration if few else plan.Plan)
+
+
 # --- the door ---------------------------------------------------------------------------------
 
 
