@@ -9,7 +9,7 @@ Runs bench/test_fhe.py, prints two tables, writes fhe.json (as pytest-benchmark 
     estimate    refqnn.fhe.estimate, before any key is made
     peer        the same network in the peer's construction, encrypted (bench/fhe_peer.py)
 
-    python bench/fhe.py            # 9 minutes on two idle cores
+    python bench/fhe.py            # 11 minutes on two idle cores
     python bench/fhe.py --quick    # the smallest network, nothing written
 """
 
@@ -123,7 +123,8 @@ def plot(results: Results, path: Path) -> None:
         limit = results[name]["encrypted"]["limit_seconds"]
         near = f", {results[name]['encrypted']['seconds'] / limit:.2f} x limit" if limit else ""
         right.text(ratio, place, f" {ratio:.1f}{near}", va="center", fontsize=8)
-    right.set_xlim(0, max(ratios) * 1.35)
+    right.set_xscale("log")
+    right.set_xlim(0.5, max(ratios) * 8)
     right.set_xlabel("peer's construction of the same network / ours")
     right.set_title("Encrypted latency against the peer's construction")
     for axes in (left, right):

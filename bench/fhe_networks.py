@@ -60,15 +60,17 @@ def _dense(name: str) -> loop.DemoConfig:
     return loop.DemoConfig(hidden, epochs=epochs, batch_size=batch, input_signed=name != "digits")
 
 
-def _alone() -> loop.DemoConfig:
+def digits_alone(hidden: int = 256) -> loop.DemoConfig:
+    """Digits with one pixel for each hidden neuron."""
     narrow = loop.demo_config("digits", narrow=True)
-    one_input = {"hidden_sizes": (256,), "fan_in": 1, "table_bits": None}
-    return replace(narrow, n_input_bits=3, n_w_bits=3, **one_input)
+    return replace(
+        narrow, hidden_sizes=(hidden,), fan_in=1, table_bits=None, n_input_bits=3, n_w_bits=3
+    )
 
 
 CONFIGS: dict[str, Callable[[], tuple[str, loop.DemoConfig]]] = {
     **{name: lambda n=name: (n, loop.demo_config(n, narrow=True)) for name in DATASETS},
-    "digits alone": lambda: ("digits", _alone()),
+    "digits alone": lambda: ("digits", digits_alone()),
     **{f"{name} w3a3": lambda n=name: (n, loop.demo_config(n)) for name in DATASETS},
     **{f"{name} dense": lambda n=name: (n, _dense(n)) for name in DATASETS},
 }

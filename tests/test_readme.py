@@ -18,7 +18,7 @@ def test_examples(
         pytest.importorskip(module)
     text = README.read_text()
     blocks = list(BLOCK.finditer(text))
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks:

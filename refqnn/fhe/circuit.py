@@ -334,7 +334,8 @@ class Circuit:
     # --- files --------------------------------------------------------------------------------
 
     def save_client(self, path: str | Path) -> None:
-        """Write what a client needs: the doors and the encryption parameters, no weight, no key."""
+        """Write what a client needs: the doors, the encryption parameters, and which inputs some
+        neuron reads alone; no weight, no key."""
         parameters = self._concrete.client.specs.serialize()
         save_client(self.network, self.lowered, parameters, path)
 
@@ -443,4 +444,4 @@ def _hint(layer: Layer) -> str:
         return "thresholds a power of two apart would let low bits be removed"
     if layer.shift:
         return f"train the accumulators into {kept} bits: no bit to remove"
-    return "narrow already: fewer neurons"
+    return "narrow already: fewer neurons, or neurons of one input (fan_in=1)"

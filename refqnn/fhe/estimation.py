@@ -8,7 +8,7 @@ Work counts what an inference does, in operations of the compiler's optimizer: i
 what it leaves out.  Concrete brings the bootstrap keys to Fourier form at every call, on one core,
 inputs are encrypted and unpacked one by one, and the small lookups that remove low bits take longer
 than their operations say.  The prices were fitted to idle runs of eleven networks on two cores; in
-bench/fhe.json, a later run, all estimates are within 15 %.
+bench/fhe.json, a later run, all estimates are within 16 %.
 
 The seconds per unit are measured once, on a small circuit with real keys, and kept in the user's
 cache folder.

@@ -820,9 +820,9 @@ class NeuralNetClassifier(_Classifier, _QuantizedEstimator):
         module__activation_function: a torch activation class.
         module__quant_narrow, module__quant_signed, module__power_of_two_scaling, and any other
             ``module__`` name: as in `SparseQuantNeuralNetImpl`.  With ``module__fan_in`` the rows
-            shrink to that many weights in the first half of the epochs; few ternary weights
-            (``n_w_bits=2, module__quant_narrow=True``) and ``module__table_bits=4`` make the
-            networks that are cheapest under encryption.
+            shrink to that many weights in the first half of the epochs.  Cheapest under encryption
+            are neurons of one input (``module__fan_in=1``: no lookup), then few ternary weights
+            (``n_w_bits=2, module__quant_narrow=True``) with ``module__table_bits=4``.
         criterion: a torch loss class; None: cross entropy.  ``criterion__weight`` weights classes.
         optimizer, lr, batch_size, train_split, callbacks: as in skorch.  ``lr`` is the highest rate
             of a one-cycle schedule (``callbacks__schedule=None`` keeps it constant).
