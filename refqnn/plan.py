@@ -59,10 +59,9 @@ _BUFFER = 256  # values, of numpy's buffers
 _FEWEST_COLUMNS = 32  # narrower products cost more in calls than packing does
 _TABLE_ENTRIES = 2**22  # a larger table misses the cache more than a search would
 _LARGEST_THRESHOLD = 2**53
-_ENUMERATED_INPUTS = 2**14  # and
-_ENUMERATED_OUTPUTS = (
-    2**17
-)  # so that a table of all outputs is made in no time and stays in a cache
+_ENUMERATED_INPUTS = 2**14
+_ENUMERATED_OUTPUTS = 2**17  # a table that stays in the cache
+_ENUMERATED_TERMS = 2**25  # made in a tenth of a second
 _LINE_LEVELS = 2**8  # the fit of a line compares all pairs of thresholds
 
 
@@ -601,7 +600,7 @@ def enumerated(plan: Plan) -> Enumeration | None:
     if fmt.step != 1 or fmt.levels ** min(size, 15) > _ENUMERATED_INPUTS:
         return None
     inputs = fmt.levels**size
-    if inputs * outputs > _ENUMERATED_OUTPUTS:
+    if inputs * outputs > _ENUMERATED_OUTPUTS or inputs * _terms(network) > _ENUMERATED_TERMS:
         return None
     digits = np.indices((fmt.levels,) * size).reshape(size, inputs).T  # [inputs, size]
     table = plan.forward((fmt.q_min + digits).reshape(inputs, *network.input_shape))
@@ -610,6 +609,15 @@ def enumerated(plan: Plan) -> Enumeration | None:
     return Enumeration(
         network, places.astype(np.float32), np.roll(table, first, axis=0), plan.lo, plan.hi
     )
+
+
+def _terms(network: Network) -> int:
+    """How many values and products a sample takes."""
+    terms = sum(prod(shape) for shape in network.shapes.values())
+    for node in network.nodes:
+        if isinstance(node.op, (Linear, Conv1d, Conv2d)):
+            terms += node.op.weight.size * prod(network.shapes[node.name][1:])
+    return terms
 
 
 class _Preparation:

@@ -189,11 +189,16 @@ def test_few_inputs_are_a_table(fmt, shape):
             network.forward(wrong)
 
 
-def test_many_inputs_or_outputs_are_no_table():
-    for inputs, outputs, few in ((4, 8, True), (5, 1, False), (4, 33, False)):
-        fc = Node("fc", Linear(np.ones((outputs, inputs), int)))
-        network = Network([fc], input_shape=(inputs,), input_format=U3)
-        assert isinstance(network._prepared, plan.Enumeration if few else plan.Plan)
+@pytest.mark.parametrize(
+    ("inputs", "hidden", "outputs", "table"),
+    [(4, 9, 8, True), (5, 9, 1, False), (4, 9, 33, False), (4, 900, 8, False)],
+)
+def test_only_a_small_table_is_made(inputs, hidden, outputs, table):
+    """Few inputs, few outputs, and little work for each."""
+    layers = [Linear(np.ones((hidden, inputs), int)), Linear(np.ones((outputs, hidden), int))]
+    nodes = [Node(f"fc{i}", layer) for i, layer in enumerate(layers)]
+    network = Network(nodes, input_shape=(inputs,), input_format=U3)
+    assert isinstance(network._prepared, plan.Enumeration if table else plan.Plan)
 
 
 # --- the door ---------------------------------------------------------------------------------
