@@ -3,7 +3,8 @@
 NAME            what it is
 iris, digits    trained for encryption: ternary weights, hidden sums of at most 4 bits
 breast_cancer, digits alone
-                each neuron reads one input: no lookup at all
+                each neuron reads one input: no lookup at all; width and bits by cross-validation on
+                the training samples
 iris w3a3, ...  the demonstration's: 3-bit weights and codes, sparse rows
 iris dense, ... the peer's default: 3-bit weights and codes, every input, hidden = 4 x inputs
 """

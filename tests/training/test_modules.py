@@ -271,6 +271,14 @@ def test_row_budget_holds_after_training() -> None:
     assert int((net.blocks()[-1].linear.quant_weight().int() != 0).sum(dim=1).max()) > 3
 
 
+def test_a_budget_for_each_row_holds_after_training() -> None:
+    budgets = [1] * 5 + [2] * 3
+    net = trained(fan_in=(budgets, None, None), table_bits=4)
+    first = net.blocks()[0].linear.quant_weight().int()
+    assert bool(((first != 0).sum(dim=1) <= torch.tensor(budgets)).all())
+    assert int((first[:5] != 0).sum(dim=1).max()) == 1
+
+
 def test_pruned_neurons_no_longer_matter() -> None:
     net = trained()
     net.enable_pruning(0.5)
@@ -355,6 +363,7 @@ def test_a_tracer_sees_a_flat_chain() -> None:
         ({"hidden_sizes": (8, 0)}, InvalidArgument),
         ({"fan_in": (1, 2, 3)}, ShapeMismatch),
         ({"fan_in": 0}, InvalidArgument),
+        ({"fan_in": ((1, 2, 3), None)}, ShapeMismatch),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, Any], error: type[Exception]) -> None:

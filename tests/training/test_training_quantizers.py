@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from brevitas.nn import QuantIdentity, QuantLinear, QuantReLU
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refqnn.errors import InvalidArgument, InvalidType
+from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch
 from refqnn.training import quantizers as q
 
 finite32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -384,9 +385,23 @@ def test_row_sparsity_on_a_convolution_counts_the_whole_kernel() -> None:
     assert (q.RowSparsity(weight, 4).mask.flatten(1).sum(dim=1) == 4).all()
 
 
-def test_row_sparsity_refuses_an_empty_budget() -> None:
+def test_row_sparsity_with_a_budget_for_each_row() -> None:
+    weight = torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
+    transform = q.RowSparsity(weight, [1, 5, 30, 1])
+    for keep, kept in [(1.0, [20, 20, 20, 20]), (0.2, [4, 5, 20, 4]), (0.0, [1, 5, 20, 1])]:
+        transform.update(weight, keep=keep)
+        assert (transform(weight) != 0).sum(dim=1).tolist() == kept
+
+
+@pytest.mark.parametrize("budget", [0, [1, 0], 1.5, "1"])
+def test_row_sparsity_refuses_an_empty_budget(budget: Any) -> None:
     with pytest.raises(InvalidArgument, match="max_nonzeros"):
-        q.RowSparsity(torch.ones(2, 2), 0)
+        q.RowSparsity(torch.ones(2, 2), budget)
+
+
+def test_row_sparsity_refuses_budgets_that_are_not_one_for_each_row() -> None:
+    with pytest.raises(ShapeMismatch, match="one number, or 2 for the rows"):
+        q.RowSparsity(torch.ones(2, 3), [1, 1, 1])
 
 
 def test_transformed_layer_quantizes_the_transformed_weight() -> None:
