@@ -8,7 +8,7 @@ import fhe_networks as nets
 import numpy as np
 import pytest
 from fhe_networks import U1, U2, U3
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Requantize, exact, fhe, testing
@@ -69,6 +69,16 @@ def test_only_inputs_are_those_that_change_an_element(data: st.DataObject) -> No
     for name, index in only.items():
         changed = np.array(before[name][0]) != np.array(after[name][0])
         assert not (changed & (index >= 0) & (index != place)).any()
+
+
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from([1, 2, 9]))
+def test_programs_of_random_networks(data: st.DataObject, max_weight: int) -> None:
+    network = data.draw(testing.networks(max_weight=max_weight))
+    codes = data.draw(testing.batches(network, max_samples=4))
+    lowered, outputs = in_clear(network, codes)
+    event(f"lookups: {bool(lowered.layers)}, levels: {bool(lowered.without_lookup)}")
+    assert outputs.tolist() == exact.forward(network, codes)
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
