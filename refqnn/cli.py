@@ -295,7 +295,7 @@ def _print_demo(result: Any) -> None:
         "cost",
         [
             ("table lookups (PBS) per sample", f"{sum(result.pbs.values())}"),
-            ("  number x input bits", by_width),
+            ("  number x input bits", by_width or "none"),
             ("evaluation keys", f"{result.evaluation_key_bytes / 1e6:.1f} MB"),
             ("compile", f"{seconds['compile circuit']:.2f} s"),
             ("key generation", f"{seconds['generate keys']:.2f} s"),
