@@ -71,6 +71,12 @@ def _said(*lines: str) -> None:
     help="One set of parameters per width, or one: smaller keys, slower lookups.",
 )
 @click.option(
+    "--input-levels/--no-input-levels",
+    default=True,
+    show_default=True,
+    help="Clients send the levels of inputs that a neuron reads alone: fewer lookups.",
+)
+@click.option(
     "--trials",
     type=click.IntRange(0),
     default=0,
@@ -84,6 +90,7 @@ def compile_network(
     p_error: float | None,
     global_p_error: float | None,
     parameters: str,
+    input_levels: bool,
     trials: int,
 ) -> None:
     """Compile NETWORK (ours or ONNX) and show what it costs.  Needs no sample and no key.
@@ -98,6 +105,7 @@ def compile_network(
             p_error=p_error,
             global_p_error=global_p_error,
             parameters=parameters,
+            input_levels=input_levels,
             trials=trials,
         )
     circuit.save_client(client_file)

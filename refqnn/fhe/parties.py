@@ -87,6 +87,8 @@ class Client:
         doors: a network without weights that has the input and output formats.
         digest: of the network that the circuit computes.
         circuit: names the circuit; the server's file and all keys and ciphertexts have the same.
+        read_alone: flat indices of the inputs whose levels are sent besides the codes, because some
+            neuron reads them alone (refqnn.fhe.levels).
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class Client:
         self.digest: str = header["digest"]
         self.circuit: str = header["circuit"]
         self._input_low, self._input_step = int(header["input_low"]), int(header["input_step"])
-        self._read_alone = read_alone
+        self.read_alone = read_alone
         self._output_low, self._output_step = output_low, output_step
         self._parameters = parameters
         self._keys: tuple[Keyset, str] | None = None  # and their name
@@ -247,7 +249,7 @@ class Client:
 
     def _encrypted(self, checked: NDArray[np.int64]) -> bytes:
         fmt, low, step = self.doors.input_format, self._input_low, self._input_step
-        (argument,) = arguments(checked[None], fmt, low, step, self._read_alone)
+        (argument,) = arguments(checked[None], fmt, low, step, self.read_alone)
         self.keygen()
         circuit = self._circuit()
         with held_back():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fhe_networks import U2
 
-from refqnn import Network, PowerOfTwoQuantizer, fhe
+from refqnn import IntFormat, Linear, Network, Node, PowerOfTwoQuantizer, Requantize, fhe
 from refqnn.errors import CircuitError, FileFormatError, OutOfRange
 from refqnn.fhe import estimation, files
 
@@ -125,6 +125,21 @@ def test_the_client_file_holds_no_weight_and_no_key(folder: Path) -> None:
             found += weight.astype(dtype).tobytes() in whole
     assert found == 2  # the search does find them where they are
     assert len(content) < 20_000 < (folder / "keys").stat().st_size
+
+
+def test_levels_of_inputs_can_be_left_out(tmp_path: Path) -> None:
+    nodes = [
+        Node("fc0", Linear([[1, 0], [0, 1], [1, 1]])),
+        Node("act0", Requantize([[1], [2], [3]], IntFormat(1, signed=False))),
+        Node("fc1", Linear([[1, 2, 3]])),
+    ]
+    Network(nodes, input_shape=(2,), input_format=U2).save(tmp_path / "network")
+    files = ("--client", tmp_path / "c", "--server", tmp_path / "s")
+    sent = "sums of 6 levels that the client sends"
+    assert sent in run("compile", tmp_path / "network", *files)
+    assert fhe.Client.load(tmp_path / "c").read_alone.tolist() == [0, 1]
+    assert sent not in run("compile", tmp_path / "network", *files, "--no-input-levels")
+    assert fhe.Client.load(tmp_path / "c").read_alone.tolist() == []
 
 
 def test_what_does_not_belong_together_is_refused(folder: Path, tmp_path: Path) -> None:
