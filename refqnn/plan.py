@@ -61,7 +61,7 @@ _TABLE_ENTRIES = 2**22  # a larger table misses the cache more than a search wou
 _LARGEST_THRESHOLD = 2**53
 _ENUMERATED_INPUTS = 2**14
 _ENUMERATED_OUTPUTS = 2**17  # a table that stays in the cache
-_ENUMERATED_TERMS = 2**25  # made in a tenth of a second
+_ENUMERATED_WORK = 2**25  # made in a tenth of a second
 _LINE_LEVELS = 2**8  # the fit of a line compares all pairs of thresholds
 
 
@@ -597,10 +597,13 @@ def enumerated(plan: Plan) -> Enumeration | None:
     network = plan.network
     fmt, size = network.input_format, prod(network.input_shape)
     outputs = prod(network.shapes[network.output])
-    if fmt.step != 1 or fmt.levels ** min(size, 15) > _ENUMERATED_INPUTS:
-        return None
-    inputs = fmt.levels**size
-    if inputs * outputs > _ENUMERATED_OUTPUTS or inputs * _terms(network) > _ENUMERATED_TERMS:
+    inputs = fmt.levels ** min(size, 15)  # enough to tell that there are too many
+    if (
+        fmt.step != 1
+        or inputs > _ENUMERATED_INPUTS
+        or inputs * outputs > _ENUMERATED_OUTPUTS
+        or inputs * _work(network) > _ENUMERATED_WORK
+    ):
         return None
     digits = np.indices((fmt.levels,) * size).reshape(size, inputs).T  # [inputs, size]
     table = plan.forward((fmt.q_min + digits).reshape(inputs, *network.input_shape))
@@ -611,13 +614,13 @@ def enumerated(plan: Plan) -> Enumeration | None:
     )
 
 
-def _terms(network: Network) -> int:
+def _work(network: Network) -> int:
     """How many values and products a sample takes."""
-    terms = sum(prod(shape) for shape in network.shapes.values())
+    work = sum(prod(shape) for shape in network.shapes.values())
     for node in network.nodes:
         if isinstance(node.op, (Linear, Conv1d, Conv2d)):
-            terms += node.op.weight.size * prod(network.shapes[node.name][1:])
-    return terms
+            work += node.op.weight.size * prod(network.shapes[node.name][1:])
+    return work
 
 
 class _Preparation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,11 @@ def compile(
         )
         return Circuit(network, lowered, _compile(lowered, configuration))
 
-    program, ranges = _smallest(network, certificate, input_levels)
+    smallest = _smallest(network, certificate, input_levels)
+    lowered_as = partial(lower, *smallest, input_levels=input_levels)
 
     def attempt(pick: Choose | None, parts: int = 1) -> Circuit:
-        return compiled(lower(program, ranges, pick, parts, input_levels))
+        return compiled(lowered_as(pick, parts))
 
     if choose is not None:
         return _with_narrow_output(attempt(choose), choose, attempt)
@@ -115,7 +116,7 @@ def compile(
 
     pick: Choose | None = None
     best = attempt(pick)
-    if len(lower(program, ranges, cheapest, 1, input_levels).layers) < len(best.layers):
+    if len(lowered_as(cheapest).layers) < len(best.layers):
         uniform = attempt(cheapest)
         if uniform.work < best.work:
             best, pick = uniform, cheapest

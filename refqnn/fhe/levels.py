@@ -10,7 +10,8 @@ So a neuron that depends on a single input needs no lookup when the client sends
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -22,9 +23,11 @@ from refqnn.network import INPUT, Network, inputs_of
 from refqnn.ops import Concat, Conv1d, Conv2d, Flatten, Linear, Lookup, Op, Reshape
 from refqnn.requantize import Requantize
 
-__all__ = ["arguments", "level_codes", "only_inputs"]
+__all__ = ["SumsOfLevels", "arguments", "level_codes", "only_inputs", "sums_of_levels"]
 
 IntVector = NDArray[np.int64]
+
+_MOST_LEVELS = 4096  # that a client sends; each is a ciphertext of 16 kB for the server
 
 
 def level_codes(fmt: IntFormat) -> IntVector:
@@ -54,6 +57,60 @@ def arguments(
     n = len(codes)
     bits = codes.reshape(n, -1)[:, read_alone, None] >= level_codes(fmt)  # [n, k, levels - 1]
     return np.concatenate([entered.reshape(n, -1), bits.reshape(n, -1)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class SumsOfLevels:
+    """Channels that depend on one input each; made by `sums_of_levels`.
+
+    Attributes:
+        inputs: flat indices [k] of these inputs, in order.
+        channels: by node, which of its channels [channels]; nodes with some.
+        only: by node, the flat index of the one input of each element (see `only_inputs`).
+        by_level: by node, the values of each element [levels, ...], one for each code of its input.
+    """
+
+    inputs: IntVector
+    channels: dict[str, NDArray[np.bool_]]
+    only: dict[str, IntVector]
+    by_level: dict[str, NDArray[Any]]
+
+    def __call__(self, name: str) -> tuple[IntVector, IntVector]:
+        """Values [levels, channels, ...] of the node's channels, and what each level that is sent
+        adds to each of their elements [k * (levels - 1), elements]."""
+        mine = self.channels[name]
+        values = self.by_level[name][:, mine].astype(np.int64)
+        jumps = np.diff(values.reshape(len(values), -1), axis=0)  # [levels - 1, elements]
+        place = np.searchsorted(self.inputs, self.only[name][mine].ravel())  # [elements]
+        weight = np.zeros((len(self.inputs), *jumps.shape), dtype=np.int64)
+        weight[place, :, np.arange(len(place))] = jumps.T
+        return values, weight.reshape(-1, len(place))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many elements, by node."""
+        return {name: self.only[name][mine].size for name, mine in self.channels.items()}
+
+
+def sums_of_levels(network: Network, names: Iterable[str]) -> SumsOfLevels:
+    """Which channels of these nodes depend on one input each.
+
+    None where more than 4096 levels would have to be sent.
+    """
+    only = only_inputs(network)
+    channels, inputs = {}, [np.empty(0, dtype=np.int64)]
+    for name in names:
+        mine = (only[name].reshape(len(only[name]), -1) >= 0).all(axis=1)
+        if mine.any():
+            channels[name] = mine
+            inputs.append(only[name][mine].ravel())
+    fmt, read = network.input_format, np.unique(np.concatenate(inputs))
+    if not 0 < len(read) * (fmt.levels - 1) <= _MOST_LEVELS:
+        return SumsOfLevels(inputs[0], {}, {}, {})
+    codes = np.array([fmt.q_min, *level_codes(fmt)])
+    samples = np.repeat(codes, prod(network.input_shape)).reshape(-1, *network.input_shape)
+    # In sample j every input has code j: an element of one input is what j makes of it.
+    return SumsOfLevels(read, channels, only, network.trace(samples))
 
 
 def only_inputs(network: Network) -> dict[str, IntVector]:

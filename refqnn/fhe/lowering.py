@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
 from refqnn.fhe import prices, program, tables
-from refqnn.fhe.levels import arguments, level_codes, only_inputs
+from refqnn.fhe.levels import arguments, sums_of_levels
 from refqnn.fhe.parties import output_of
 from refqnn.fhe.program import INPUT, Program, Step
 from refqnn.formats import IntFormat
@@ -43,11 +43,10 @@ from refqnn.ops import (
     Reshape,
     SumPool2d,
 )
+from refqnn.ops.base import Shape
 from refqnn.requantize import Requantize
 
 __all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
-
-_MOST_LEVELS = 4096  # that a client sends; each is a ciphertext of 16 kB for the server
 
 _ELEMENTWISE = (Requantize, Lookup)
 _SCALES_INPUT = (Linear, Conv1d, Conv2d)  # their weights absorb a gain
@@ -212,7 +211,6 @@ class _Lowering:
     input_levels: bool
     steps: list[Step] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
-    without_lookup: dict[str, int] = field(default_factory=dict)
     values: dict[str, _Value] = field(default_factory=dict)
 
     def run(self) -> Lowered:
@@ -223,8 +221,9 @@ class _Lowering:
             self.users[node.name] = []
             for name in inputs_of(node):
                 self.users[name].append(node)
-        self._find_read_alone()
-        input_low, input_step, input_top = self._input()
+        lookups = (node.name for node in self.nodes if self._needs_table(node))
+        self.alone = sums_of_levels(network, lookups if self.input_levels else ())
+        input_low, input_step, input_top, argument_shape = self._input()
         last = network[network.output]
         parts = min(self.output_parts, _inputs_of_linear(last))
         for node in self.nodes:
@@ -232,11 +231,11 @@ class _Lowering:
                 self.values[node.name] = self._node(node)
         low, step, bits = self._output() if parts == 1 else self._output_in_parts(last, parts)
         return Lowered(
-            Program(_live(self.steps), self.argument_shape, input_top),
+            Program(_live(self.steps), argument_shape, input_top),
             self.layers,
-            self.without_lookup,
+            self.alone.sizes,
             network.input_format,
-            self.read_alone,
+            self.alone.inputs,
             input_low,
             input_step,
             low,
@@ -247,48 +246,23 @@ class _Lowering:
 
     # --- doors ------------------------------------------------------------------------------
 
-    def _input(self) -> tuple[int, int, int]:
-        fmt = self.network.input_format
+    def _input(self) -> tuple[int, int, int, Shape]:
+        """(low, step, top, shape) of the circuit's argument."""
+        fmt, shape = self.network.input_format, self.network.input_shape
         absorbed = all(isinstance(user.op, _SCALES_INPUT) for user in self.users[NETWORK_INPUT])
         step = fmt.step if absorbed else 1
         top = (fmt.q_max - fmt.q_min) // step
-        shape = self.network.input_shape
-        zero = np.full(shape, fmt.q_min, dtype=np.int64)
-        codes, size = INPUT, prod(shape)
-        self.argument_shape = shape
-        if len(self.read_alone):
-            self.argument_shape = (size + len(self.read_alone) * (fmt.levels - 1),)
+        codes, argument_shape = INPUT, shape
+        if len(self.alone.inputs):
+            size = prod(shape)
+            argument_shape = (size + len(self.alone.inputs) * (fmt.levels - 1),)
             flat = self._emit(program.Select, "codes", (INPUT,), top, index=(slice(0, size),))
             codes = self._emit(program.Relabel, "input", (flat,), top, shape=shape)
             bits = (slice(size, None),)
             self.levels = self._emit(program.Select, "levels", (INPUT,), 1, index=bits)
+        zero = np.full(shape, fmt.q_min, dtype=np.int64)
         self.values[NETWORK_INPUT] = _Value(codes, zero, np.array([step]), top)
-        return fmt.q_min, step, top
-
-    def _find_read_alone(self) -> None:
-        """Which channels of the lookups depend on one input each, and on which inputs."""
-        fmt = self.network.input_format
-        only = only_inputs(self.network)
-        self.sums_of_levels: dict[str, NDArray[np.bool_]] = {}  # name -> [channels]
-        self.read_alone = np.empty(0, dtype=np.int64)
-        if not self.input_levels:
-            return
-        found = {}
-        for node in self.nodes:
-            if isinstance(node.op, _ELEMENTWISE) and not self._fused_into_next(node):
-                index = only[node.name].reshape(len(only[node.name]), -1)
-                channels = (index >= 0).all(axis=1)
-                if channels.any():
-                    found[node.name] = channels
-        inputs = [np.unique(only[name][channels]) for name, channels in found.items()]
-        read_alone = np.unique(np.concatenate(inputs)) if inputs else self.read_alone
-        if 0 < len(read_alone) * (fmt.levels - 1) <= _MOST_LEVELS:
-            self.sums_of_levels, self.read_alone, self.only = found, read_alone, only
-            codes = np.array([fmt.q_min, *level_codes(fmt)])
-            size = prod(self.network.input_shape)
-            samples = np.repeat(codes, size).reshape(-1, *self.network.input_shape)
-            # In sample j every input has code j: an element of one input is what j makes of it.
-            self.by_level = self.network.trace(samples)
+        return fmt.q_min, step, top, argument_shape
 
     def _output(self) -> tuple[IntVector, IntVector, int]:
         """Bring the output to [0, span]; returns (low, step, bits)."""
@@ -326,6 +300,9 @@ class _Lowering:
         return low, np.array([1]), max(1, top.bit_length())
 
     # --- nodes ------------------------------------------------------------------------------
+
+    def _needs_table(self, node: Node) -> bool:
+        return isinstance(node.op, _ELEMENTWISE) and not self._fused_into_next(node)
 
     def _fused_into_next(self, node: Node) -> bool:
         """Is this lookup read by one other lookup alone?  Then one table computes both."""
@@ -480,9 +457,9 @@ class _Lowering:
                 break
             chain.insert(0, self.network[source])
         x, interval = self.values[source], self.ranges[source]
-        by_levels = self.sums_of_levels.get(node.name, np.zeros(len(x.zero), dtype=bool))
+        by_levels = self.alone.channels.get(node.name, np.zeros(len(x.zero), dtype=bool))
         if by_levels.all():
-            return self._sums_of_levels(node.name)
+            return self._value_of_levels(node.name)
         # What is a sum of levels has no span here, however wide it is.
         hi = np.where(_channelwise(by_levels, interval.shape), interval.lo, interval.hi)
         lo, gain, rows = _rows(node.name, chain, x, Interval(interval.lo, hi))
@@ -495,7 +472,7 @@ class _Lowering:
             for index, chosen in self._partition(node.name, rows, np.flatnonzero(~by_levels))
         ]
         if by_levels.any():
-            pieces.append(self._piece_of_levels(node.name, np.flatnonzero(by_levels)))
+            pieces.append(self._piece_of_levels(node.name))
         step, top, low = self._joined(node.name, pieces)
         zero = np.broadcast_to(_channelwise(low, x.zero.shape), x.zero.shape).copy()
         return _Value(step, zero, np.array([1]), top)
@@ -526,36 +503,25 @@ class _Lowering:
             source = self._emit(program.Gather, f"{name} in", (source,), 1, index=index)
         return _Piece(index, *self._looked_up(name, source, offset[index], chosen))
 
-    def _by_level(self, name: str, index: IntVector) -> tuple[IntVector, IntVector]:
-        """Channels that depend on one input each: their values [levels, k, ...] at every code of
-        that input, and how much each level sent adds to each element [levels sent, m]."""
-        values = self.by_level[name][:, index].astype(np.int64)
-        self.without_lookup[name] = values[0].size
-        jumps = np.diff(values.reshape(len(values), -1), axis=0)  # [levels - 1, m]
-        place = np.searchsorted(self.read_alone, self.only[name][index].ravel())  # [m]
-        weight = np.zeros((len(self.read_alone), *jumps.shape), dtype=np.int64)
-        weight[place, :, np.arange(len(place))] = jumps.T
-        return values, weight.reshape(-1, len(place))
-
-    def _sums_of_levels(self, name: str) -> _Value:
+    def _value_of_levels(self, name: str) -> _Value:
         """A layer that depends on one input in every channel."""
-        values, weight = self._by_level(name, np.arange(len(self.only[name])))
+        values, weight = self.alone(name)
         flat = self._emit(program.MatMul, f"{name} levels", (self.levels,), 1, weight=weight)
         step = self._emit(program.Relabel, name, (flat,), 1, shape=values.shape[1:])
         return _Value(step, values[0], np.array([1]), None, weight)
 
-    def _piece_of_levels(self, name: str, index: IntVector) -> _Piece:
-        """Some channels that depend on one input each, beside others that are looked up."""
-        values, weight = self._by_level(name, index)
+    def _piece_of_levels(self, name: str) -> _Piece:
+        """The channels that depend on one input each, beside others that are looked up."""
+        values, weight = self.alone(name)
         shape = values.shape[1:]
-        low = values.reshape(len(values), len(index), -1).min(axis=(0, 2))  # [k]
+        low = values.reshape(*values.shape[:2], -1).min(axis=(0, 2))  # [channels]
         top = int((values - _channelwise(low, shape)).max())
         flat = self._emit(program.MatMul, f"{name} levels", (self.levels,), top, weight=weight)
         step = self._emit(program.Relabel, f"{name} alone", (flat,), top, shape=shape)
         least = values[0] - _channelwise(low, shape)
         if least.any():
             step = self._emit(program.Offset, f"{name} least", (step,), top, constant=least)
-        return _Piece(index, step, top, low)
+        return _Piece(np.flatnonzero(self.alone.channels[name]), step, top, low)
 
     def _joined(self, name: str, pieces: list[_Piece]) -> tuple[str, int, IntVector]:
         """Pieces side by side, their channels in order."""
