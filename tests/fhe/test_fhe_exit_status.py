@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -28,3 +29,39 @@ def test_a_failure_is_reported(action: str, ending: str, status: int) -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == status, ended.stderr
     assert "AssertionError" not in ended.stderr
+
+
+TO_NOBODY = """
+import os
+reader, writer = os.pipe()
+os.close(reader)
+try:
+    os.write(writer, b"anything")
+except BrokenPipeError:
+    raise SystemExit(3)
+"""
+IN_A_THREAD = """
+from threading import Thread
+thread = Thread(target=circuit.simulate, args=(codes,))
+thread.start()
+thread.join()
+"""
+KILLED_BY_PIPES = "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+
+
+@pytest.mark.parametrize("action", ["circuit.simulate(codes)", "circuit.execute(codes)"])
+@pytest.mark.parametrize(
+    ("before", "ending", "status"),
+    [
+        ("", TO_NOBODY, 3),
+        ("", IN_A_THREAD + TO_NOBODY, 3),
+        (KILLED_BY_PIPES, TO_NOBODY, -signal.SIGPIPE),
+    ],
+    ids=["ignored, as Python does", "in a thread", "by default"],
+)
+def test_a_pipe_without_a_reader_is_what_it_was(
+    action: str, before: str, ending: str, status: int
+) -> None:
+    program = before + PROGRAM.format(action=action, ending=ending)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == status, ended.stderr
