@@ -32,6 +32,7 @@ from refqnn.ops import (
     Linear,
     Lookup,
     MaxPool2d,
+    Requantize,
     Reshape,
     SumPool2d,
 )
@@ -42,7 +43,6 @@ from refqnn.quantizers import (
     SymmetricQuantizer,
     ThresholdQuantizer,
 )
-from refqnn.requantize import Requantize
 from refqnn.rounding import Rounding
 from refqnn.simplify import simplify
 

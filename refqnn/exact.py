@@ -16,10 +16,11 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
+from refqnn import ops
 from refqnn.emulate import Emulated
-from refqnn.errors import AccumulatorOverflow, InvalidArgument, OutOfRange, mismatch
+from refqnn.errors import AccumulatorOverflow, InvalidArgument, NotCovered, OutOfRange, mismatch
 from refqnn.network import Network
-from refqnn.ops import Op, SumOp
+from refqnn.ops import Op
 from refqnn.quantizers import Dequantizer, Quantizer, ThresholdQuantizer
 
 __all__ = [
@@ -59,6 +60,8 @@ def round(x: Fraction | int, mode: str) -> int:
         return upper
     if mode == "toward_zero":
         return lower if x > 0 else upper
+    if mode == "away_from_zero":
+        return upper if x > 0 else lower
     if rest != Fraction(1, 2):
         return lower if rest < Fraction(1, 2) else upper
     if mode == "half_even":
@@ -233,8 +236,11 @@ def _trace_one(network: Network, sample: Nested, emulated: Emulated | None) -> d
 
 
 def apply(op: Op, inputs: Sequence[Nested], accumulate: Accumulate | None = None) -> Nested:
-    """One node on one sample."""
-    if isinstance(op, SumOp):
+    """One node on one sample.  Raises: NotCovered for a kind that is not told here."""
+    if getattr(ops, op.kind, None) is not type(op) or op.kind not in _SUMS | _MAPS:
+        kinds = ", ".join(_SUMS | _MAPS)
+        raise NotCovered(mismatch("kind of node", f"{op.kind} ({type(op)})", f"one of {kinds}"))
+    if op.kind in _SUMS:
         return _SUMS[op.kind](op, accumulate or _exact_sum, *inputs)
     return _MAPS[op.kind](op, *inputs)
 

@@ -13,15 +13,16 @@ act1 Requantize (1,) 0 3 3 3
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from refqnn.arithmetic import Arithmetic
 from refqnn.formats import IntFormat, signed_bits, span_bits
-from refqnn.network import INPUT, Network, Node, inputs_of
-from refqnn.ops import Interval, Op, SumOp
-from refqnn.ops.base import Shape
+from refqnn.graph import INPUT, Node, inputs_of
+from refqnn.network import Network
+from refqnn.ops import Interval, Op
+from refqnn.ops.base import Shape, is_sum
 
 __all__ = ["Row", "describe"]
 
@@ -71,7 +72,7 @@ def describe(network: Network, domain: Interval | None = None) -> list[Row]:
 
 def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
     op, arithmetic = node.op, None
-    if isinstance(op, SumOp):
+    if is_sum(op):
         mass = op.prepare(*(ranges[name] for name in inputs_of(node)))
         arithmetic = Arithmetic.for_mass(mass).name.lower()
     return _row(
@@ -117,5 +118,4 @@ def _row(
 
 def _parameters(op: Op) -> int:
     """Entries of the node's arrays: weights, biases, thresholds, tables."""
-    values = (getattr(op, f.name) for f in fields(op))  # type: ignore[arg-type]
-    return sum(v.size for v in values if isinstance(v, np.ndarray))
+    return sum(v.size for v in vars(op).values() if isinstance(v, np.ndarray))

@@ -8,12 +8,12 @@ and branches are the same thing.  `INPUT` is the name of the codes that come in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,48 +24,29 @@ from refqnn.errors import (
     InvalidArgument,
     InvalidType,
     NotCovered,
-    OutOfRange,
     ShapeMismatch,
     mismatch,
 )
 from refqnn.formats import IntFormat, as_integers, is_integer
-from refqnn.ops.base import IntArray, Interval, Op, Shape, SumOp
+from refqnn.graph import (
+    INPUT,
+    Node,
+    consumers,
+    inputs_of,
+    last_uses,
+    linked,
+    propagated,
+    shapes_of,
+)
+from refqnn.limits import TRACED_VALUES
+from refqnn.ops.base import IntArray, Interval, Shape, is_sum
+from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
+from refqnn.plan import Enumeration, Plan, enumerated, prepare
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
-from refqnn.requantize import ALWAYS, NEVER, Requantize
-
-if TYPE_CHECKING:
-    from refqnn.plan import Enumeration, Plan
 
 __all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
 
-INPUT = "input"
-
-MAX_VALUES = 2**27
-"""A sample with more values than this, input and nodes together, is refused: a small file may ask
-for any amount of memory."""
-
-_BLOCK = 2**22  # values held at one time where there is no plan
-
-T = TypeVar("T")
 Trace = dict[str, IntArray]
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One step of the program: `name = op(*inputs)`.
-
-    Args:
-        name: unique, not empty, not "input".
-        op: what it computes.
-        inputs: names of earlier nodes or "input"; None means the node before it.
-
-    >>> from refqnn import Add, Linear
-    >>> residual = [Node("fc1", Linear([[2]])), Node("sum", Add(), ("fc1", "input"))]
-    """
-
-    name: str
-    op: Op
-    inputs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,8 +134,8 @@ class Network:
         self.input_shape = _sample_shape(input_shape)
         self.input_quantizer = input_quantizer
         self.output_dequantizer = output_dequantizer
-        self.nodes = _linked(nodes)
-        self.shapes = _shapes(self.nodes, self.input_shape)
+        self.nodes = linked(nodes)
+        self.shapes = shapes_of(self.nodes, self.input_shape)
         self.output = self.nodes[-1].name if output is None else output
         if self.output not in self.shapes or self.output == INPUT:
             raise InvalidArgument(mismatch("output", repr(output), "the name of a node"))
@@ -207,7 +188,7 @@ class Network:
         if self._prepared is not None:
             return self._prepared.forward(codes)
         checked = self.check_codes(codes)
-        block = max(1, _BLOCK // sum(prod(shape) for shape in self.shapes.values()))
+        block = self.traced_block
         parts = (checked[start : start + block] for start in range(0, len(checked), block))
         return np.concatenate([self._forward(part) for part in parts])
 
@@ -254,11 +235,7 @@ class Network:
         box = Interval.of_format(self.input_format, self.input_shape) if domain is None else domain
         if box.shape != self.input_shape:
             raise ShapeMismatch(mismatch("domain", f"shape {box.shape}", f"{self.input_shape}"))
-        intervals = {INPUT: box}
-        for node in self.nodes:
-            inputs = (intervals[name] for name in inputs_of(node))
-            intervals[node.name] = _named(node, node.op.out_range, inputs)
-        return intervals
+        return propagated(self.nodes, box, lambda node: node.op.out_range)
 
     def check_codes(self, codes: ArrayLike) -> NDArray[np.int64]:
         """Codes [n, *input_shape] as int64, or the error that says what is wrong with them."""
@@ -268,14 +245,32 @@ class Network:
 
     def accumulators(self) -> list[Node]:
         """The nodes that sum: where an overflow could happen."""
-        return [node for node in self.nodes if isinstance(node.op, SumOp)]
+        return [node for node in self.nodes if is_sum(node.op)]
 
     def __getitem__(self, name: str) -> Node:
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise InvalidArgument(
-            mismatch("name", repr(name), f"one of {[n.name for n in self.nodes]}")
+        if name not in self._by_name:
+            raise InvalidArgument(mismatch("name", repr(name), f"one of {list(self._by_name)}"))
+        return self._by_name[name]
+
+    @cached_property
+    def consumers(self) -> dict[str, list[Node]]:
+        """The nodes that read each value, "input" included."""
+        return consumers(self.nodes)
+
+    @property
+    def traced_block(self) -> int:
+        """How many samples to trace at one time."""
+        return max(1, TRACED_VALUES // sum(prod(shape) for shape in self.shapes.values()))
+
+    def with_nodes(self, nodes: Sequence[Node]) -> Network:
+        """Other nodes between the same doors."""
+        return Network(
+            nodes,
+            input_shape=self.input_shape,
+            input_format=self.input_format,
+            input_quantizer=self.input_quantizer,
+            output_dequantizer=self.output_dequantizer,
+            output=self.output,
         )
 
     # --- files ------------------------------------------------------------------------------
@@ -326,27 +321,24 @@ class Network:
     @cached_property
     def _prepared(self) -> Enumeration | Plan | None:
         """The program in floats that are proved exact; None where they are not wide enough."""
-        from refqnn.plan import enumerated, prepare
-
         plan = prepare(self)
         return None if plan is None else enumerated(plan) or plan
 
     @cached_property
-    def _last_uses(self) -> list[list[str]]:
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _last_uses(self) -> list[tuple[str, ...]]:
         """Which values may be dropped after node i."""
-        last: dict[str, int] = {}
-        for i, node in enumerate(self.nodes):
-            for name in (node.name, *inputs_of(node)):
-                last[name] = i
-        last.pop(self.output)
-        return [[name for name, use in last.items() if use == i] for i in range(len(self.nodes))]
+        return last_uses([(node.name, inputs_of(node)) for node in self.nodes], self.output)
 
 
 def _emulated_step(node: Node, values: Trace, accumulator: Emulated) -> IntArray:
     """No plan here: an overflow may leave the proved ranges."""
     inputs = tuple(values[name] for name in inputs_of(node))
     bits = accumulator.width(node.name)
-    if bits is None or not isinstance(node.op, SumOp):
+    if bits is None or not is_sum(node.op):
         return node.op.forward(*inputs)
     try:
         return accumulator.accumulate(node.op, inputs, bits)
@@ -391,20 +383,13 @@ def diff(
 def _margin(
     network: Network, name: str, trace: Mapping[str, ArrayLike], index: tuple[int, ...]
 ) -> int | None:
-    if name == INPUT or not isinstance(network[name].op, Requantize):
+    op = None if name == INPUT else network[name].op
+    if not isinstance(op, Requantize):
         return None
-    op = network[name].op
-    assert isinstance(op, Requantize)
     acc = int(np.asarray(trace[inputs_of(network[name])[0]])[index])
     row = op.thresholds[index[1] if op.channels > 1 else 0]
     margins = [acc - int(t) for t in row if ALWAYS < t < NEVER]
     return min(margins, key=abs, default=None)
-
-
-def inputs_of(node: Node) -> tuple[str, ...]:
-    """The input names of a node inside a Network (never None there)."""
-    assert node.inputs is not None
-    return node.inputs
 
 
 def _sample_shape(shape: object) -> Shape:
@@ -417,57 +402,6 @@ def _sample_shape(shape: object) -> Shape:
             mismatch("input_shape", repr(shape), "positive dimensions, one or more")
         )
     return tuple(int(d) for d in dims)
-
-
-def _linked(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes with explicit inputs, names checked."""
-    if not nodes:
-        raise InvalidArgument(mismatch("nodes", "none", "at least one"))
-    linked: list[Node] = []
-    known = [INPUT]
-    for node in nodes:
-        if not isinstance(node, Node) or not isinstance(node.op, Op):
-            raise InvalidType(mismatch("nodes", repr(node), "Node(name, op, inputs)"))
-        if not isinstance(node.name, str) or not node.name:
-            raise InvalidType(mismatch("name of a node", repr(node.name), "a non-empty string"))
-        if node.name in known:
-            raise InvalidArgument(
-                mismatch("name of a node", repr(node.name), "a name not yet used")
-            )
-        if isinstance(node.inputs, str):
-            raise InvalidType(mismatch(f"inputs of {node.name}", repr(node.inputs), "a tuple"))
-        inputs = (known[-1],) if node.inputs is None else tuple(node.inputs)
-        for name in inputs:
-            if name not in known:
-                expected = f"one of {known} (nodes stand in topological order)"
-                raise InvalidArgument(mismatch(f"input of {node.name}", repr(name), expected))
-        arity = node.op.arity
-        if len(inputs) != arity if arity is not None else not inputs:
-            expected = "at least one" if arity is None else str(arity)
-            raise InvalidArgument(mismatch(f"inputs of {node.name}", len(inputs), expected))
-        linked.append(Node(node.name, node.op, inputs))
-        known.append(node.name)
-    return linked
-
-
-def _shapes(nodes: Sequence[Node], input_shape: Shape) -> dict[str, Shape]:
-    shapes = {INPUT: input_shape}
-    for node in nodes:
-        inputs = (shapes[name] for name in inputs_of(node))
-        shapes[node.name] = _named(node, node.op.out_shape, inputs)
-    values = sum(prod(shape) for shape in shapes.values())
-    if values > MAX_VALUES:
-        got = f"{values} values in one sample, from the input to the output"
-        raise ShapeMismatch(mismatch("nodes", got, f"at most {MAX_VALUES}"))
-    return shapes
-
-
-def _named(node: Node, function: Callable[..., T], arguments: Iterable[Any]) -> T:
-    """function(*arguments), with the node's name in its error."""
-    try:
-        return function(*arguments)
-    except (ShapeMismatch, OutOfRange) as error:
-        raise type(error)(f"node {node.name!r}: {error}") from None
 
 
 def load(path: str | Path) -> Network:

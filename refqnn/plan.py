@@ -23,14 +23,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, log2, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.arithmetic import Arithmetic, IntArray
 from refqnn.formats import as_integers
-from refqnn.network import INPUT, Network, Node, inputs_of
+from refqnn.graph import INPUT, Node, inputs_of, last_uses
+from refqnn.limits import (
+    BLAS_PRODUCT,
+    BLOCK_VALUES,
+    CODE_TABLE,
+    ENUMERATED_INPUTS,
+    ENUMERATED_OUTPUTS,
+    ENUMERATED_WORK,
+    LINE_LEVELS,
+    NARROWEST_PRODUCT,
+    NUMPY_BUFFER,
+)
 from refqnn.ops import (
     Add,
     Concat,
@@ -41,28 +52,25 @@ from refqnn.ops import (
     Linear,
     Lookup,
     MaxPool2d,
+    Requantize,
     Reshape,
     SumPool2d,
 )
-from refqnn.ops.base import Interval, Op, Shape, SumOp
+from refqnn.ops.base import Interval, Op, Shape
+from refqnn.ops.conv import Convolution
+from refqnn.ops.requantize import ALWAYS, NEVER
+from refqnn.ops.weighted import WeightedSum
 from refqnn.ops.windows import Padding
-from refqnn.requantize import ALWAYS, NEVER, Requantize
+
+if TYPE_CHECKING:
+    from refqnn.network import Network
 
 __all__ = ["Enumeration", "Plan", "enumerated", "prepare"]
 
 Values = NDArray[Any]  # floats that hold integers, [*shape, n]
 Step = Callable[..., Values]
 
-_BLOCK = 1_300_000  # values of the largest step held at one time; a power of two is slower
-_SMALL_PRODUCT = 10**6  # rows * terms * columns up to which BLAS multiplies without packing
-_BUFFER = 256  # values, of numpy's buffers
-_FEWEST_COLUMNS = 32  # narrower products cost more in calls than packing does
-_TABLE_ENTRIES = 2**22  # a larger table misses the cache more than a search would
-_LARGEST_THRESHOLD = 2**53
-_ENUMERATED_INPUTS = 2**14
-_ENUMERATED_OUTPUTS = 2**17  # a table that stays in the cache
-_ENUMERATED_WORK = 2**25  # made in a tenth of a second
-_LINE_LEVELS = 2**8  # the fit of a line compares all pairs of thresholds
+_FARTHEST = 2**54  # no sum that a plan carries, with its bias or without, comes so far
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +101,7 @@ class Plan:
             x = self._carried(array[start:stop])
             if _leaves(x, self.lo, self.hi):
                 network.check_codes(array)
-            run = self._run if n < _BUFFER else self._run_with_small_buffers
+            run = self._run if n < NUMPY_BUFFER else self._run_with_small_buffers
             _store(run(x), out[start:stop])
         return out
 
@@ -115,7 +123,7 @@ class Plan:
     def _run_with_small_buffers(self, x: Values) -> Values:
         """The same.  numpy copies an operand that repeats along a row if the row fits its buffer,
         which doubles the time of an addition."""
-        size = np.setbufsize(_BUFFER)
+        size = np.setbufsize(NUMPY_BUFFER)
         try:
             return self._run(x)
         finally:
@@ -161,7 +169,7 @@ def _integers(network: Network, codes: ArrayLike) -> NDArray[Any]:
 
 def _leaves(x: Values, lo: np.floating[Any], hi: np.floating[Any]) -> bool:
     """Is a code outside?  None slips in by rounding, which is monotone, and exact at the ends and
-    next to them."""
+    next to them (the float that carries the codes holds one more on either side)."""
     return bool(np.minimum.reduce(x, axis=None) < lo or np.maximum.reduce(x, axis=None) > hi)
 
 
@@ -292,10 +300,10 @@ def _product(weight: Values, x: Values, out: Values) -> Values:
     """out = weight [..., m, k] @ x [..., k, n], in slices of columns that BLAS multiplies fast."""
     m, k = weight.shape[-2:]
     n = x.shape[-1]
-    width = _SMALL_PRODUCT // (m * k)
-    if n <= width or width < _FEWEST_COLUMNS or x.strides[-1] != x.itemsize:
+    width = BLAS_PRODUCT // (m * k)
+    if n <= width or width < NARROWEST_PRODUCT or x.strides[-1] != x.itemsize:
         return np.matmul(weight, x, out=out)
-    width -= width % _FEWEST_COLUMNS
+    width -= width % NARROWEST_PRODUCT
     slices = n // width
     body = slices * width
 
@@ -466,17 +474,21 @@ class _Reshape:
 
 @dataclass(frozen=True, eq=False)
 class _Specified:
-    """The node's own forward, for what has no faster form."""
+    """The node's own forward, for what has no faster form here.
+
+    Attributes:
+        bias: [channels], added to the (first) operand before.
+    """
 
     op: Op
-    bias: IntArray | None
     dtype: Any
+    bias: IntArray | None = None
 
-    def __call__(self, x: Values) -> Values:
-        codes = np.moveaxis(x, -1, 0).astype(np.int64)
+    def __call__(self, *x: Values) -> Values:
+        first, *others = (np.moveaxis(v, -1, 0).astype(np.int64) for v in x)
         if self.bias is not None:
-            codes += self.bias.reshape(-1, *(1,) * (codes.ndim - 2))
-        return np.moveaxis(self.op.forward(codes), 0, -1).astype(self.dtype, order="C")
+            first += self.bias.reshape(-1, *(1,) * (first.ndim - 2))
+        return np.moveaxis(self.op.forward(first, *others), 0, -1).astype(self.dtype, order="C")
 
 
 def _line(
@@ -491,7 +503,7 @@ def _line(
     A line through all thresholds ends at the same codes in every channel, so it is tried first;
     then one through those that acc can reach.
     """
-    everything = np.full_like(lo, -_LARGEST_THRESHOLD), np.full_like(hi, _LARGEST_THRESHOLD)
+    everything = np.full_like(lo, -_FARTHEST), np.full_like(hi, _FARTHEST)
     for starts, ends in (everything, (lo, hi)):
         for round, fit in ((np.floor, _fit), (np.rint, _fit_half_even)):
             rows = []
@@ -600,9 +612,9 @@ def enumerated(plan: Plan) -> Enumeration | None:
     inputs = fmt.levels ** min(size, 15)  # enough to tell that there are too many
     if (
         fmt.step != 1
-        or inputs > _ENUMERATED_INPUTS
-        or inputs * outputs > _ENUMERATED_OUTPUTS
-        or inputs * _work(network) > _ENUMERATED_WORK
+        or inputs > ENUMERATED_INPUTS
+        or inputs * outputs > ENUMERATED_OUTPUTS
+        or inputs * _work(network) > ENUMERATED_WORK
     ):
         return None
     digits = np.indices((fmt.levels,) * size).reshape(size, inputs).T  # [inputs, size]
@@ -618,8 +630,8 @@ def _work(network: Network) -> int:
     """How many values and products a sample takes."""
     work = sum(prod(shape) for shape in network.shapes.values())
     for node in network.nodes:
-        if isinstance(node.op, (Linear, Conv1d, Conv2d)):
-            work += node.op.weight.size * prod(network.shapes[node.name][1:])
+        if isinstance(node.op, WeightedSum):
+            work += node.op.fan_in() * prod(network.shapes[node.name])
     return work
 
 
@@ -634,11 +646,7 @@ class _Preparation:
             node.name: node.op.prepare(*(self.ranges[name] for name in inputs_of(node)))
             for node in network.accumulators()
         }
-        self.block = self._block()
-        self.consumers: dict[str, list[Node]] = {name: [] for name in self.ranges}
-        for node in network.nodes:
-            for name in set(inputs_of(node)):
-                self.consumers[name].append(node)
+        self.block = max(1, BLOCK_VALUES // max(map(self._held, network.nodes)))
 
     def plan(self) -> Plan | None:
         largest = [interval.largest for interval in self.ranges.values()]
@@ -649,13 +657,15 @@ class _Preparation:
         for node in self.network.nodes:
             if node.name in absorbed:
                 continue
-            followers = self._followers(node) if isinstance(node.op, SumOp) else []
+            followers = self._followers(node) if type(node.op) in _TERMS else []
             absorbed |= {follower.name for follower in followers}
             name = followers[-1].name if followers else node.name
             program.append((name, self._step(node, followers), inputs_of(node)))
-        fmt, dtype = self.network.input_format, self._dtype(INPUT)
-        ends = (dtype(fmt.q_min), dtype(fmt.q_max))
-        return Plan(self.network, self._with_releases(program), *ends, self.block)
+        dead = last_uses([(name, inputs) for name, _, inputs in program], self.network.output)
+        fmt = self.network.input_format
+        dtype = Arithmetic.for_mass(max(abs(fmt.q_min), abs(fmt.q_max)) + 1).dtype
+        steps = [(*step, names) for step, names in zip(program, dead)]
+        return Plan(self.network, steps, dtype(fmt.q_min), dtype(fmt.q_max), self.block)
 
     def _followers(self, node: Node) -> list[Node]:
         """One Requantize and one MaxPool2d, in either order, that nothing else shares a value with.
@@ -664,8 +674,8 @@ class _Preparation:
         """
         followers: list[Node] = []
         kinds: list[type[Op]] = [Requantize, MaxPool2d]
-        while node.name != self.network.output and len(self.consumers[node.name]) == 1:
-            (node,) = self.consumers[node.name]
+        while node.name != self.network.output and len(self.network.consumers[node.name]) == 1:
+            (node,) = self.network.consumers[node.name]
             if type(node.op) not in kinds:
                 break
             kinds.remove(type(node.op))
@@ -673,47 +683,39 @@ class _Preparation:
         return followers
 
     def _step(self, node: Node, followers: list[Node]) -> Step:
-        op = node.op
-        if isinstance(op, SumOp):
-            bias = getattr(op, "bias", None)
-            pool = codes = None
-            for follower in followers:
-                if isinstance(follower.op, Requantize):
-                    codes = self._codes(follower, self._sum_dtype(node), bias)
-                else:
-                    pool = self._pool(follower, self._sum_dtype(node))
-            column = None if bias is None else bias.astype(self._sum_dtype(node))[:, None]
-            return _folded(_Sum(self._terms(node), column, pool, codes))
-        if isinstance(op, MaxPool2d):
-            return self._pool(node, self._dtype(node.name))
-        if isinstance(op, Requantize):
-            return _Fresh(self._codes(node, self._dtype(*inputs_of(node)), None))
-        if isinstance(op, Lookup):
-            origin = op.table.shape[1] * np.arange(op.channels) - op.lo
-            table = op.table.ravel().astype(self._dtype(node.name))
-            return _Table(table, origin[:, None])
-        if isinstance(op, Concat):
-            return _Concat()
-        if isinstance(op, (Flatten, Reshape)):
-            return _Reshape(self.shapes[node.name])
-        return _Specified(op, None, self._dtype(node.name))
+        if type(node.op) in _TERMS:
+            return self._sum(node, followers)
+        if type(node.op) in _STEPS:
+            return _STEPS[type(node.op)](self, node, node.op)
+        return _Specified(node.op, self.dtype(node.name))
 
-    def _terms(self, node: Node) -> Step:
-        """The sum of a node without its bias."""
-        op, dtype = node.op, self._sum_dtype(node)
-        _, *positions = self.shapes[node.name]
-        if isinstance(op, Linear):
-            return _Linear(op.weight.astype(dtype))
-        if isinstance(op, (Conv1d, Conv2d)):
-            return self._conv(op, node, dtype)
-        if isinstance(op, Add):
-            return _Add(op.multipliers or (1,) * len(inputs_of(node)), dtype)
-        if isinstance(op, SumPool2d):
-            return _Pool(np.add, op, op.pad_code, tuple(positions), dtype)
-        assert isinstance(op, GlobalSumPool)
-        return _GlobalSum(dtype)
+    def _sum(self, node: Node, followers: list[Node]) -> Step:
+        """The sum of a node and what follows it."""
+        dtype = self.sum_dtype(node)
+        bias: IntArray | None = getattr(node.op, "bias", None)
+        pool = codes = None
+        widest = max(prod(self.shapes[f.name][1:]) for f in (node, *followers))
+        for follower in followers:
+            if isinstance(follower.op, MaxPool2d):
+                pool = self._pool(follower, follower.op, dtype)
+            elif isinstance(follower.op, Requantize):
+                codes = self._codes(follower, follower.op, dtype, bias, widest)
+        column = None if bias is None else bias.astype(dtype)[:, None]
+        return _folded(_Sum(_TERMS[type(node.op)](self, node, node.op), column, pool, codes))
 
-    def _conv(self, op: Conv1d | Conv2d, node: Node, dtype: Any) -> Step:
+    def sum_dtype(self, node: Node) -> Any:
+        return Arithmetic.for_mass(self.masses[node.name]).dtype
+
+    def dtype(self, name: str) -> Any:
+        """The float that holds every value of a node."""
+        return Arithmetic.for_mass(self.ranges[name].largest).dtype
+
+    # --- one way for each kind --------------------------------------------------------------
+
+    def _linear(self, node: Node, op: Linear) -> Step:
+        return _Linear(op.weight.astype(self.sum_dtype(node)))
+
+    def _conv(self, node: Node, op: Conv1d | Conv2d) -> Step:
         (source,) = inputs_of(node)
         flat = (1,) * (2 - op.axes)  # the width of a Conv1d
         kernel, stride, dilation = op.kernel + flat, op.stride + flat, op.dilation + flat
@@ -724,66 +726,102 @@ class _Preparation:
             sizes = positions = (1, prod(positions))  # one product for all positions
         by_channel = op.weight.reshape(op.groups, -1, op.weight.shape[1], *kernel)
         by_row = np.moveaxis(by_channel, 3, 2)  # [groups, out / groups, kh, in / groups, kw]
-        weight = by_row.reshape(op.groups, 1, by_row.shape[1], -1).astype(dtype)
+        weight = by_row.reshape(op.groups, 1, by_row.shape[1], -1).astype(self.sum_dtype(node))
         return _Conv(
             *(weight, kernel, stride, dilation, padding, op.pad_code),
             *(sizes, positions, self.shapes[node.name]),
         )
 
-    def _pool(self, node: Node, dtype: Any) -> Step:
-        op = node.op
-        assert isinstance(op, MaxPool2d)
-        positions = self.shapes[node.name][1:]
-        return _Pool(np.maximum, op, -inf, positions, dtype)
+    def _add(self, node: Node, op: Add) -> Step:
+        multipliers = op.multipliers or (1,) * len(inputs_of(node))
+        return _Add(multipliers, self.sum_dtype(node))
 
-    def _codes(self, node: Node, dtype: Any, bias: IntArray | None) -> Step:
-        """A Requantize of sums that came in `dtype` and without their bias; overwrites them."""
-        op, out = node.op, self._dtype(node.name)
-        assert isinstance(op, Requantize)
+    def _sum_pool(self, node: Node, op: SumPool2d) -> Step:
+        positions = self.shapes[node.name][1:]
+        return _Pool(np.add, op, op.pad_code, positions, self.sum_dtype(node))
+
+    def _global_sum(self, node: Node, op: GlobalSumPool) -> Step:
+        return _GlobalSum(self.sum_dtype(node))
+
+    def _max_pool(self, node: Node, op: MaxPool2d) -> Step:
+        return self._pool(node, op, self.dtype(node.name))
+
+    def _pool(self, node: Node, op: MaxPool2d, dtype: Any) -> Step:
+        return _Pool(np.maximum, op, -inf, self.shapes[node.name][1:], dtype)
+
+    def _requantize(self, node: Node, op: Requantize) -> Step:
+        (source,) = inputs_of(node)
+        positions = prod(self.shapes[source][1:])
+        return _Fresh(self._codes(node, op, self.dtype(source), None, positions))
+
+    def _lookup(self, node: Node, op: Lookup) -> Step:
+        origin = op.table.shape[1] * np.arange(op.channels) - op.lo
+        return _Table(op.table.ravel().astype(self.dtype(node.name)), origin[:, None])
+
+    def _concat(self, node: Node, op: Concat) -> Step:
+        return _Concat()
+
+    def _reshape(self, node: Node, op: Flatten | Reshape) -> Step:
+        return _Reshape(self.shapes[node.name])
+
+    def _codes(
+        self, node: Node, op: Requantize, dtype: Any, bias: IntArray | None, positions: int
+    ) -> Step:
+        """A Requantize of sums that came in `dtype` and without their bias; overwrites them.
+
+        Args:
+            positions: the most that a channel of these sums has.
+        """
+        out = self.dtype(node.name)
         (acc,) = (self.ranges[name] for name in inputs_of(node))
         rows = op.channels if bias is None else len(bias)
         lo = acc.lo.reshape(rows, -1).min(axis=1)  # [rows]
         hi = acc.hi.reshape(rows, -1).max(axis=1)  # [rows]
+        thresholds = np.broadcast_to(op.thresholds, (rows, op.format.levels - 1))
         shift = np.zeros(rows, dtype=np.int64) if bias is None else bias
-        if op.format.levels <= _LINE_LEVELS:
-            t = op.thresholds  # [channels, levels - 1]
+        if op.format.levels <= LINE_LEVELS:
+            t = np.where(thresholds < -_FARTHEST, ALWAYS, thresholds)
+            t = np.where(t > _FARTHEST, NEVER, t)
             t = np.where((t > ALWAYS) & (t < NEVER), t - shift[:, None], t)
             for wide in dict.fromkeys((dtype, np.float64)):
                 line = _line(t, lo - shift, hi - shift, op.format.q_min, wide, out)
                 if line is not None:
-                    return line.for_rows_of(self.block * prod(self.shapes[node.name][1:]))
-        if int((hi - lo + 1).sum()) <= _TABLE_ENTRIES:
-            prepared = op.prepare(Interval(lo, hi))
-            assert prepared is not None
-            table, origin = prepared
-            return _Table(table.astype(out), (origin + shift)[:, None])
-        return _Specified(op, bias, out)
+                    return line.for_rows_of(self.block * positions)
+        if int((hi - lo + 1).sum()) <= CODE_TABLE:
+            prepared = Requantize(thresholds, op.format).prepare(Interval(lo, hi))
+            if prepared is not None:
+                table, origin = prepared
+                return _Table(table.astype(out), (origin + shift)[:, None])
+        return _Specified(op, out, bias)
 
-    def _sum_dtype(self, node: Node) -> Any:
-        return Arithmetic.for_mass(self.masses[node.name]).dtype
+    def _held(self, node: Node) -> int:
+        """Values that a step holds for one sample: operands, results, unfolded windows."""
+        values = sum(prod(self.shapes[name]) for name in (node.name, *inputs_of(node)))
+        op = node.op
+        if isinstance(op, Convolution) and type(op) in _TERMS:
+            channels, rows, *_ = self.shapes[inputs_of(node)[0]]
+            positions = prod(self.shapes[node.name][2:])
+            rows += sum(op.padding[0])
+            values += channels * rows * prod(op.kernel[1:]) * positions
+        return values
 
-    def _dtype(self, name: str) -> Any:
-        """The float that holds every value of a node."""
-        return Arithmetic.for_mass(self.ranges[name].largest).dtype
 
-    def _with_releases(
-        self, program: list[tuple[str, Step, tuple[str, ...]]]
-    ) -> tuple[tuple[str, Step, tuple[str, ...], tuple[str, ...]], ...]:
-        """The program, each step with the names that no later step needs."""
-        last = {name: i for i, (out, _, inputs) in enumerate(program) for name in (out, *inputs)}
-        last.pop(self.network.output)
-        dead = [tuple(name for name in last if last[name] == i) for i in range(len(program))]
-        return tuple((*step, names) for step, names in zip(program, dead))
+Way = Callable[..., Step]  # of a preparation, a node and its op
 
-    def _block(self) -> int:
-        """How many samples: so many that no step holds more than `_BLOCK` values."""
-        most = 0
-        for node in self.network.nodes:
-            values = sum(prod(self.shapes[name]) for name in (node.name, *inputs_of(node)))
-            if isinstance(node.op, (Conv1d, Conv2d)):
-                channels, rows, *_ = self.shapes[inputs_of(node)[0]]
-                positions = prod(self.shapes[node.name][2:])
-                rows += sum(node.op.padding[0])
-                values += channels * rows * prod(node.op.kernel[1:]) * positions
-            most = max(most, values)
-        return max(1, _BLOCK // most)
+_TERMS: dict[type[Op], Way] = {  # sums without their bias, overwritten by what follows
+    Linear: _Preparation._linear,
+    Conv1d: _Preparation._conv,
+    Conv2d: _Preparation._conv,
+    Add: _Preparation._add,
+    SumPool2d: _Preparation._sum_pool,
+    GlobalSumPool: _Preparation._global_sum,
+}
+
+_STEPS: dict[type[Op], Way] = {
+    Requantize: _Preparation._requantize,
+    Lookup: _Preparation._lookup,
+    MaxPool2d: _Preparation._max_pool,
+    Concat: _Preparation._concat,
+    Flatten: _Preparation._reshape,
+    Reshape: _Preparation._reshape,
+}

@@ -6,6 +6,7 @@ The result is sign(x) * m, or sign(x) * (m + 1) when the mode rounds *away* from
     floor             f > 0 and x < 0
     ceil              f > 0 and x > 0
     toward_zero       never
+    away_from_zero    f > 0
     half_*            f > 1/2, or f = 1/2 and:
       half_even         m is odd
       half_up           x > 0               (ties toward +infinity: add a half, then shift)
@@ -50,6 +51,7 @@ class Rounding(str, Enum):
     FLOOR = "floor"
     CEIL = "ceil"
     TOWARD_ZERO = "toward_zero"
+    AWAY_FROM_ZERO = "away_from_zero"
 
     @classmethod
     def of(cls, mode: Rounding | str) -> Rounding:
@@ -72,6 +74,8 @@ def _away(mode: Rounding, negative: Any, odd: Any, exact: Any, below_half: Any, 
         return ~exact & ~negative
     if mode is Rounding.TOWARD_ZERO:
         return exact & ~exact
+    if mode is Rounding.AWAY_FROM_ZERO:
+        return ~exact
     tie_goes_away = {
         Rounding.HALF_EVEN: odd,
         Rounding.HALF_UP: ~negative,

@@ -25,9 +25,10 @@ from refqnn.container import (
     read_file,
     write_atomically,
 )
-from refqnn.errors import FileFormatError
+from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat
-from refqnn.network import Network, Node, inputs_of
+from refqnn.graph import Node, inputs_of
+from refqnn.network import Network
 from refqnn.ops import Op
 from refqnn.quantizers import (
     AffineQuantizer,
@@ -37,7 +38,6 @@ from refqnn.quantizers import (
     SymmetricQuantizer,
     ThresholdQuantizer,
 )
-from refqnn.requantize import Requantize
 
 __all__ = ["FORMAT_VERSION", "digest", "from_bytes", "load", "save", "to_bytes"]
 
@@ -45,7 +45,7 @@ FORMAT_VERSION = 1
 
 _FILE = Container("network", FORMAT_VERSION, listing="arrays")
 
-_OPS: dict[str, type[Op]] = {Requantize.kind: Requantize, **{op.kind: op for op in ops.KINDS}}
+_OPS: dict[str, type[Op]] = {op.kind: op for op in ops.KINDS}
 _QUANTIZERS: dict[str, type[Quantizer]] = {
     SymmetricQuantizer.kind: SymmetricQuantizer,
     PowerOfTwoQuantizer.kind: PowerOfTwoQuantizer,
@@ -55,7 +55,10 @@ _QUANTIZERS: dict[str, type[Quantizer]] = {
 
 
 def save(network: Network, path: str | Path) -> None:
-    """Write the network beside `path`, then rename: an interrupted save leaves the old file."""
+    """Write the network beside `path`, then rename: an interrupted save leaves the old file.
+
+    Raises: NotCovered for a node kind that `load` could not read.
+    """
     data = to_bytes(network)
     write_atomically(path, lambda file: file.write(data))
 
@@ -66,7 +69,12 @@ def load(path: str | Path) -> Network:
 
 
 def to_bytes(network: Network) -> bytes:
-    """The content of the network's file."""
+    """The content of the network's file.  Raises: NotCovered."""
+    for node in network.nodes:
+        if _OPS.get(node.op.kind) is not type(node.op):
+            kinds = ", ".join(_OPS)
+            got = f"{node.op.kind} (of {type(node.op).__module__})"
+            raise NotCovered(mismatch(f"kind of node {node.name!r}", got, f"one of {kinds}"))
     return _FILE.pack(*_encode_network(network))
 
 
@@ -76,7 +84,10 @@ def from_bytes(data: bytes, name: str | Path = "network") -> Network:
 
 
 def digest(network: Network) -> str:
-    """sha256 of network.json, which holds the sha256 of every array."""
+    """sha256 of network.json, which holds the sha256 of every array.
+
+    Kinds of the user's own count with what `repr` says of their parameters.
+    """
     return hashlib.sha256(_FILE.text(*_encode_network(network))).hexdigest()
 
 
@@ -100,7 +111,13 @@ def _encode_network(network: Network) -> tuple[dict[str, Any], dict[str, bytes]]
 
 
 def _encode_op(op: Op, arrays: dict[str, bytes]) -> dict[str, Any]:
-    return _encode_fields(op, arrays) or {}
+    if _OPS.get(op.kind) is type(op):
+        return _encode_fields(op, arrays) or {}
+    parameters = {
+        name: _encode(v, arrays) if isinstance(v, np.ndarray) else repr(v)
+        for name, v in vars(op).items()
+    }
+    return {"kind": op.kind, "class": repr(type(op)), "parameters": parameters}
 
 
 def _encode_fields(value: Any, arrays: dict[str, bytes]) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ from refqnn.ops import (
     SumPool2d,
 )
 from refqnn.ops.base import Shape
+from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
 from refqnn.quantizers import (
     AffineQuantizer,
     Dequantizer,
@@ -51,7 +52,6 @@ from refqnn.quantizers import (
     Quantizer,
     SymmetricQuantizer,
 )
-from refqnn.requantize import ALWAYS, NEVER, Requantize
 from refqnn.rounding import Rounding
 
 try:

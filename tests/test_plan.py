@@ -153,13 +153,13 @@ def test_products_in_slices(m, k, n, groups):
 @settings(max_examples=20)
 @given(st.data())
 def test_large_batches(data):
-    """From `plan._BUFFER` samples on, numpy's buffers are small during a run, and whole after."""
+    """From `plan.NUMPY_BUFFER` samples on, numpy's buffers are small during a run, and whole after."""
     network = data.draw(testing.networks(max_weight=9))
     codes = data.draw(testing.batches(network, max_samples=5))
-    many = np.concatenate([codes] * plan._BUFFER)[: plan._BUFFER]
+    many = np.concatenate([codes] * plan.NUMPY_BUFFER)[: plan.NUMPY_BUFFER]
     expected = exact.forward(network, codes)
     size = np.getbufsize()
-    assert network.forward(many).tolist() == (expected * plan._BUFFER)[: len(many)]
+    assert network.forward(many).tolist() == (expected * plan.NUMPY_BUFFER)[: len(many)]
     assert np.getbufsize() == size
 
 

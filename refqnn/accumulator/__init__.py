@@ -2,18 +2,21 @@
 
 widths          omega, max_fan_in: before any weight is known
 domain          the inputs that a statement is about
-certificate     bounds with their proofs, in memory and on disk
-ladder          certify: from intervals to exact bounds
+bounds          what is said of a value: range, proof, tightness, witness
+rungs           intervals, corners, enumeration
 cone            the part of a program that one neuron depends on
 search          witnesses by local search, proofs by branch and bound
 solver          the same questions for a constraint solver
-recheck         Certificate.verify
+ladder          from intervals to exact bounds
+samples         inputs that try to leave the bounds
+recheck         every claim again, by code of its own
+certificate     certify, Certificate: bounds with their proofs, in memory and on disk
 overflow        find_overflow: an input that overflows, or a proof that there is none
 """
 
-from refqnn.accumulator.certificate import Certificate, LayerCertificate, Proof, Row, Status
+from refqnn.accumulator.bounds import LayerCertificate, Proof, Status
+from refqnn.accumulator.certificate import Certificate, Row, certify, observed
 from refqnn.accumulator.domain import Domain
-from refqnn.accumulator.ladder import certify, observed
 from refqnn.accumulator.overflow import NoOverflow, Overflow, Unknown, find_overflow
 from refqnn.accumulator.widths import max_fan_in, omega
 

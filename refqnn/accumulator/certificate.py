@@ -6,7 +6,9 @@ Each bound carries how it was proved and what is known of its tightness:
     upper      proved to hold; whether an input reaches it was not asked
     unknown    proved to hold; a tighter bound was searched for and the time ran out
 
-All three are sound.  The first axis of length 2 of `proof`, `status` and `witness` is (lo, hi).
+All three are sound.  `certify` makes certificates and holds each against the network before it is
+returned; `Certificate.verify` rechecks one with other code; `check_usable` is what everything asks
+that is about to rely on one.
 """
 
 from __future__ import annotations
@@ -15,142 +17,54 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from refqnn.accumulator.bounds import (
+    HI,
+    LO,
+    NO_WITNESS,
+    Bounds,
+    LayerCertificate,
+    Progress,
+    Proof,
+    Status,
+)
 from refqnn.accumulator.domain import Domain
+from refqnn.accumulator.ladder import Method, climbed
+from refqnn.accumulator.recheck import verify
+from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
+from refqnn.accumulator.samples import samples
 from refqnn.container import MALFORMED, read_json, write_atomically
-from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, mismatch
-from refqnn.formats import as_integers, is_integer, signed_bits, span_bits
-from refqnn.network import INPUT, Network
-from refqnn.ops.base import IntArray, Interval
+from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
+from refqnn.formats import as_integers, is_integer
+from refqnn.graph import INPUT, inputs_of
+from refqnn.network import Network
+from refqnn.ops.base import IntArray, Interval, is_sum
 
-__all__ = ["HI", "LO", "Certificate", "LayerCertificate", "Proof", "Row", "Status", "load"]
-
-LO, HI = 0, 1  # index of the first axis of proof, status and witness
-NO_WITNESS = -1
+__all__ = [
+    "HI",
+    "LO",
+    "Certificate",
+    "LayerCertificate",
+    "Proof",
+    "Row",
+    "Status",
+    "certify",
+    "check_usable",
+    "load",
+    "observed",
+]
 
 _MAX_VALUES = 2**24  # of one array in a file
 
 FORMAT_NAME = "refqnn certificate"
 FORMAT_VERSION = 1
-
-
-class Proof(IntEnum):
-    """How a bound was proved."""
-
-    INTERVAL = 0  # the node's exact rule, applied to the bounds of its inputs
-    EXHAUSTIVE = 1  # every input of the domain was computed
-    BOX_SEARCH = 2  # the domain was split into boxes whose intervals were enough
-    SOLVER = 3  # a constraint solver refuted a tighter bound
-
-    @property
-    def label(self) -> str:
-        """The name in files and tables: interval, exhaustive, box-search, solver."""
-        return self.name.lower().replace("_", "-")
-
-
-class Status(IntEnum):
-    """What is known of a bound's tightness; see the module."""
-
-    EXACT = 0
-    UPPER = 1
-    UNKNOWN = 2
-
-    @property
-    def label(self) -> str:
-        """The name in files and tables: exact, upper, unknown."""
-        return self.name.lower()
-
-
-@dataclass(frozen=True, eq=False)
-class LayerCertificate:
-    """The bounds of one node.
-
-    Attributes:
-        name, kind: of the node; "input" for the network's input.
-        lo, hi: proved bounds, integers [*shape].
-        proof, status: `Proof` and `Status` of each bound, int8 [2, *shape], (lo, hi) first.
-        witness: for each bound a row of `Certificate.witnesses` that reaches it, or -1,
-            int64 [2, *shape].
-        mass: M = sum |w| max|x| + |b|, integers [*shape]; None for nodes that do not sum.
-        datatype: (lo, hi) that follows from the formats of weights and inputs and the fan-in alone;
-            None for nodes that do not sum.
-        by_weights: (lo, hi) over the layer for the known weights and any code of the input formats;
-            None for nodes that do not sum.
-        by_interval: (lo, hi) over the layer by interval rules alone, from the domain on; None for
-            nodes that do not sum.
-    """
-
-    name: str
-    kind: str
-    lo: IntArray
-    hi: IntArray
-    proof: NDArray[np.int8]
-    status: NDArray[np.int8]
-    witness: NDArray[np.int64]
-    mass: IntArray | None = None
-    datatype: tuple[int, int] | None = None
-    by_weights: tuple[int, int] | None = None
-    by_interval: tuple[int, int] | None = None
-
-    @property
-    def range(self) -> Interval:
-        """lo and hi together."""
-        return Interval(self.lo, self.hi)
-
-    @property
-    def exact(self) -> NDArray[np.bool_]:
-        """Are both bounds reached?  [*shape]"""
-        return np.asarray((self.status == Status.EXACT).all(axis=0))
-
-    @property
-    def signed_bits(self) -> int:
-        """Two's complement width that holds every neuron."""
-        return signed_bits(int(self.lo.min()), int(self.hi.max()))
-
-    @property
-    def span_bits(self) -> int:
-        """Width that holds every neuron after a constant of its own is added to it."""
-        spans = self.hi.astype(object) - self.lo.astype(object)
-        return span_bits(0, int(spans.max()))
-
-    @property
-    def datatype_bits(self) -> int | None:
-        """Two's complement width that the formats and the fan-in ask for."""
-        return None if self.datatype is None else signed_bits(*self.datatype)
-
-    @property
-    def weight_bits(self) -> int | None:
-        """Two's complement width for the known weights and any code of the input formats."""
-        return None if self.by_weights is None else signed_bits(*self.by_weights)
-
-    @property
-    def interval_bits(self) -> int | None:
-        """Two's complement width by interval rules alone."""
-        return None if self.by_interval is None else signed_bits(*self.by_interval)
-
-    @property
-    def reached_bits(self) -> int | None:
-        """Two's complement width that bounds known to be reached ask for, None if there is none.
-
-        Where it equals `signed_bits`, the width of the layer is exact.
-        """
-        reached = self.status == Status.EXACT
-        values = [*self.lo[reached[LO]].tolist(), *self.hi[reached[HI]].tolist()]
-        return signed_bits(min(values), max(values)) if values else None
-
-    @property
-    def channels(self) -> Interval:
-        """Bounds of each channel over all its positions, [channels]."""
-        channels = self.lo.shape[0]
-        lo = self.lo.reshape(channels, -1).min(axis=1)
-        return Interval(lo, self.hi.reshape(channels, -1).max(axis=1))
 
 
 @dataclass(frozen=True)
@@ -201,10 +115,11 @@ class Certificate:
         domain: Domain,
         witnesses: NDArray[np.int64],
     ) -> None:
-        self.nodes = dict(nodes)
+        self.nodes: Mapping[str, LayerCertificate] = MappingProxyType(dict(nodes))
         self.digest = digest
         self.domain = domain
         self.witnesses = witnesses
+        self._proved = False  # by `certify` in this process, or by `verify`
 
     def __getitem__(self, name: str) -> LayerCertificate:
         if name not in self.nodes:
@@ -232,8 +147,6 @@ class Certificate:
 
         Witnesses of a first layer over a box are not stored: its weights say what they are.
         """
-        from refqnn.accumulator.ladder import corner
-
         layer = self[name]
         where = (index,) if isinstance(index, int) else tuple(index)
         number = int(layer.witness[(end, *where)])
@@ -292,30 +205,38 @@ class Certificate:
         return "\n".join([f"accumulator bits for {self.domain}", *text])
 
     def verify(
-        self, network: Network, *, budget_s: float | None = None, solver: bool = False
+        self,
+        network: Network,
+        *,
+        budget_s: float | None = None,
+        solver: bool = False,
+        allow_trusted: bool = False,
     ) -> dict[str, int]:
-        """Recheck every bound, without trusting whoever made this certificate.
+        """Recheck every claim, with code that had no part in making this certificate.
 
-        Interval bounds are computed again from the bounds of the node's inputs, exhaustive ones by
-        walking through the domain, searched ones by a new search that has to refute only what lies
-        beyond the bound; every witness is replayed.  Bounds of a solver go to the solver again when
-        `solver` is true, else to a search where there is a budget for it.
+        Interval bounds are computed again by a second implementation, exhaustive ones by walking
+        through the domain, searched ones by walking through the inputs that the neuron depends on,
+        where these are few; every witness is replayed.  All bounds are held against the traces of
+        the witnesses and of at least 10,000 samples, and every other field is recomputed.
 
         Args:
             network: must have the digest of the certificate.
-            budget_s: seconds for the searches; None for no limit.
+            budget_s: seconds; None for no limit.
             solver: ask the solver again (needs the `verify` extra).
+            allow_trusted: take at its word what cannot be rechecked.
 
         Returns: how many bounds were confirmed, by proof.  A bound that could not be rechecked
-            counts as "trusted" followed by its proof: what the time did not suffice for, and bounds
-            of a solver with neither solver nor budget.
+            counts as "trusted" followed by its proof: a search or a solver over many inputs, and
+            what the time did not suffice for.
 
-        Raises: CertificateError for another network, or a bound, status or witness that does not
-            hold.
+        Raises: CertificateError for another network, for a claim that does not hold, and for one
+            that could not be rechecked unless `allow_trusted`.
         """
-        from refqnn.accumulator.recheck import verify
-
-        return verify(self, network, budget_s=budget_s, solver=solver)
+        counts = verify(
+            self, network, budget_s=budget_s, solver=solver, allow_trusted=allow_trusted
+        )
+        self._proved = True
+        return counts
 
     # --- files ------------------------------------------------------------------------------
 
@@ -392,18 +313,160 @@ class Certificate:
 load = Certificate.load
 
 
-def check_same_network(certificate: Certificate, network: Network) -> None:
-    """Raises: CertificateError unless the certificate speaks of this network."""
+# --- making -------------------------------------------------------------------------------------
+
+
+def certify(
+    network: Network,
+    domain: object = None,
+    method: Method = "auto",
+    *,
+    budget_s: float | None = None,
+    X: ArrayLike | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Bounds of every value of a network, for every input of a domain.
+
+    Args:
+        network: the integer program.
+        domain: None for every code of the input format; a `Domain`; an `Interval` (a box); an
+            integer array [n, *input_shape] (those rows and no others).
+        method: how far to climb, see refqnn.accumulator.ladder.  `auto` is interval bounds, and
+            exhaustive ones where the domain has at most 2**20 points; with a budget also search,
+            then the solver if it is installed.
+        budget_s: seconds for the searching rungs, over all neurons; None: 60 for `search` and
+            `solver`.  The deterministic rungs do not count.
+        X: codes [n, *input_shape] inside the domain to take witnesses from.
+        seed: of the random starting points of the search.
+        progress: called with (what, done, total).
+
+    Returns: a certificate whose bounds are all sound; see `Certificate` for what else it says.
+
+    Raises: InvalidArgument, InvalidType, ShapeMismatch, OutOfRange; MissingExtra for `solver`
+        without ortools; CertificateError, an internal error, should the network itself contradict
+        a bound.
+
+    >>> from refqnn import IntFormat, Linear, Requantize
+    >>> fc1 = Node("fc1", Linear([[1, 1], [-1, -1]]))
+    >>> act1 = Node("act1", Requantize.from_shift(0, IntFormat(3, signed=False), offset=3))
+    >>> fc2 = Node("fc2", Linear([[1, 1]]))
+    >>> net = Network([fc1, act1, fc2], input_shape=(2,), input_format=IntFormat(1, signed=False))
+    >>> certify(net, method="interval")["fc2"].range  # as if x and -x were independent
+    Interval(lo=array([4]), hi=array([8]))
+    >>> certify(net)["fc2"].range
+    Interval(lo=array([6]), hi=array([6]))
+    """
+    where = Domain.of(network, domain)
+    bounds, witnesses = climbed(network, where, method, budget_s, X, seed, progress)
+    certificate = _certificate(network, where, bounds, witnesses)
+    _hold_against(certificate, network, seed)
+    certificate._proved = True
+    return certificate
+
+
+def _certificate(
+    network: Network, domain: Domain, bounds: dict[str, Bounds], witnesses: NDArray[np.int64]
+) -> Certificate:
+    formats = format_ranges(network)
+    refined = any((b.proof != Proof.INTERVAL).any() for b in bounds.values())
+    ranges = {name: b.range for name, b in bounds.items()}
+    intervals = network.ranges(domain.hull) if refined else ranges
+    layers = {INPUT: _layer(INPUT, INPUT, bounds[INPUT])}
+    for node in network.nodes:
+        layer = _layer(node.name, node.op.kind, bounds[node.name])
+        if is_sum(node.op):
+            layer = replace(
+                layer,
+                mass=node.op.absolute_mass(*(ranges[name] for name in inputs_of(node))),
+                datatype=formats[node.name],
+                by_weights=node.op.out_range(*full_ranges(network, node, formats)).ends,
+                by_interval=intervals[node.name].ends,
+            )
+        layers[node.name] = layer
+    return Certificate(layers, network.digest, domain, witnesses)
+
+
+def _layer(name: str, kind: str, b: Bounds) -> LayerCertificate:
+    for array in (b.lo, b.hi, b.proof, b.status, b.witness):
+        array.flags.writeable = False
+    return LayerCertificate(name, kind, b.lo, b.hi, b.proof, b.status, b.witness)
+
+
+def _hold_against(certificate: Certificate, network: Network, seed: int) -> None:
+    """Run the network on witnesses, corners, random and searched inputs, and compare all bounds.
+
+    Raises: CertificateError, which is a fault of ours and not of whoever called.
+    """
+    for codes in samples(network, certificate.domain, certificate.witnesses, seed):
+        for name, values in network.trace(codes).items():
+            if not certificate[name].range.contains(values):
+                raise CertificateError(
+                    f"internal error: a bound of {name!r} does not hold for an input of network "
+                    f"{network.digest}; please report it"
+                )
+
+
+def observed(network: Network, X: ArrayLike) -> dict[str, Interval]:
+    """The least intervals that hold every value met on samples: never a certificate.
+
+    Args:
+        network: the integer program.
+        X: codes [n, *input_shape], or floats when the network has an input quantizer.
+
+    Returns: an `Interval` for "input" and every node.
+    """
+    samples = np.asarray(X)
+    codes = network.quantize_input(samples) if samples.dtype.kind == "f" else samples
+    codes = network.check_codes(codes)
+    seen: dict[str, Interval] = {}
+    block = network.traced_block
+    for start in range(0, len(codes), block):
+        for name, values in network.trace(codes[start : start + block]).items():
+            here = Interval.observed(values)
+            if name in seen:
+                lo = np.minimum(seen[name].lo, here.lo)
+                here = Interval(lo, np.maximum(seen[name].hi, here.hi))
+            seen[name] = here
+    return seen
+
+
+# --- using --------------------------------------------------------------------------------------
+
+
+def check_usable(
+    certificate: object,
+    network: Network,
+    domain: Domain | None = None,
+    *,
+    allow_trusted: bool = False,
+) -> Certificate:
+    """The certificate, if something may be built on it for this network.
+
+    One that `certify` did not make in this process is verified first.
+
+    Args:
+        domain: that the certificate has to speak of; None for any.
+        allow_trusted: as for `Certificate.verify`.
+
+    Raises: InvalidType; CertificateError for another network or domain, and for what `verify` does
+        not confirm.
+    """
+    if not isinstance(certificate, Certificate):
+        raise InvalidType(mismatch("certificate", repr(certificate), "a Certificate"))
     if certificate.digest != network.digest:
-        got = f"a certificate of network {certificate.digest[:12]}..."
-        raise CertificateError(mismatch("network", got, f"one of {network.digest[:12]}..."))
-    if certificate.domain.step != network.input_format.step:
-        step = f"{network.input_format.step} as in the input format"
-        raise CertificateError(mismatch("step of the domain", certificate.domain.step, step))
-    expected = {INPUT: network.input_shape, **network.shapes}
+        got = f"one of another network, {certificate.digest[:12]}..."
+        raise CertificateError(mismatch("certificate", got, f"one of {network.digest[:12]}..."))
     shapes = {name: layer.lo.shape for name, layer in certificate.nodes.items()}
-    if shapes != expected:
-        raise CertificateError(f"certificate: got bounds of shapes {shapes}, expected {expected}")
+    if list(shapes.items()) != list(network.shapes.items()):
+        got = f"bounds of shapes {shapes}"
+        raise CertificateError(mismatch("certificate", got, f"{network.shapes}"))
+    if domain is not None and not certificate.domain.same_as(domain):
+        got = f"one for another domain, {certificate.domain}"
+        raise CertificateError(mismatch("certificate", got, str(domain)))
+    if not certificate._proved:
+        certificate.verify(network, allow_trusted=allow_trusted)
+    return certificate
 
 
 def _checksum(content: Any) -> str:

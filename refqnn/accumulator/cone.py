@@ -1,13 +1,14 @@
-"""What a neuron depends on: sums as sparse rows, and the part of the program behind one neuron.
+"""What one neuron depends on: the part of a program behind it, as steps on short vectors.
 
-Positions of a value are numbered in row-major order; the operands of a node with several inputs
-stand one behind the other, as `Concat` would put them.
+Each step picks its own columns out of the values that it reads, so a value may have any number of
+readers, each with needs of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -16,131 +17,12 @@ from numpy.typing import NDArray
 
 from refqnn.arithmetic import IntArray, magnitude, matmul
 from refqnn.errors import NotCovered
-from refqnn.network import INPUT, Network, inputs_of
-from refqnn.ops import (
-    Add,
-    Concat,
-    Conv1d,
-    Conv2d,
-    Flatten,
-    GlobalSumPool,
-    Linear,
-    Lookup,
-    MaxPool2d,
-    Reshape,
-    SumPool2d,
-)
-from refqnn.ops.base import Interval, Op, Shape, SumOp
-from refqnn.ops.windows import pad, windows
-from refqnn.requantize import Requantize
+from refqnn.graph import INPUT, ancestors, inputs_of
+from refqnn.network import Network
+from refqnn.ops.base import Interval, Op, Shape
+from refqnn.ops.structure import PADDING, Role, Rows, Table, Thresholds
 
-__all__ = [
-    "PADDING",
-    "Codes",
-    "Cone",
-    "Maximum",
-    "Rows",
-    "Sum",
-    "Table",
-    "Take",
-    "sum_rows",
-    "window_columns",
-]
-
-PADDING = -1  # the column of a term that is no input but a padded position
-
-
-@dataclass(frozen=True)
-class Rows:
-    """m sums: out[i] = constant[i] + sum_t coefficient[i, t] * x[column[i, t]].
-
-    Attributes:
-        column: positions of the operands, int64 [m, terms]; `PADDING` terms have coefficient 0.
-        coefficient: int64 [m, terms].
-        constant: bias and padding, integers [m].
-    """
-
-    column: NDArray[np.int64]
-    coefficient: NDArray[np.int64]
-    constant: NDArray[Any]
-
-    def dense(self, columns: int) -> NDArray[np.int64]:
-        """The coefficients as a matrix [m, columns]."""
-        matrix = np.zeros((len(self.column), columns), dtype=np.int64)
-        row = np.broadcast_to(np.arange(len(self.column))[:, None], self.column.shape)
-        inside = self.column != PADDING
-        np.add.at(matrix, (row[inside], self.column[inside]), self.coefficient[inside])
-        return matrix
-
-
-def sum_rows(op: Op, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> Rows:
-    """The sums that a `SumOp` computes at some positions of its output.
-
-    Args:
-        op: Linear, Conv1d, Conv2d, SumPool2d, GlobalSumPool or Add.
-        shapes: of its inputs.
-        positions: flat indices of output values, [m].
-
-    Raises: NotCovered for another kind.
-    """
-    m = len(positions)
-    if isinstance(op, Linear):
-        column = np.broadcast_to(np.arange(op.weight.shape[1]), (m, op.weight.shape[1]))
-        return Rows(column, op.weight[positions], _bias(op.bias, positions))
-    if isinstance(op, (Conv1d, Conv2d)):
-        column = window_columns(op, shapes[0], positions)  # [m, C * prod(kernel)]
-        channel = positions // prod(op.out_shape(*shapes)[1:])
-        weight = op.weight.reshape(len(op.weight), -1)[channel]  # [m, C * prod(kernel)]
-        padded = np.where(column == PADDING, weight, 0).astype(object).sum(axis=1)
-        constant = _bias(op.bias, channel) + padded * op.pad_code
-        return Rows(column, np.where(column == PADDING, 0, weight), constant)
-    if isinstance(op, SumPool2d):
-        column = window_columns(op, shapes[0], positions)
-        inside = (column != PADDING).astype(np.int64)
-        outside = (column == PADDING).astype(object).sum(axis=1)
-        return Rows(column, inside, outside * op.pad_code)
-    if isinstance(op, GlobalSumPool):
-        size = prod(shapes[0][1:])
-        column = positions[:, None] * size + np.arange(size)
-        return Rows(column, np.ones_like(column), np.zeros(m, dtype=object))
-    if isinstance(op, Add):
-        size = prod(shapes[0])
-        column = positions[:, None] + np.arange(len(shapes)) * size
-        multipliers = (1,) * len(shapes) if op.multipliers is None else op.multipliers
-        coefficient = np.broadcast_to(np.array(multipliers, dtype=np.int64), column.shape)
-        return Rows(column, coefficient, np.zeros(m, dtype=object))
-    raise NotCovered(f"{op.kind}: its sums are not known here")
-
-
-def window_columns(
-    op: Conv1d | Conv2d | SumPool2d | MaxPool2d, shape: Shape, positions: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The input positions in the windows of some outputs, `PADDING` outside the input: [m, terms].
-
-    The windows are taken from an array that holds each position's own number.
-    """
-    numbers = np.arange(prod(shape)).reshape(1, *shape)
-    axes = len(shape) - 1
-    dilation = op.dilation if isinstance(op, (Conv1d, Conv2d)) else (1,) * axes
-    kernel = op.kernel
-    padded = pad(numbers, op.padding, PADDING)
-    view = windows(padded, kernel, op.stride, dilation)[0]  # [channels, *positions, *kernel]
-    where = np.unravel_index(positions, op.out_shape(shape))
-    space = tuple(where[1:])
-    if isinstance(op, (Conv1d, Conv2d)):
-        group = where[0] // (op.weight.shape[0] // op.groups)  # [m]
-        inputs = op.weight.shape[1]
-        channel = group[:, None] * inputs + np.arange(inputs)  # [m, C]
-        taken = view[(channel, *(s[:, None] for s in space))]  # [m, C, *kernel]
-    else:
-        taken = view[(where[0], *space)]  # [m, *kernel]
-    return np.ascontiguousarray(taken).reshape(len(positions), prod(taken.shape[1:]))
-
-
-def _bias(bias: NDArray[np.int64] | None, channel: NDArray[np.int64]) -> NDArray[Any]:
-    if bias is None:
-        return np.zeros(len(channel), dtype=object)
-    return bias[channel].astype(object)
+__all__ = ["Cone", "Elementwise", "Maximum", "Sum", "Take"]
 
 
 # --- the steps of a cone ------------------------------------------------------------------------
@@ -172,50 +54,25 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Codes:
-    """out[i] = q_min + #{k : x[i] >= thresholds[i, k]}."""
+class Elementwise:
+    """out[i] = functions[i](x[index[i]])."""
 
-    thresholds: NDArray[np.int64]  # [m, levels - 1]
-    q_min: int
-
-    def forward(self, x: IntArray) -> IntArray:
-        codes = np.full(x.shape, self.q_min, dtype=np.int64)
-        for threshold in self.thresholds.T:  # [m]
-            codes += x >= threshold
-        return codes
-
-    def bounds(self, lo: IntArray, hi: IntArray) -> tuple[IntArray, IntArray]:
-        return self.forward(lo), self.forward(hi)
-
-    def slopes(self, g: NDArray[Any], lo: IntArray, hi: IntArray, signed: bool) -> NDArray[Any]:
-        rise = self.forward(hi) - self.forward(lo)
-        return np.asarray(g * rise / (hi - lo + 1).astype(np.float64))
-
-
-@dataclass(frozen=True)
-class Table:
-    """out[i] = table[i, x[i] - lo]."""
-
-    table: NDArray[np.int64]  # [m, n]
-    lo: int
+    functions: Thresholds | Table
+    index: NDArray[np.int64]  # [m], columns
 
     def forward(self, x: IntArray) -> IntArray:
-        return np.asarray(self.table[np.arange(x.shape[1]), (x - self.lo).astype(np.int64)])
+        return self.functions(x[:, self.index])
 
     def bounds(self, lo: IntArray, hi: IntArray) -> tuple[IntArray, IntArray]:
-        if not lo.size:
-            return lo, hi
-        op = Lookup(self.table, self.lo)
-        range_ = op.out_range(Interval(lo.T, hi.T))  # one channel per position
-        return range_.lo.T, range_.hi.T
+        return self.functions.bounds(lo[:, self.index], hi[:, self.index])
 
     def slopes(self, g: NDArray[Any], lo: IntArray, hi: IntArray, signed: bool) -> NDArray[Any]:
+        low, high = lo[:, self.index], hi[:, self.index]
+        least, greatest = self.functions.bounds(low, high)
         if signed:
-            rise = self.forward(hi) - self.forward(lo)
-        else:
-            least, greatest = self.bounds(lo, hi)
-            rise = greatest - least
-        return np.asarray(g * rise / (hi - lo + 1).astype(np.float64))
+            least, greatest = self.functions(low), self.functions(high)
+        rise = (greatest - least) / (high - low + 1).astype(np.float64)
+        return _carried_back(g * rise, self.index, lo.shape)
 
 
 @dataclass(frozen=True)
@@ -233,29 +90,39 @@ class Maximum:
     def slopes(self, g: NDArray[Any], lo: IntArray, hi: IntArray, signed: bool) -> NDArray[Any]:
         back = np.zeros(lo.shape)
         for column in self.windows.T:  # [m]
-            np.add.at(back.T, column, g.T)
+            back += _carried_back(g, column, lo.shape)
         return back
 
 
 @dataclass(frozen=True)
 class Take:
-    """out[i] = x[index[i]]."""
+    """out[i] = x[index[i]], or the fill."""
 
-    index: NDArray[np.int64]  # [m]
+    index: NDArray[np.int64]  # [m], columns, or `PADDING`
+    fill: int = 0
 
     def forward(self, x: IntArray) -> IntArray:
-        return np.asarray(x[:, self.index])
+        last = np.full((len(x), 1), self.fill, dtype=x.dtype)  # PADDING is the last
+        return np.asarray(np.concatenate([x, last], axis=1)[:, self.index])
 
     def bounds(self, lo: IntArray, hi: IntArray) -> tuple[IntArray, IntArray]:
         return self.forward(lo), self.forward(hi)
 
     def slopes(self, g: NDArray[Any], lo: IntArray, hi: IntArray, signed: bool) -> NDArray[Any]:
-        back = np.zeros(lo.shape)
-        np.add.at(back.T, self.index, g.T)
-        return back
+        inside = self.index != PADDING
+        return _carried_back(g[:, inside], self.index[inside], lo.shape)
 
 
-Step = Sum | Codes | Table | Maximum | Take
+def _carried_back(
+    g: NDArray[Any], index: NDArray[np.int64], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """g [n, m] added up where it came from: [n, columns]."""
+    back = np.zeros(shape)
+    np.add.at(back.T, index, g.T)
+    return back
+
+
+Step = Sum | Elementwise | Maximum | Take
 
 
 class Cone:
@@ -282,40 +149,32 @@ class Cone:
         index: tuple[int, ...],
     ) -> None:
         shapes = network.shapes
-        target = int(np.ravel_multi_index(index, shapes[name]))
-        needed: dict[str, NDArray[np.int64]] = {name: np.array([target])}
-        columns: dict[str, tuple[Any, NDArray[np.int64]]] = {}  # node: (its step's data, columns)
-        ancestors = []
-        for node in reversed(network.nodes):
-            if node.name not in needed:
-                continue
-            ancestors.append(node)
+        needed: dict[str, NDArray[np.int64]] = {}  # columns of each value, ascending
+        needed[name] = np.array([np.ravel_multi_index(index, shapes[name])])
+        nodes = ancestors(network.nodes, name)
+        readings: dict[str, _Reading] = {}
+        for node in reversed(nodes):
             sources = inputs_of(node)
-            data, used = _dependencies(node.op, [shapes[s] for s in sources], needed[node.name])
-            columns[node.name] = data, used
-            start = 0
-            for source in sources:
-                stop = start + prod(shapes[source])
-                own = used[(used >= start) & (used < stop)] - start
-                needed[source] = np.union1d(needed.get(source, own), own)
-                start = stop
+            own = needed.setdefault(node.name, np.zeros(0, dtype=np.int64))
+            reading = _reading(node.op, [shapes[s] for s in sources], own)
+            readings[node.name] = reading
+            starts = np.cumsum([0, *(prod(shapes[s]) for s in sources)])
+            for source, start, stop in zip(sources, starts, starts[1:]):
+                read = reading.columns[(reading.columns >= start) & (reading.columns < stop)]
+                needed[source] = np.union1d(needed.get(source, read - start), read - start)
         self.inputs = needed.get(INPUT, np.zeros(0, dtype=np.int64))
         self.steps: list[tuple[str, tuple[str, ...], Step]] = []
         self._limits: dict[str, tuple[IntArray, IntArray]] = {}
-        for node in reversed(ancestors):
+        for node in nodes:
             sources = inputs_of(node)
-            data, _ = columns[node.name]
-            numbers, start = [], 0
-            for source in sources:
-                numbers.append(needed[source] + start)
-                start += prod(shapes[source])
-            layout = np.concatenate(numbers)  # which column stands where in the short vector
+            starts = np.cumsum([0, *(prod(shapes[s]) for s in sources)])
+            layout = np.concatenate([needed[s] + start for s, start in zip(sources, starts)])
             lo = np.concatenate([ranges[s].lo.reshape(-1)[needed[s]] for s in sources])
             hi = np.concatenate([ranges[s].hi.reshape(-1)[needed[s]] for s in sources])
             largest = np.maximum(magnitude(lo), magnitude(hi)).astype(object)
-            step = _step(node.op, data, layout, largest)
+            step = readings[node.name].step(layout, largest)
             self.steps.append((node.name, sources, step))
-            if node.name != name and isinstance(node.op, SumOp):
+            if node.name != name and node.op.role is Role.SUM:
                 proved, at = ranges[node.name], needed[node.name]
                 self._limits[node.name] = proved.lo.reshape(-1)[at], proved.hi.reshape(-1)[at]
 
@@ -375,42 +234,58 @@ def _joined(values: Mapping[str, IntArray], sources: Sequence[str]) -> IntArray:
     return np.concatenate([values[source] for source in sources], axis=1)
 
 
-def _dependencies(
-    op: Op, shapes: Sequence[Shape], positions: NDArray[np.int64]
-) -> tuple[Any, NDArray[np.int64]]:
-    """What the step of an op is made of, and the operand columns that it reads."""
-    if isinstance(op, SumOp):
-        rows = sum_rows(op, shapes, positions)
-        return rows, np.unique(rows.column[rows.coefficient != 0])
-    if isinstance(op, MaxPool2d):
-        column = window_columns(op, shapes[0], positions)
+@dataclass(frozen=True)
+class _Reading:
+    """What an op reads for some of its outputs.
+
+    Attributes:
+        columns: of the operands laid end to end, ascending, [k].
+        step: the op on vectors in which column i stands at place `place(columns)`; the magnitudes
+            of the columns, [k], say which arithmetic is exact.
+    """
+
+    columns: NDArray[np.int64]
+    step: Callable[[NDArray[np.int64], IntArray], Step]
+
+
+def _reading(op: Op, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> _Reading:
+    """Raises: NotCovered for a kind that does not tell its structure."""
+    if op.role is Role.SUM:
+        rows = op.rows(shapes, positions)
+        return _Reading(_columns(rows.column[rows.coefficient != 0]), partial(_sum, rows))
+    if op.role is Role.WINDOW:
+        column = op.windows(shapes[0], positions)
         # A padded position repeats one of the window's own: the maximum stays.
         column = np.where(column == PADDING, column.max(axis=1, keepdims=True), column)
-        return column, np.unique(column)
-    if isinstance(op, (Requantize, Lookup)):
-        channel = positions // prod(shapes[0][1:]) if op.channels > 1 else np.zeros_like(positions)
-        return (channel, positions), positions
-    if isinstance(op, (Flatten, Reshape, Concat)):
-        return positions, positions
-    raise NotCovered(f"{op.kind}: has no step in a cone")
+        return _Reading(_columns(column), lambda layout, _: Maximum(_places(layout, column)))
+    if op.role is Role.ELEMENTWISE:
+        functions = op.functions(positions // prod(shapes[0][1:]))
+        return _Reading(
+            positions, lambda layout, _: Elementwise(functions, _places(layout, positions))
+        )
+    if op.role in (Role.RELABEL, Role.JOIN):
+        column = op.sources(*shapes).reshape(-1)[positions]
+        fill = getattr(op, "fill", 0)
+        return _Reading(_columns(column), lambda layout, _: Take(_places(layout, column), fill))
+    raise NotCovered(f"{op.kind}: does not tell its structure")
 
 
-def _step(op: Op, data: Any, layout: NDArray[np.int64], largest: IntArray) -> Step:
-    """The op on short vectors whose entry i is column layout[i], at most largest[i] in size."""
-    if isinstance(data, Rows):
-        used = data.coefficient != 0
-        short = np.where(used, np.searchsorted(layout, data.column), PADDING)
-        matrix = Rows(short, data.coefficient, data.constant).dense(len(layout))
-        weights = magnitude(matrix).astype(object)
-        mass = int(max((weights * largest).sum(axis=1), default=0)) if matrix.size else 0
-        constant = data.constant
-        if mass + max(map(abs, constant.tolist()), default=0) < 2**63:
-            constant = constant.astype(np.int64)
-        return Sum(matrix, constant, mass)
-    if isinstance(op, MaxPool2d):
-        return Maximum(np.searchsorted(layout, data))
-    if isinstance(op, Requantize):
-        return Codes(op.thresholds[data[0]], op.format.q_min)
-    if isinstance(op, Lookup):
-        return Table(op.table[data[0]], op.lo)
-    return Take(np.searchsorted(layout, data))
+def _columns(column: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.asarray(np.unique(column[column != PADDING]))
+
+
+def _places(layout: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each column stands in the vector; `PADDING` stays."""
+    return np.where(column == PADDING, PADDING, np.searchsorted(layout, column))
+
+
+def _sum(rows: Rows, layout: NDArray[np.int64], largest: IntArray) -> Sum:
+    used = rows.coefficient != 0
+    short = np.where(used, _places(layout, rows.column), PADDING)
+    matrix = Rows(short, rows.coefficient, rows.constant).dense(len(layout))
+    weights = magnitude(matrix).astype(object)
+    mass = int(max((weights * largest).sum(axis=1), default=0)) if matrix.size else 0
+    constant = rows.constant
+    if mass + max(map(abs, constant.tolist()), default=0) < 2**63:
+        constant = constant.astype(np.int64)
+    return Sum(matrix, constant, mass)

@@ -122,6 +122,15 @@ class Domain:
         inside = (flat >= lo) & (flat <= hi) & ((flat - lo) % self.step == 0)
         return np.asarray(inside.all(axis=1))
 
+    def same_as(self, other: Domain) -> bool:
+        """Do both hold the same inputs (rows: in the same order)?"""
+        hulls = zip((self.hull.lo, self.hull.hi), (other.hull.lo, other.hull.hi))
+        if self.step != other.step or not all(np.array_equal(a, b) for a, b in hulls):
+            return False
+        if self.listed is None or other.listed is None:
+            return self.listed is other.listed
+        return np.array_equal(self.listed, other.listed)
+
     def points(self, start: int, stop: int) -> NDArray[np.int64]:
         """Points number start, ..., stop - 1, [stop - start, *input_shape]."""
         if not 0 <= start <= stop <= self.size:

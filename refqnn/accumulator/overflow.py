@@ -9,16 +9,18 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.accumulator.certificate import HI, LO, Certificate, Proof, Status
+from refqnn.accumulator.bounds import HI, LO, Progress, Proof, Status
+from refqnn.accumulator.certificate import Certificate, certify, check_usable
 from refqnn.accumulator.cone import Cone
 from refqnn.accumulator.domain import Domain
-from refqnn.accumulator.ladder import Progress, certify, exhaustive_bounds
+from refqnn.accumulator.rungs import exhaustive_bounds
+from refqnn.accumulator.samples import samples
 from refqnn.accumulator.search import climb, maximise, neuron_box
 from refqnn.accumulator.solver import decide, solver_installed
-from refqnn.errors import CertificateError, InvalidArgument, InvalidType, mismatch
+from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import is_integer
 from refqnn.network import Network
-from refqnn.ops.base import SumOp
+from refqnn.ops.base import is_sum
 
 __all__ = ["NoOverflow", "Overflow", "Unknown", "find_overflow"]
 
@@ -95,6 +97,7 @@ def find_overflow(
     domain: object = None,
     budget_s: float = 60.0,
     certificate: Certificate | None = None,
+    allow_trusted: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Overflow | NoOverflow | Unknown:
@@ -108,7 +111,9 @@ def find_overflow(
         signed: two's complement, or unsigned.
         domain: as for `certify`.
         budget_s: seconds for the searches.
-        certificate: bounds of the same network and domain to start from.
+        certificate: bounds of the same network and domain to start from; verified unless `certify`
+            made it in this process.
+        allow_trusted: as for `Certificate.verify`.
         seed: of the random starting points.
         progress: called with (what, done, total).
 
@@ -129,7 +134,7 @@ def find_overflow(
     where = Domain.of(network, domain)
     names = [node.name for node in network.accumulators()]
     if layer is not None:
-        if not isinstance(network[layer].op, SumOp):
+        if not is_sum(network[layer].op):
             raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
         names = [layer]
     if neuron is not None and layer is None:
@@ -138,7 +143,7 @@ def find_overflow(
     if certificate is None:
         certificate = certify(network, where, progress=progress)
     else:
-        _check_certificate(certificate, network, where)
+        check_usable(certificate, network, where, allow_trusted=allow_trusted)
     deadline = time.monotonic() + budget_s
     suspects = _suspects(certificate, names, only, limits)
     proofs = _proofs_of_the_rest(certificate, names, only)
@@ -167,8 +172,31 @@ def find_overflow(
         lo, hi = int(ranges[0].lo[only]), int(ranges[0].hi[only])
     else:
         lo, hi = min(int(r.lo.min()) for r in ranges), max(int(r.hi.max()) for r in ranges)
+    _hold_against(network, where, names, only, limits, seed)
     proved = max(lo, limits[LO]), min(hi, limits[HI])
     return NoOverflow(proved, limits, tuple(sorted(proofs)))
+
+
+def _hold_against(
+    network: Network,
+    domain: Domain,
+    names: list[str],
+    only: tuple[int, ...] | None,
+    limits: tuple[int, int],
+    seed: int,
+) -> None:
+    """Raises: CertificateError, an internal error, where the network contradicts a proof."""
+    for codes in samples(network, domain, np.zeros((0, *network.input_shape), np.int64), seed):
+        trace = network.trace(codes)
+        for name in names:
+            values = trace[name].reshape(len(codes), -1)
+            if only is not None:
+                values = values[:, np.ravel_multi_index(only, network.shapes[name])]
+            if not limits[LO] <= values.min() <= values.max() <= limits[HI]:
+                raise CertificateError(
+                    f"internal error: {name!r} leaves proved limits for an input of network "
+                    f"{network.digest}; please report it"
+                )
 
 
 def _limits(bits: int, signed: bool) -> tuple[int, int]:
@@ -190,20 +218,6 @@ def _index(network: Network, name: str, neuron: int | tuple[int, ...]) -> tuple[
     return tuple(int(i) for i in index)
 
 
-def _check_certificate(certificate: Certificate, network: Network, domain: Domain) -> None:
-    if certificate.digest != network.digest:
-        raise CertificateError("certificate: got one of another network")
-    stated = certificate.domain
-    same_hull = np.array_equal(stated.hull.lo, domain.hull.lo)
-    same_hull = same_hull and np.array_equal(stated.hull.hi, domain.hull.hi)
-    if not same_hull or (stated.listed is None) != (domain.listed is None):
-        raise CertificateError("certificate: got one for another domain")
-    if stated.listed is None or domain.listed is None:
-        return
-    if not np.array_equal(stated.listed, domain.listed):
-        raise CertificateError("certificate: got one for another domain")
-
-
 def _suspects(
     certificate: Certificate,
     names: list[str],
@@ -214,7 +228,8 @@ def _suspects(
     found = []
     for name in names:
         layer = certificate[name]
-        for end, excess in ((LO, limits[LO] - layer.lo), (HI, layer.hi - limits[HI])):
+        lo, hi = layer.lo.astype(object), layer.hi.astype(object)
+        for end, excess in ((LO, limits[LO] - lo), (HI, hi - limits[HI])):
             for index in map(tuple, np.argwhere(excess > 0).tolist()):
                 if only is None or index == only:
                     reached = layer.status[(end, *index)] == Status.EXACT
@@ -254,7 +269,10 @@ def _decide(
         return known
     if not domain.is_box:
         return _among_rows(network, domain, name, index, end, limit)
-    cone = Cone(network, certificate.ranges, name, index)
+    try:
+        cone = Cone(network, certificate.ranges, name, index)
+    except NotCovered:  # a kind of the user's own that nobody can look into
+        return None
     lo, hi = neuron_box(cone, domain)
     sign = 1 if end == HI else -1
     goal = sign * limit

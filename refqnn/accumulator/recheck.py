@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.accumulator.certificate import (
-    HI,
-    LO,
-    NO_WITNESS,
-    Certificate,
-    LayerCertificate,
-    Proof,
-    Status,
-    check_same_network,
-)
+from refqnn.accumulator.bounds import HI, LO, NO_WITNESS, LayerCertificate, Proof, Status
 from refqnn.accumulator.cone import Cone
 from refqnn.accumulator.domain import Domain
-from refqnn.accumulator.ladder import (
-    _block,
-    _independent_ends,
-    ends_of_layer,
-    exhaustive_bounds,
-    interval_status,
-    widths_before_proof,
-)
+from refqnn.accumulator.rungs import exhaustive_bounds, format_ranges, full_ranges, interval_status
+from refqnn.accumulator.rungs import independent_ends as _independent_ends
 from refqnn.accumulator.search import maximise, neuron_box
 from refqnn.accumulator.solver import decide
 from refqnn.errors import CertificateError, RefqnnError
-from refqnn.network import INPUT, Network, Node, inputs_of
-from refqnn.ops.base import Interval, SumOp
+from refqnn.graph import INPUT, Node, inputs_of
+from refqnn.network import Network
+from refqnn.ops.base import Interval, is_sum
+
+Certificate = Any
 
 __all__ = ["verify"]
 
 
 def verify(
-    certificate: Certificate, network: Network, *, budget_s: float | None, solver: bool
+    certificate: Certificate,
+    network: Network,
+    *,
+    budget_s: float | None,
+    solver: bool,
+    allow_trusted: bool = False,
 ) -> dict[str, int]:
     """See `Certificate.verify`."""
-    check_same_network(certificate, network)
     domain = _checked_domain(certificate, network)
     deadline = None if budget_s is None else time.monotonic() + budget_s
     confirmed: Counter[str] = Counter()
@@ -52,7 +45,7 @@ def verify(
     _check_input(certificate, domain, confirmed)
     for node in network.nodes:
         layer = certificate[node.name]
-        _check_intervals(certificate, node, independent, reached[node.name], confirmed)
+        _check_intervals(certificate, network, node, independent, reached[node.name], confirmed)
         _check_searched(certificate, network, domain, node, deadline, solver, confirmed)
         _check_summary(certificate, network, node, layer, intervals[node.name])
     return dict(confirmed)
@@ -81,7 +74,7 @@ def _replay(
         if not inside.all():
             first = int(np.flatnonzero(~inside)[0])
             raise CertificateError(f"witness {first}: lies outside the domain")
-    block = _block(network)
+    block = network.traced_block
     for start in range(0, len(codes), block):
         trace = network.trace(codes[start : start + block])
         for name, layer in nodes.items():
@@ -114,6 +107,7 @@ def _check_input(certificate: Certificate, domain: Domain, confirmed: Counter[st
 
 def _check_intervals(
     certificate: Certificate,
+    network: Network,
     node: Node,
     independent: set[str],
     reached: NDArray[np.bool_],
@@ -129,7 +123,7 @@ def _check_intervals(
         wrong = by_interval[end] & (stated != computed)
         if wrong.any():
             raise _not_confirmed(layer, wrong, end, computed)
-    status = interval_status(node, operands, range_, independent)
+    status = interval_status(network, node, operands, range_, independent)
     claimed = by_interval & (layer.status == Status.EXACT)
     if (claimed & ~reached & (status != Status.EXACT)).any():
         raise CertificateError(f"{node.name}: a bound is called exact, but nothing reaches it")
@@ -201,15 +195,19 @@ def _check_summary(
     """Kind, mass, and the ranges by formats, by weights and by intervals."""
     stated = layer.datatype, layer.by_weights, layer.by_interval
     summary = layer.kind, layer.mass is None, *stated
-    if not isinstance(node.op, SumOp):
+    if not is_sum(node.op):
         if summary != (node.op.kind, True, None, None, None):
             raise CertificateError(f"{node.name}: says of itself what the network does not")
         return
     ranges = [certificate[name].range for name in inputs_of(node)]
     if layer.mass is None or not np.array_equal(layer.mass, node.op.absolute_mass(*ranges)):
         raise CertificateError(f"{node.name}: its absolute mass is not the network's")
-    by_formats, by_weights = widths_before_proof(network, node)
-    by_interval = ends_of_layer(interval)
+    formats = format_ranges(network)
+    by_formats, by_weights = (
+        formats[node.name],
+        node.op.out_range(*full_ranges(network, node, formats)).ends,
+    )
+    by_interval = interval.ends
     if summary != (node.op.kind, False, by_formats, by_weights, by_interval):
         raise CertificateError(f"{node.name}: says of itself what the network does not")
 

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.accumulator.certificate import HI, LO, Proof, Status
+from refqnn.accumulator.bounds import HI, LO, Bounds, Progress, Proof, Status, Witnesses
 from refqnn.accumulator.cone import Cone
 from refqnn.accumulator.domain import Domain
-from refqnn.accumulator.ladder import Bounds, Progress, Witnesses
 from refqnn.accumulator.solver import decide
 from refqnn.arithmetic import IntArray
-from refqnn.network import Network, Node
+from refqnn.errors import NotCovered
+from refqnn.graph import Node
+from refqnn.network import Network
 from refqnn.ops.base import Interval
 
 __all__ = ["Found", "Search", "climb", "maximise", "neuron_box", "tighten"]
@@ -312,7 +313,10 @@ class Search:
         now = time.monotonic()
         if now >= self.deadline:
             return
-        cone = Cone(self.network, ranges, node.name, index)
+        try:
+            cone = Cone(self.network, ranges, node.name, index)
+        except NotCovered:  # a kind of the user's own that nobody can look into
+            return
         if cone.entries > _CONE_ENTRIES:
             return
         sign = 1 if end == HI else -1

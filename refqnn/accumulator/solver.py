@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.accumulator.cone import Codes, Cone, Maximum, Sum, Table, Take
+from refqnn.accumulator.cone import Cone, Maximum, Sum, Take
 from refqnn.arithmetic import IntArray
 from refqnn.errors import MissingExtra
+from refqnn.ops.structure import PADDING, Table, Thresholds
 
 __all__ = ["decide", "require_solver", "solver_installed"]
 
@@ -95,28 +96,39 @@ def _constrain(
 ) -> list[Any]:
     """Variables for the outputs of one step, tied to its inputs."""
     if isinstance(part, Take):
-        return [x[i] for i in part.index.tolist()]
+        return [part.fill if i == PADDING else x[i] for i in part.index.tolist()]
     out = [model.new_int_var(a, b, "") for a, b in zip(*ends)]
     if isinstance(part, Sum):
         for y, row, constant in zip(out, part.matrix.tolist(), part.constant.tolist()):
             model.add(y == sum(w * v for w, v in zip(row, x) if w) + constant)
-    elif isinstance(part, Codes):
-        lows, highs = x_range[0].tolist(), x_range[1].tolist()
-        for y, v, a, b, row in zip(out, x, lows, highs, part.thresholds.tolist()):
-            passed = sum(t <= a for t in row)
-            reached = []
-            for threshold in row:
-                if a < threshold <= b:
-                    flag = model.new_bool_var("")
-                    model.add(v >= threshold).only_enforce_if(flag)
-                    model.add(v < threshold).only_enforce_if(~flag)
-                    reached.append(flag)
-            model.add(y == part.q_min + passed + sum(reached))
-    elif isinstance(part, Table):
-        lows, highs = x_range[0].tolist(), x_range[1].tolist()
-        for y, v, a, b, row in zip(out, x, lows, highs, part.table.tolist()):
-            model.add_element(v - a, row[a - part.lo : b - part.lo + 1], y)
     elif isinstance(part, Maximum):
         for y, window in zip(out, part.windows.tolist()):
             model.add_max_equality(y, [x[i] for i in window])
+    else:
+        lows, highs = (end[part.index].tolist() for end in x_range)
+        operands = [x[i] for i in part.index.tolist()]
+        add = _add_codes if isinstance(part.functions, Thresholds) else _add_table
+        for arguments in zip(out, operands, lows, highs, part.functions.values.tolist()):
+            add(model, part.functions, *arguments)
     return out
+
+
+def _add_codes(
+    model: Any, functions: Thresholds, y: Any, v: Any, a: int, b: int, row: list[int]
+) -> None:
+    """y = q_min + one Boolean for each threshold that v in [a, b] may pass."""
+    reached = []
+    for threshold in row:
+        if a < threshold <= b:
+            flag = model.new_bool_var("")
+            model.add(v >= threshold).only_enforce_if(flag)
+            model.add(v < threshold).only_enforce_if(~flag)
+            reached.append(flag)
+    model.add(y == functions.q_min + sum(t <= a for t in row) + sum(reached))
+
+
+def _add_table(
+    model: Any, functions: Table, y: Any, v: Any, a: int, b: int, row: list[int]
+) -> None:
+    """y = row[v - lo] for v in [a, b]."""
+    model.add_element(v - a, row[a - functions.lo : b - functions.lo + 1], y)

@@ -22,8 +22,8 @@ from refqnn.formats import IntFormat
 from refqnn.network import INPUT, Node
 from refqnn.ops import Conv1d, Conv2d, Flatten, Interval, Linear, Lookup, Op, Reshape
 from refqnn.ops.base import Shape
+from refqnn.ops.requantize import Requantize
 from refqnn.quantizers import Quantizer
-from refqnn.requantize import Requantize
 
 __all__ = ["Closing", "Program"]
 

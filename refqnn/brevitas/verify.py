@@ -20,7 +20,7 @@ interval by 2**-21 of the magnitudes that it combines.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,19 +33,11 @@ from refqnn.brevitas.record import Recording, record
 from refqnn.brevitas.values import Value, codes_of
 from refqnn.brevitas.walk import Import, as_batch, import_module
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
-from refqnn.network import INPUT, Difference, Network, inputs_of
-from refqnn.ops import (
-    Add,
-    Concat,
-    Conv1d,
-    Conv2d,
-    Flatten,
-    Linear,
-    MaxPool2d,
-    Op,
-    Reshape,
-    SumPool2d,
-)
+from refqnn.graph import INPUT, inputs_of
+from refqnn.network import Difference, Network
+from refqnn.ops.base import Op, is_sum
+from refqnn.ops.movement import Movement
+from refqnn.ops.structure import Role
 
 __all__ = ["LayerReport", "Report", "compare", "verify_against"]
 
@@ -335,14 +327,13 @@ class _Comparison:
     def _growth(self, name: str) -> float:
         """(K + 8) u of the sum behind a node."""
         node = self.network[name]
-        op = node.op
-        if isinstance(op, (Linear, Conv1d, Conv2d)):
-            return (int(np.prod(op.weight.shape[1:])) + 8) * _U
-        if isinstance(op, SumPool2d):
-            return (op.kernel[0] * op.kernel[1] + 8) * _U
-        if isinstance(op, (Flatten, Reshape, MaxPool2d)):
-            return self._growth(inputs_of(node)[0]) if inputs_of(node)[0] != INPUT else 8 * _U
-        return (len(inputs_of(node)) + 8) * _U
+        sources = inputs_of(node)
+        if is_sum(node.op):
+            shapes = (self.network.shapes[source] for source in sources)
+            return (node.op.fan_in(*shapes) + 8) * _U
+        if node.op.role in (Role.WINDOW, Role.RELABEL):
+            return self._growth(sources[0]) if sources[0] != INPUT else 8 * _U
+        return (len(sources) + 8) * _U
 
     def _error(self, name: str) -> NDArray[np.float64]:
         """Bound of |module's value - exact value| at a node, in units of its integers."""
@@ -358,33 +349,19 @@ class _Comparison:
         errors = [self._error(i) for i in inputs]
         zero_points = [abs(self.imported.zero_points.get(i, 0)) for i in inputs]
         sizes = [np.abs(self.values[i]) + z for i, z in zip(inputs, zero_points)]
-        growth = self._growth(name) * _SAFETY
-        if isinstance(op, (Linear, Conv1d, Conv2d, SumPool2d)):
+        if is_sum(op):
             # sum |w| (growth |x| + e) + growth |b|
-            mass = _absolute(op, padded=True).forward(sizes[0])
+            growth = self._growth(name) * _SAFETY
+            mass = op.absolute(padded=True).forward(*sizes)
             bias = _bias_magnitude(op, mass.ndim)
-            carried = np.ceil(errors[0] * _GRID).astype(np.int64)
-            from_inputs = _absolute(op, padded=False).forward(carried)
+            carried = [np.ceil(error * _GRID).astype(np.int64) for error in errors]
+            from_inputs = op.absolute(padded=False).forward(*carried)
             return np.asarray(growth * (mass + bias) + from_inputs / _GRID, dtype=np.float64)
-        if isinstance(op, Add):
-            multipliers = op.multipliers or (1,) * len(inputs)
-            total = np.zeros(self.values[name].shape)
-            for m, size, error in zip(multipliers, sizes, errors):
-                total += abs(m) * (growth * size + error)
-            return total
-        if isinstance(op, (MaxPool2d, Flatten, Reshape, Concat)):
+        if isinstance(op, Movement):
+            return np.asarray(op.moved(*errors, fill=0), dtype=np.float64)
+        if op.role is Role.WINDOW:
             return np.asarray(op.forward(*errors), dtype=np.float64)
         return errors[0]
-
-
-def _absolute(op: Linear | Conv1d | Conv2d | SumPool2d, *, padded: bool) -> Op:
-    """The sum with |weights|, without bias; padding counts when `padded`."""
-    if isinstance(op, Linear):
-        return Linear(np.abs(op.weight))
-    pad_code = abs(op.pad_code) if padded else 0
-    if isinstance(op, SumPool2d):
-        return replace(op, pad_code=pad_code)
-    return replace(op, weight=np.abs(op.weight), bias=None, pad_code=pad_code)
 
 
 def _bias_magnitude(op: Op, ndim: int) -> NDArray[np.int64]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from refqnn.conformance.samplers import Stream
-from refqnn.network import Network, inputs_of, load
+from refqnn.graph import inputs_of
+from refqnn.network import Network, load
 from refqnn.ops import Op
 from refqnn.quantizers import Quantizer
 

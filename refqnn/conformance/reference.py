@@ -41,11 +41,11 @@ from refqnn.ops import (
     Reshape,
     SumPool2d,
 )
+from refqnn.ops.requantize import Requantize
 from refqnn.pruning import fan_in_mask as _fan_in_mask
 from refqnn.pruning import project as _project
 from refqnn.pruning import sign_budgets as _sign_budgets
 from refqnn.quantizers import AffineQuantizer, Dequantizer, SymmetricQuantizer
-from refqnn.requantize import Requantize
 from refqnn.rounding import round_ratio as _round_ratio
 
 __all__ = ["FUNCTIONS", "network_of"]

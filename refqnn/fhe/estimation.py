@@ -33,7 +33,7 @@ from refqnn.container import write_atomically
 from refqnn.formats import IntFormat
 from refqnn.network import Network, Node
 from refqnn.ops import Linear
-from refqnn.requantize import Requantize
+from refqnn.ops.requantize import Requantize
 
 __all__ = [
     "Estimate",

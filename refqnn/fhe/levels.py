@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.formats import IntFormat
-from refqnn.network import INPUT, Network, inputs_of
+from refqnn.graph import INPUT, inputs_of
+from refqnn.network import Network
 from refqnn.ops import Concat, Conv1d, Conv2d, Flatten, Linear, Lookup, Op, Reshape
-from refqnn.requantize import Requantize
+from refqnn.ops.requantize import Requantize
 
 __all__ = ["SumsOfLevels", "arguments", "level_codes", "only_inputs", "sums_of_levels"]
 

@@ -27,8 +27,9 @@ from refqnn.fhe.levels import arguments, sums_of_levels
 from refqnn.fhe.parties import output_of
 from refqnn.fhe.program import INPUT, Program, Step
 from refqnn.formats import IntFormat
+from refqnn.graph import Node, inputs_of
 from refqnn.network import INPUT as NETWORK_INPUT
-from refqnn.network import Network, Node, inputs_of
+from refqnn.network import Network
 from refqnn.ops import (
     Add,
     Concat,
@@ -44,7 +45,7 @@ from refqnn.ops import (
     SumPool2d,
 )
 from refqnn.ops.base import Shape
-from refqnn.requantize import Requantize
+from refqnn.ops.requantize import Requantize
 
 __all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
 

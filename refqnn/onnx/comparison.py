@@ -12,7 +12,7 @@ from refqnn.formats import IntFormat
 from refqnn.network import INPUT, Difference, Network, Node, diff
 from refqnn.ops import Lookup
 from refqnn.ops.base import IntArray
-from refqnn.requantize import Requantize
+from refqnn.ops.requantize import Requantize
 
 __all__ = ["compare", "matching_nodes"]
 

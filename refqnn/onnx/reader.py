@@ -29,7 +29,8 @@ from refqnn.errors import (
     mismatch,
 )
 from refqnn.formats import BIPOLAR, TERNARY, IntFormat
-from refqnn.network import INPUT, Network, Node, inputs_of
+from refqnn.graph import INPUT, Node, inputs_of
+from refqnn.network import Network
 from refqnn.onnx.files import (
     attributes,
     describe,
@@ -80,6 +81,7 @@ from refqnn.ops import (
     SumOp,
 )
 from refqnn.ops.base import Shape
+from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
 from refqnn.quantizers import (
     AffineQuantizer,
     Dequantizer,
@@ -87,7 +89,6 @@ from refqnn.quantizers import (
     SymmetricQuantizer,
     ThresholdQuantizer,
 )
-from refqnn.requantize import ALWAYS, NEVER, Requantize
 from refqnn.rounding import Rounding
 
 __all__ = ["Context", "Imported", "InputDoor", "Reader", "format_of", "read_onnx"]

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from refqnn.container import write_atomically
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat, signed_bits, unsigned_bits
-from refqnn.network import INPUT, Network, inputs_of
+from refqnn.graph import INPUT, inputs_of
+from refqnn.network import Network
 from refqnn.onnx.files import import_onnx
 from refqnn.ops import (
     Add,
@@ -43,8 +44,8 @@ from refqnn.ops import (
     SumPool2d,
 )
 from refqnn.ops.base import Shape
+from refqnn.ops.requantize import Requantize
 from refqnn.quantizers import AffineQuantizer, Quantizer, ThresholdQuantizer
-from refqnn.requantize import Requantize
 from refqnn.rounding import Rounding
 
 __all__ = ["FLAVOURS", "Flavour", "to_onnx"]

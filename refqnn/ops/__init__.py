@@ -1,4 +1,4 @@
-"""The node kinds, one a file: what it computes, its shapes, its exact range."""
+"""The node kinds, one a file: what it computes, its shapes, its exact range, its structure."""
 
 from refqnn.ops.add import Add
 from refqnn.ops.base import Interval, Op, SumOp
@@ -7,13 +7,15 @@ from refqnn.ops.conv import Conv1d, Conv2d
 from refqnn.ops.linear import Linear
 from refqnn.ops.lookup import Lookup
 from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
+from refqnn.ops.requantize import Requantize
 from refqnn.ops.reshape import Flatten, Reshape
+from refqnn.ops.structure import Role
 
-# Every kind but Requantize, which has a file of its own above this package.
 KINDS: tuple[type[Op], ...] = (
     Linear,
     Conv1d,
     Conv2d,
+    Requantize,
     Lookup,
     MaxPool2d,
     SumPool2d,
@@ -23,6 +25,7 @@ KINDS: tuple[type[Op], ...] = (
     Flatten,
     Reshape,
 )
+"""Every kind that files hold."""
 
 __all__ = [
     "KINDS",
@@ -37,7 +40,9 @@ __all__ = [
     "Lookup",
     "MaxPool2d",
     "Op",
+    "Requantize",
     "Reshape",
+    "Role",
     "SumOp",
     "SumPool2d",
 ]

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refqnn.arithmetic import multiply, sum_last_axis
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
-from refqnn.ops.base import (
-    IntArray,
-    Interval,
-    Shape,
-    SumOp,
-    integer,
-)
+from refqnn.ops.base import Channelwise, Ends, IntArray, Interval, Shape, SumOp, integer
+from refqnn.ops.structure import Role, Rows
 
 __all__ = ["Add"]
 
 
 @dataclass(frozen=True, eq=False)
-class Add(SumOp):
+class Add(Channelwise, SumOp):
     """Elementwise sum of one or more operands of one shape.
 
     Args:
@@ -36,6 +33,7 @@ class Add(SumOp):
     """
 
     kind: ClassVar[str] = "Add"
+    role = Role.SUM
     arity: ClassVar[int | None] = None
 
     multipliers: tuple[int, ...] | None = None
@@ -85,6 +83,26 @@ class Add(SumOp):
         """multipliers[i] * x_i in the order of the operands: [n, *shape, n_operands]."""
         scaled = [multiply(v, np.asarray(m)) for v, m in zip(x, self._multipliers(len(x)))]
         return np.stack(scaled, axis=-1)
+
+    def fan_in(self, *shapes: Shape) -> int:
+        return len(shapes)
+
+    def absolute(self, *, padded: bool) -> SumOp:
+        if self.multipliers is None:
+            return self
+        return Add(tuple(abs(m) for m in self.multipliers))
+
+    def datatype(self, ends: Sequence[Ends], *shapes: Shape) -> Ends:
+        scaled = [
+            sorted((m * lo, m * hi)) for m, (lo, hi) in zip(self._multipliers(len(ends)), ends)
+        ]
+        return sum(lo for lo, _ in scaled), sum(hi for _, hi in scaled)
+
+    def rows(self, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> Rows:
+        column = positions[:, None] + np.arange(len(shapes)) * prod(shapes[0])
+        multipliers = np.array(self._multipliers(len(shapes)), dtype=np.int64)
+        coefficient = np.broadcast_to(multipliers, column.shape)
+        return Rows(column, coefficient, np.zeros(len(positions), dtype=object))
 
     def _multipliers(self, operands: int) -> tuple[int, ...]:
         return (1,) * operands if self.multipliers is None else self.multipliers

@@ -1,23 +1,38 @@
-"""What every node kind is: shapes, an exact range rule, and a function on integer arrays.
+"""What every node kind is: a function on integer arrays, an exact range rule, its structure.
 
 Values travel as arrays [n, *shape], n samples first; `shape` never includes n.  Values are int64,
 or Python integers in object arrays where a sum may leave int64.
+
+A kind tells its structure once, here and nowhere else (refqnn.ops.structure): the analyses ask for
+its `role` and for the facts of that role, and name no kind.  A kind without a role is opaque: it
+runs and has ranges, and whatever would have to look inside leaves it as it is.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import IntArray, magnitude, to_int64_if_possible
-from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
+from refqnn.errors import (
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    OutOfRange,
+    ShapeMismatch,
+    mismatch,
+)
 from refqnn.formats import IntFormat, as_integers, is_integer
+from refqnn.ops.structure import Classes, Mask, Role, Rows, Table, Thresholds
 
 __all__ = [
+    "Channelwise",
+    "Ends",
     "IntArray",
     "Interval",
     "Op",
@@ -28,9 +43,12 @@ __all__ = [
     "code_parameter",
     "integer",
     "integer_parameter",
+    "is_sum",
+    "tells",
 ]
 
 Shape = tuple[int, ...]
+Ends = tuple[int, int]  # (lo, hi), inclusive
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +80,9 @@ class Interval:
 
     @classmethod
     def observed(cls, values: IntArray) -> Interval:
-        """The least interval that holds the samples `values` [n, *shape], n >= 1."""
+        """The least interval that holds the samples `values` [n, *shape]; zeros for n = 0."""
+        if len(values) == 0:
+            return cls(*(np.zeros(values.shape[1:], dtype=np.int64) for _ in range(2)))
         return cls(values.min(axis=0), values.max(axis=0))
 
     @property
@@ -75,6 +95,11 @@ class Interval:
         return to_int64_if_possible(np.maximum(magnitude(self.lo), magnitude(self.hi)))
 
     @property
+    def ends(self) -> Ends:
+        """The least lo and the greatest hi of all positions."""
+        return int(self.lo.min()), int(self.hi.max())
+
+    @property
     def largest(self) -> int:
         """max |x| over all positions; 0 when there are none."""
         return int(self.magnitude.max()) if self.lo.size else 0
@@ -85,10 +110,16 @@ class Interval:
 
 
 class Op(ABC):
-    """One node kind.  Subclasses are frozen dataclasses whose fields are their parameters."""
+    """One node kind.  Subclasses are frozen dataclasses whose fields are their parameters.
+
+    A kind of one's own needs `kind`, `out_shape`, `out_range` and `forward`.  With a `role` and the
+    facts of that role, analyses see through it as they do through ours.
+    """
 
     kind: ClassVar[str]
     arity: ClassVar[int | None] = 1  # None: any number of inputs, at least one
+    role: ClassVar[Role | None] = None
+    monotone: ClassVar[bool] = False  # does no output fall when an input rises?
 
     @abstractmethod
     def out_shape(self, *shapes: Shape) -> Shape:
@@ -113,9 +144,121 @@ class Op(ABC):
     def _plan(self, plan: Any, x: tuple[IntArray, ...]) -> Any:
         return self.prepare(*(Interval.observed(v) for v in x)) if plan is None else plan
 
+    def datatype(self, ends: Sequence[Ends], *shapes: Shape) -> Ends:
+        """(lo, hi) of all outputs, from the formats and the fan-in alone.
+
+        Args:
+            ends: the same of each operand.
+        """
+        fmt = getattr(self, "format", None)
+        if isinstance(fmt, IntFormat):
+            return fmt.q_min, fmt.q_max
+        return min(lo for lo, _ in ends), max(hi for _, hi in ends)
+
+    # --- structure: positions ---------------------------------------------------------------
+
+    def rows(self, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> Rows:
+        """SUM: the sums at some flat output positions [m].  Raises: NotCovered."""
+        raise self._untold("rows")
+
+    def sources(self, *shapes: Shape) -> NDArray[np.int64]:
+        """RELABEL, JOIN: which input position each output takes, [*out_shape].
+
+        `PADDING` stands for the constant `fill`.  Raises: NotCovered.
+        """
+        raise self._untold("sources")
+
+    def windows(self, shape: Shape, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """WINDOW: the input positions that some outputs [m] are the greatest of, [m, terms].
+
+        `PADDING` outside the input.  Raises: NotCovered.
+        """
+        raise self._untold("windows")
+
+    def functions(self, channels: NDArray[np.int64]) -> Thresholds | Table:
+        """ELEMENTWISE: the functions of some channels [m].  Raises: NotCovered."""
+        raise self._untold("functions")
+
+    def _untold(self, fact: str) -> NotCovered:
+        return NotCovered(f"{self.kind}: does not tell its structure ({fact})")
+
+    # --- structure: channels ----------------------------------------------------------------
+
+    def needs(self, live: Mask, *shapes: Shape) -> list[Mask]:
+        """The channels of each operand that these output channels [out] depend on."""
+        return [np.ones(shape[0], dtype=bool) for shape in shapes]
+
+    def kin(self, live: Sequence[Mask], *shapes: Shape) -> Mask:
+        """The output channels that exist because these channels of the operands do."""
+        return np.ones(self.out_shape(*shapes)[0], dtype=bool)
+
+    def taken(self, out: Mask, into: Mask) -> Op:
+        """The same on some output channels and some channels of the (first) operand.
+
+        `out` holds what `kin` says of `into`, and `into` what `needs` says of `out`.
+        """
+        return self
+
+    def keys(self, classes: Sequence[Classes], *shapes: Shape) -> list[Hashable] | None:
+        """For each output channel what it computes from which values; None: nothing is known.
+
+        Args:
+            classes: of the channels of each operand.
+        """
+        return None
+
+    def restricted(self, *ranges: Interval) -> Op:
+        """The same function on these ranges, without what no input there can reach."""
+        return self
+
+    def merged(self, first: Sequence[int], constants: Mapping[int, int]) -> Op:
+        """The same function where some channels of the operand are known.
+
+        Args:
+            first: for each channel the first one that holds the same values.
+            constants: the value of each channel that holds one value everywhere.
+
+        Returns: an op that reads no constant channel, and no copy of another, where it can.
+        """
+        return self
+
+
+class Channelwise(Op):
+    """Structure of the kinds whose output channel c depends on channel c of every operand."""
+
+    def needs(self, live: Mask, *shapes: Shape) -> list[Mask]:
+        return [live for _ in shapes]
+
+    def kin(self, live: Sequence[Mask], *shapes: Shape) -> Mask:
+        return np.asarray(np.logical_or.reduce(live))
+
+    def taken(self, out: Mask, into: Mask) -> Op:
+        cut = {name: v[out] for name, v in self._parameters() if _by_channel(v) and len(v) > 1}
+        return replace(self, **cut) if cut else self  # type: ignore[type-var]
+
+    def keys(self, classes: Sequence[Classes], *shapes: Shape) -> list[Hashable] | None:
+        return [(self.kind, self._told_of(c), of) for c, of in enumerate(zip(*classes))]
+
+    def _told_of(self, channel: int) -> Hashable:
+        """What tells the function of one channel from another's."""
+        return tuple(
+            v[channel if len(v) > 1 else 0].tobytes() if _by_channel(v) else v
+            for _, v in self._parameters()
+        )
+
+    def _parameters(self) -> list[tuple[str, Any]]:
+        return [(f.name, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+
+
+def _by_channel(parameter: object) -> TypeGuard[NDArray[np.int64]]:
+    """Arrays of a channelwise kind are [channels or 1, ...]."""
+    return isinstance(parameter, np.ndarray)
+
 
 class SumOp(Op):
     """A node whose outputs are sums of integer terms: an accumulator."""
+
+    role = Role.SUM
 
     def prepare(self, *ranges: Interval) -> int:
         """The largest absolute mass of any output."""
@@ -129,6 +272,33 @@ class SumOp(Op):
     @abstractmethod
     def terms(self, *x: IntArray) -> IntArray:
         """The summands in their order of summation, the bias last: [n, *out_shape, n_terms]."""
+
+    def fan_in(self, *shapes: Shape) -> int:
+        """Products in one output, those with padding too.  Raises: NotCovered."""
+        raise self._untold("fan_in")
+
+    def absolute(self, *, padded: bool) -> SumOp:
+        """The same sum with |coefficients| and no bias; padding counts where `padded`.
+
+        Raises: NotCovered.
+        """
+        raise self._untold("absolute")
+
+    def datatype(self, ends: Sequence[Ends], *shapes: Shape) -> Ends:
+        full = (
+            Interval(*(np.full(s, e, dtype=object) for e in pair)) for s, pair in zip(shapes, ends)
+        )
+        return self.out_range(*full).ends
+
+
+def tells(op: Op, fact: str) -> bool:
+    """Does the kind tell this fact of its structure?"""
+    return getattr(type(op), fact) is not getattr(Op, fact, None)
+
+
+def is_sum(op: Op) -> TypeGuard[SumOp]:
+    """Does the op accumulate?"""
+    return isinstance(op, SumOp)
 
 
 def integer_parameter(values: object, argument: str, *, ndim: int) -> NDArray[np.int64]:

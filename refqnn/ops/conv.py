@@ -10,18 +10,19 @@ group, g = floor(k / (out / groups)) the group of output channel k, s the stride
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.arithmetic import Arithmetic, add, magnitude, matmul, multiply
+from refqnn.arithmetic import magnitude
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
 from refqnn.ops.base import (
     IntArray,
-    Interval,
     Shape,
     SumOp,
     bias_parameter,
@@ -29,24 +30,92 @@ from refqnn.ops.base import (
     integer,
     integer_parameter,
 )
+from refqnn.ops.structure import PADDING, Rows
+from refqnn.ops.weighted import WeightedSum
 from refqnn.ops.windows import (
     integers_per_axis,
     n_positions,
     pad,
     padding_per_axis,
+    window_positions,
     windows,
 )
 
-__all__ = ["Conv1d", "Conv2d"]
+__all__ = ["Conv1d", "Conv2d", "Convolution"]
 
-_COLUMNS = 2**23  # entries of unfolded windows held at one time
+
+class Convolution(WeightedSum):
+    """What all convolutions share: kernels that move over the `axes` spatial axes of channels."""
+
+    axes: ClassVar[int]
+    stride: Any
+    padding: Any
+    dilation: Any
+
+    def _check_window(self, channels: int) -> None:
+        """Stride, padding, dilation and groups in their full form; `channels` in groups."""
+        stride = integers_per_axis(self.stride, "stride", self.axes, minimum=1)
+        dilation = integers_per_axis(self.dilation, "dilation", self.axes, minimum=1)
+        groups = integer(self.groups, "groups")
+        if groups < 1 or channels % groups:
+            expected = f"a positive divisor of the {channels} channels"
+            raise InvalidArgument(mismatch("groups", groups, expected))
+        object.__setattr__(self, "stride", stride)
+        object.__setattr__(self, "padding", padding_per_axis(self.padding, self.axes))
+        object.__setattr__(self, "dilation", dilation)
+        object.__setattr__(self, "groups", groups)
+
+    @property
+    def kernel(self) -> Shape:
+        """Size of the window along each spatial axis."""
+        return self.weight.shape[2:]
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        (shape,) = shapes
+        out, of_group, _ = self.by_channel.shape
+        channels = of_group * self.groups
+        if len(shape) != 1 + self.axes or shape[0] != channels:
+            expected = f"{channels} channels and {self.axes} spatial axes"
+            raise ShapeMismatch(mismatch(f"input of {self.kind}", f"shape {shape}", expected))
+        return (out, *self.positions(shape[1:]))
+
+    @abstractmethod
+    def positions(self, sizes: Shape) -> Shape:
+        """Sizes of the output along the spatial axes.  Raises: ShapeMismatch."""
+
+    @abstractmethod
+    def window(self, where: Sequence[NDArray[np.int64]], sizes: Shape) -> NDArray[np.int64]:
+        """The input positions that the kernel meets, flat: [m, prod(kernel)], or `PADDING`.
+
+        Args:
+            where: the output position along each axis, [m] each.
+        """
+
+    def rows(self, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> Rows:
+        (shape,) = shapes
+        channel, *where = np.unravel_index(positions, self.out_shape(shape))
+        m, (out, of_group, _) = len(positions), self.by_channel.shape
+        group = channel // (out // self.groups)
+        first = (group[:, None] * of_group + np.arange(of_group)) * prod(shape[1:])  # [m, C]
+        flat = self.window(where, shape[1:])[:, None]  # [m, 1, prod(kernel)]
+        column = np.where(flat == PADDING, PADDING, first[:, :, None] + flat)
+        weight, outside = self.by_channel[channel], column == PADDING  # [m, C, prod(kernel)]
+        padded = np.where(outside, weight, 0).astype(object).sum(axis=(1, 2))
+        constant = self.constants(channel) + padded * self.pad_code
+        shape = (m, prod(weight.shape[1:]))
+        return Rows(column.reshape(shape), np.where(outside, 0, weight).reshape(shape), constant)
+
+    def by_group(self, view: IntArray) -> IntArray:
+        """Windows [n, in, *positions, *kernel] as columns [n, groups, K, *positions]."""
+        inner = tuple(range(2, 2 + self.axes))
+        view = np.moveaxis(view, inner, tuple(range(-self.axes, 0)))  # [n, in, *kernel, *positions]
+        terms = prod(self.by_channel.shape[1:])
+        return view.reshape(len(view), self.groups, terms, *view.shape[-self.axes :])
 
 
 @dataclass(frozen=True, eq=False)
-class _Conv(SumOp):
-    """Convolution over `axes` spatial axes; the subclasses say how many."""
-
-    axes: ClassVar[int]
+class _Conv(Convolution):
+    """Cross-correlation over `axes` spatial axes; the subclasses say how many."""
 
     weight: NDArray[np.int64]
     bias: NDArray[np.int64] | None = None
@@ -58,110 +127,34 @@ class _Conv(SumOp):
 
     def __post_init__(self) -> None:
         weight = integer_parameter(self.weight, "weight", ndim=2 + self.axes)
-        stride = integers_per_axis(self.stride, "stride", self.axes, minimum=1)
-        dilation = integers_per_axis(self.dilation, "dilation", self.axes, minimum=1)
-        groups = integer(self.groups, "groups")
-        if groups < 1 or weight.shape[0] % groups:
-            expected = f"a positive divisor of the {weight.shape[0]} output channels"
-            raise InvalidArgument(mismatch("groups", groups, expected))
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "bias", bias_parameter(self.bias, weight.shape[0]))
-        object.__setattr__(self, "stride", stride)
-        object.__setattr__(self, "padding", padding_per_axis(self.padding, self.axes))
-        object.__setattr__(self, "dilation", dilation)
-        object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "pad_code", code_parameter(self.pad_code, "pad_code"))
+        self._check_window(weight.shape[0])
 
     @property
-    def kernel(self) -> Shape:
-        """Size of the window along each spatial axis."""
-        return self.weight.shape[2:]
+    def pads(self) -> bool:  # type: ignore[override]
+        """Is there any padding?"""
+        return any(end for pair in self.padding for end in pair)
 
-    def out_shape(self, *shapes: Shape) -> Shape:
-        (shape,) = shapes
-        channels = self.weight.shape[1] * self.groups
-        if len(shape) != 1 + self.axes or shape[0] != channels:
-            expected = f"{channels} channels and {self.axes} spatial axes"
-            raise ShapeMismatch(mismatch(f"input of {self.kind}", f"shape {shape}", expected))
-        positions = n_positions(shape[1:], self.kernel, self.stride, self.padding, self.dilation)
-        return (self.weight.shape[0], *positions)
+    @property
+    def geometry(self) -> Hashable:
+        return self.kernel, self.stride, self.padding, self.dilation, self.pad_code
 
-    def out_range(self, *ranges: Interval) -> Interval:
-        """hi = w+ * X_hi + w- * X_lo + b at every position, lo mirrored; X is padded with pad_code.
+    def absolute(self, *, padded: bool) -> SumOp:
+        positive = self.with_weights(magnitude(self.by_channel), None)
+        return replace(positive, pad_code=abs(self.pad_code) if padded else 0)
 
-        Exact over a box of inputs.
-        """
-        (x,) = ranges
-        mass = self.prepare(x)
-        ends = np.stack([x.lo, x.hi])  # [2, in, *sizes]
-        positive = self._correlate(ends, np.maximum(self.weight, 0), self.pad_code, mass)
-        negative = self._correlate(ends, np.minimum(self.weight, 0), self.pad_code, mass)
-        lo = positive[0] + negative[1]  # [out, *positions]
-        hi = positive[1] + negative[0]  # [out, *positions]
-        return Interval(self._add_bias(lo), self._add_bias(hi))
+    def positions(self, sizes: Shape) -> Shape:
+        return n_positions(sizes, self.kernel, self.stride, self.padding, self.dilation)
 
-    def absolute_mass(self, *ranges: Interval) -> IntArray:
-        """M = |w| * max|X| + |b| at every position, [out, *positions]."""
-        (x,) = ranges
-        weight, largest_pad = magnitude(self.weight), abs(self.pad_code)
-        fan_in = prod(weight.shape[1:])
-        bound = fan_in * int(weight.max()) * max(x.largest, largest_pad)
-        mass: IntArray = self._correlate(x.magnitude[None], weight, largest_pad, bound)[0]
-        if self.bias is None:
-            return mass
-        return add(mass, self._per_channel(magnitude(self.bias)))
+    def columns(self, x: IntArray, pad_code: int) -> IntArray:
+        """The windows, unfolded in the order c, u, v: [n, groups, K, *positions]."""
+        padded = pad(x, self.padding, pad_code)
+        return self.by_group(windows(padded, self.kernel, self.stride, self.dilation))
 
-    def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
-        (codes,) = x  # [n, in, *sizes]
-        mass = self._plan(plan, x)
-        acc = self._correlate(codes, self.weight, self.pad_code, mass)  # [n, out, *positions]
-        return self._add_bias(acc)
-
-    def terms(self, *x: IntArray) -> IntArray:
-        """Products in the order c, u, v (those with padding too), then bias[k].
-
-        [n, out, *positions, C * prod(kernel) (+ 1)]
-        """
-        (codes,) = x
-        out = self.weight.shape[0]
-        columns = self._columns(codes, self.pad_code)  # [n, groups, K, *positions]
-        columns = np.repeat(columns, out // self.groups, axis=1)  # [n, out, K, *positions]
-        terms = multiply(columns, self._per_channel(self.weight.reshape(out, -1)))
-        if self.bias is not None:
-            bias = self._per_channel(self.bias)[:, None]  # [out, 1, 1..]
-            bias = np.broadcast_to(bias, (*terms.shape[:2], 1, *terms.shape[3:]))
-            terms = np.concatenate([terms, bias], axis=2)
-        return np.moveaxis(terms, 2, -1)
-
-    def _columns(self, x: IntArray, pad_code: int) -> IntArray:
-        """The windows unfolded, K = C * prod(kernel) entries each: [n, groups, K, *positions]."""
-        view = windows(pad(x, self.padding, pad_code), self.kernel, self.stride, self.dilation)
-        positions = range(2, 2 + self.axes)
-        view = np.moveaxis(view, tuple(positions), tuple(range(-self.axes, 0)))  # [n, in, *k, *p]
-        return view.reshape(len(x), self.groups, -1, *view.shape[-self.axes :])
-
-    def _correlate(self, x: IntArray, weight: IntArray, pad_code: int, mass: int) -> IntArray:
-        """The sums without bias, in blocks of samples: [n, out, *positions]."""
-        positions = n_positions(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation)
-        matrices = weight.reshape(self.groups, weight.shape[0] // self.groups, -1)  # [g, o, K]
-        block = max(1, _COLUMNS // (self.groups * matrices.shape[2] * prod(positions)))
-        dtype = object if x.dtype == object else Arithmetic.for_mass(mass).dtype
-        sums = []
-        for start in range(0, len(x), block):
-            part = x[start : start + block].astype(dtype, copy=False)
-            columns = self._columns(part, pad_code)  # [n, g, K, *positions]
-            columns = columns.reshape(*columns.shape[:3], -1)  # [n, g, K, P]
-            acc = matmul(matrices, columns, mass)  # [n, g, o, P]
-            sums.append(acc.reshape(len(part), -1, *positions))  # [n, out, *positions]
-        return np.concatenate(sums)
-
-    def _per_channel(self, values: IntArray) -> IntArray:
-        """[out] or [out, K], shaped to broadcast over the positions."""
-        return values.reshape(*values.shape, *(1,) * self.axes)
-
-    def _add_bias(self, acc: IntArray) -> IntArray:
-        # The mass counts |bias|: where it fits int64, so does the sum.
-        return acc if self.bias is None else acc + self._per_channel(self.bias)
+    def window(self, where: Sequence[NDArray[np.int64]], sizes: Shape) -> NDArray[np.int64]:
+        return window_positions(where, sizes, self.kernel, self.stride, self.padding, self.dilation)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.arithmetic import add, magnitude, matmul, multiply
+from refqnn.arithmetic import matmul
 from refqnn.errors import ShapeMismatch, mismatch
-from refqnn.ops.base import (
-    IntArray,
-    Interval,
-    Shape,
-    SumOp,
-    bias_parameter,
-    integer_parameter,
-)
+from refqnn.ops.base import IntArray, Shape, bias_parameter, integer_parameter
+from refqnn.ops.structure import Rows
+from refqnn.ops.weighted import WeightedSum
 
 __all__ = ["Linear"]
 
 
 @dataclass(frozen=True, eq=False)
-class Linear(SumOp):
+class Linear(WeightedSum):
     """A dense layer of integer weights.
 
     Args:
@@ -54,42 +50,15 @@ class Linear(SumOp):
             raise ShapeMismatch(mismatch("input of Linear", f"shape {shape}", f"({n_in},)"))
         return (n_out,)
 
-    def out_range(self, *ranges: Interval) -> Interval:
-        """hi = sum w+ x_hi + sum w- x_lo + b, lo mirrored: exact over a box of inputs."""
-        (x,) = ranges
-        positive = np.maximum(self.weight, 0)  # [out, in]
-        negative = np.minimum(self.weight, 0)  # [out, in]
-        mass = self.prepare(x)
-        ends = np.stack([x.lo, x.hi])  # [2, in]
-        from_positive = matmul(ends, positive.T, mass)  # [2, out]
-        from_negative = matmul(ends, negative.T, mass)  # [2, out]
-        lo = from_positive[0] + from_negative[1]
-        hi = from_positive[1] + from_negative[0]
-        return Interval(self._add_bias(lo), self._add_bias(hi))
+    def columns(self, x: IntArray, pad_code: int) -> IntArray:
+        """The inputs x[n, 0], x[n, 1], ...: [n, 1, in]."""
+        return x[:, None, :]
 
-    def absolute_mass(self, *ranges: Interval) -> IntArray:
-        """M[k] = sum_i |weight[k, i]| * max|x[i]| + |bias[k]|, [out]."""
-        (x,) = ranges
-        weight = magnitude(self.weight)  # [out, in]
-        bound = int(weight.max()) * x.largest * weight.shape[1]
-        mass = matmul(x.magnitude[None], weight.T, bound)[0]  # [out]
-        return mass if self.bias is None else add(mass, magnitude(self.bias))
+    def rows(self, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> Rows:
+        shape = (len(positions), self.weight.shape[1])
+        column = np.broadcast_to(np.arange(shape[1]), shape)
+        return Rows(column, self.weight[positions], self.constants(positions))
 
-    def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
-        (codes,) = x  # [n, in]
-        mass = self._plan(plan, x)
-        acc = matmul(codes, self.weight.T, mass)  # [n, out]
-        return self._add_bias(acc)
-
-    def terms(self, *x: IntArray) -> IntArray:
-        """weight[k, 0] x[0], weight[k, 1] x[1], ..., bias[k]: [n, out, in (+ 1)]."""
-        (codes,) = x
-        products = multiply(codes[:, None, :], self.weight)  # [n, out, in]
-        if self.bias is None:
-            return products
-        bias = np.broadcast_to(self.bias, products.shape[:2])  # [n, out]
-        return np.concatenate([products, bias[:, :, None]], axis=2)
-
-    def _add_bias(self, acc: IntArray) -> IntArray:
-        # The mass counts |bias|: where it fits int64, so does the sum.
-        return acc if self.bias is None else acc + self.bias
+    def _products(self, x: IntArray, weight: IntArray, pad_code: int, mass: int) -> IntArray:
+        """One matrix product for all samples."""
+        return matmul(x, weight[:, :, 0].T, mass)

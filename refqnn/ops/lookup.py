@@ -5,6 +5,7 @@ For activations that are not monotone; a monotone one is a `Requantize`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +14,23 @@ from numpy.typing import NDArray
 
 from refqnn.errors import InvalidType, OutOfRange, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
-from refqnn.ops.base import IntArray, Interval, Op, Shape, channel_index, integer, integer_parameter
+from refqnn.ops.base import (
+    Channelwise,
+    Ends,
+    IntArray,
+    Interval,
+    Shape,
+    channel_index,
+    integer,
+    integer_parameter,
+)
+from refqnn.ops.structure import Role, Table, extremes
 
 __all__ = ["Lookup"]
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup(Op):
+class Lookup(Channelwise):
     """A table of integers.  The channel axis is the first of a sample.
 
     Args:
@@ -37,6 +48,7 @@ class Lookup(Op):
     """
 
     kind: ClassVar[str] = "Lookup"
+    role = Role.ELEMENTWISE
 
     table: NDArray[np.int64]
     lo: int
@@ -71,30 +83,12 @@ class Lookup(Op):
     def out_range(self, *ranges: Interval) -> Interval:
         """Least and greatest entry between the ends, at every position: exact.
 
-        A range [i, j] is covered by two blocks of 2**e columns, 2**e <= j - i + 1 < 2**(e + 1), one
-        at each end; the minima of all blocks of 2**(e + 1) columns come from those of 2**e.
-
         Raises: OutOfRange where the input may leave the table.
         """
         (x,) = ranges
         self._check(x)
-        first = (x.lo - self.lo).astype(np.int64)  # [*shape], columns
-        length = (x.hi - x.lo).astype(np.int64) + 1
-        row = np.broadcast_to(channel_index(self.channels, first.ndim), first.shape)
-        lo, hi = np.empty_like(first), np.empty_like(first)
-        least = greatest = self.table  # over blocks of `size` columns, [channels, n - size + 1]
-        size = 1
-        while True:
-            here = (size <= length) & (length < 2 * size)
-            r, i = row[here], first[here]
-            j = i + length[here] - size
-            lo[here] = np.minimum(least[r, i], least[r, j])
-            hi[here] = np.maximum(greatest[r, i], greatest[r, j])
-            if 2 * size > np.max(length):
-                return Interval(lo, hi)
-            least = np.minimum(least[:, :-size], least[:, size:])
-            greatest = np.maximum(greatest[:, :-size], greatest[:, size:])
-            size *= 2
+        row = channel_index(self.channels, x.lo.ndim)
+        return Interval(*extremes(self.table, row, x.lo - self.lo, x.hi - self.lo))
 
     def prepare(self, *ranges: Interval) -> bool:
         """Checks that the table holds the whole range.  Raises: OutOfRange."""
@@ -107,6 +101,16 @@ class Lookup(Op):
         column = (codes - self.lo).astype(np.int64, copy=False)
         values: IntArray = self.table[channel_index(self.channels, codes.ndim - 1), column]
         return values
+
+    def datatype(self, ends: Sequence[Ends], *shapes: Shape) -> Ends:
+        if self.format is not None:
+            return self.format.q_min, self.format.q_max
+        return int(self.table.min()), int(self.table.max())
+
+    def functions(self, channels: NDArray[np.int64]) -> Table:
+        return Table(
+            self.table[channels if self.channels > 1 else np.zeros_like(channels)], self.lo
+        )
 
     def _check(self, x: Interval) -> None:
         lo, hi = int(x.lo.min()), int(x.hi.max())

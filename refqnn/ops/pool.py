@@ -10,14 +10,34 @@ a sum whose divisor is part of the scale of the `Requantize` behind it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refqnn.arithmetic import sum_last_axis
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
-from refqnn.ops.base import IntArray, Interval, Op, Shape, SumOp, code_parameter
-from refqnn.ops.windows import integers_per_axis, n_positions, pad, padding_per_axis, windows
+from refqnn.ops.base import (
+    Channelwise,
+    Ends,
+    IntArray,
+    Interval,
+    Shape,
+    SumOp,
+    code_parameter,
+)
+from refqnn.ops.structure import PADDING, Role, Rows
+from refqnn.ops.windows import (
+    integers_per_axis,
+    n_positions,
+    pad,
+    padding_per_axis,
+    window_positions,
+    windows,
+)
 
 __all__ = ["GlobalSumPool", "MaxPool2d", "SumPool2d"]
 
@@ -25,7 +45,7 @@ _DENSE = (1, 1)  # pooling windows are not dilated
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool2d(Op):
+class _Pool2d(Channelwise):
     """Window parameters of the two windowed pools."""
 
     kernel: Any
@@ -51,10 +71,15 @@ class _Pool2d(Op):
         positions = n_positions(shape[1:], self.kernel, self.stride, self.padding, _DENSE)
         return (shape[0], *positions)
 
+    def windows(self, shape: Shape, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        channel, *where = np.unravel_index(positions, self.out_shape(shape))
+        flat = window_positions(where, shape[1:], self.kernel, self.stride, self.padding, _DENSE)
+        return np.where(flat == PADDING, PADDING, channel[:, None] * prod(shape[1:]) + flat)
+
     def _windows(self, x: IntArray, pad_code: int) -> IntArray:
         """[n, c, *positions, kh * kw]; the last axis in the order u, v."""
         view = windows(pad(x, self.padding, pad_code), self.kernel, self.stride, _DENSE)
-        return view.reshape(*view.shape[:4], -1)
+        return view.reshape(*view.shape[:4], prod(self.kernel))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +91,7 @@ class MaxPool2d(_Pool2d):
         stride: an integer, or (h, w); the kernel by default.
         padding: an integer, (h, w), or ((top, bottom), (left, right)); less than the kernel.
 
-    Raises: InvalidType, InvalidArgument.
+    Raises: InvalidType, InvalidArgument, OutOfRange.
 
     >>> import numpy as np
     >>> pool = MaxPool2d(2, stride=1, padding=((0, 1), 0))
@@ -75,6 +100,7 @@ class MaxPool2d(_Pool2d):
     """
 
     kind: ClassVar[str] = "MaxPool2d"
+    role = Role.WINDOW
 
     def out_range(self, *ranges: Interval) -> Interval:
         """Maxima of the ends: exact."""
@@ -84,19 +110,42 @@ class MaxPool2d(_Pool2d):
     def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
         (codes,) = x  # [n, c, h, w]
         # Every window holds a value of x, and none of them is below the least of all.
-        maxima: IntArray = self._windows(codes, codes.min()).max(axis=-1)
+        maxima: IntArray = self._windows(codes, codes.min(initial=0)).max(axis=-1)
         return maxima
 
 
+class _PlainSum(Channelwise, SumOp):
+    """A sum of input values as they are: all coefficients are 1."""
+
+    pad_code: int = 0
+
+    def out_range(self, *ranges: Interval) -> Interval:
+        """Sums of the ends: exact."""
+        (x,) = ranges
+        lo, hi = self.forward(np.stack([x.lo, x.hi]), plan=self.prepare(x))
+        return Interval(lo, hi)
+
+    def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
+        return sum_last_axis(self.terms(*x), self._plan(plan, x))
+
+    def datatype(self, ends: Sequence[Ends], *shapes: Shape) -> Ends:
+        ((lo, hi),) = ends
+        fan_in = self.fan_in(*shapes)
+        return fan_in * lo, fan_in * hi
+
+    def absolute(self, *, padded: bool) -> SumOp:
+        return self
+
+
 @dataclass(frozen=True, eq=False)
-class SumPool2d(_Pool2d, SumOp):
+class SumPool2d(_Pool2d, _PlainSum):
     """The sum of each window of samples [channels, height, width].
 
     Args:
         kernel, stride, padding: as for `MaxPool2d`.
         pad_code: the value of padded positions.
 
-    Raises: InvalidType, InvalidArgument.
+    Raises: InvalidType, InvalidArgument, OutOfRange.
 
     >>> import numpy as np
     >>> SumPool2d(2).forward(np.arange(8).reshape(1, 1, 2, 4)).tolist()
@@ -104,6 +153,7 @@ class SumPool2d(_Pool2d, SumOp):
     """
 
     kind: ClassVar[str] = "SumPool2d"
+    role = Role.SUM
 
     pad_code: int = 0
 
@@ -111,35 +161,38 @@ class SumPool2d(_Pool2d, SumOp):
         super().__post_init__()
         object.__setattr__(self, "pad_code", code_parameter(self.pad_code, "pad_code"))
 
-    def out_range(self, *ranges: Interval) -> Interval:
-        """Sums of the ends: exact."""
-        (x,) = ranges
-        mass = self.prepare(x)
-        return Interval(
-            self.forward(x.lo[None], plan=mass)[0], self.forward(x.hi[None], plan=mass)[0]
-        )
-
     def absolute_mass(self, *ranges: Interval) -> IntArray:
         """M = sum of max|X| over the window, [c, *positions]."""
         (x,) = ranges
         bound = prod(self.kernel) * max(x.largest, abs(self.pad_code))
-        mass: IntArray = sum_last_axis(self._windows(x.magnitude[None], abs(self.pad_code)), bound)[
-            0
-        ]
-        return mass
-
-    def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
-        mass = self._plan(plan, x)
-        return sum_last_axis(self.terms(*x), mass)
+        windows = self._windows(x.magnitude[None], abs(self.pad_code))
+        return np.asarray(sum_last_axis(windows, bound)[0])
 
     def terms(self, *x: IntArray) -> IntArray:
         """The window's values in the order u, v, padding too: [n, c, *positions, kh * kw]."""
         (codes,) = x
         return self._windows(codes, self.pad_code)
 
+    def fan_in(self, *shapes: Shape) -> int:
+        return prod(self.kernel)
+
+    def datatype(self, ends: Sequence[Ends], *shapes: Shape) -> Ends:
+        ((lo, hi),) = ends
+        if any(end for pair in self.padding for end in pair):
+            lo, hi = min(lo, self.pad_code), max(hi, self.pad_code)
+        return super().datatype([(lo, hi)], *shapes)
+
+    def absolute(self, *, padded: bool) -> SumOp:
+        return replace(self, pad_code=abs(self.pad_code) if padded else 0)
+
+    def rows(self, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> Rows:
+        column = self.windows(shapes[0], positions)
+        outside = (column == PADDING).astype(object).sum(axis=1)
+        return Rows(column, (column != PADDING).astype(np.int64), outside * self.pad_code)
+
 
 @dataclass(frozen=True, eq=False)
-class GlobalSumPool(SumOp):
+class GlobalSumPool(_PlainSum):
     """The sum of each channel: samples [channels, ...] to [channels].
 
     >>> import numpy as np
@@ -156,26 +209,21 @@ class GlobalSumPool(SumOp):
             raise ShapeMismatch(mismatch("input of GlobalSumPool", f"shape {shape}", expected))
         return shape[:1]
 
-    def out_range(self, *ranges: Interval) -> Interval:
-        """Sums of the ends: exact."""
-        (x,) = ranges
-        mass = self.prepare(x)
-        return Interval(
-            self.forward(x.lo[None], plan=mass)[0], self.forward(x.hi[None], plan=mass)[0]
-        )
-
     def absolute_mass(self, *ranges: Interval) -> IntArray:
         """M = sum of max|x| over the positions, [channels]."""
         (x,) = ranges
         bound = prod(x.shape[1:]) * x.largest
-        mass: IntArray = sum_last_axis(self.terms(x.magnitude[None]), bound)[0]
-        return mass
-
-    def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
-        mass = self._plan(plan, x)
-        return sum_last_axis(self.terms(*x), mass)
+        return np.asarray(sum_last_axis(self.terms(x.magnitude[None]), bound)[0])
 
     def terms(self, *x: IntArray) -> IntArray:
         """The values of the channel, row by row: [n, channels, positions]."""
         (codes,) = x
-        return codes.reshape(*codes.shape[:2], -1)
+        return codes.reshape(*codes.shape[:2], prod(codes.shape[2:]))
+
+    def fan_in(self, *shapes: Shape) -> int:
+        return prod(shapes[0][1:])
+
+    def rows(self, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> Rows:
+        size = prod(shapes[0][1:])
+        column = positions[:, None] * size + np.arange(size)
+        return Rows(column, np.ones_like(column), np.zeros(len(positions), dtype=object))

@@ -6,29 +6,31 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import is_integer
-from refqnn.ops.base import IntArray, Interval, Op, Shape
+from refqnn.ops.base import IntArray, Op, Shape
+from refqnn.ops.movement import Movement
+from refqnn.ops.structure import Mask
 
-__all__ = ["Flatten", "Reshape"]
+__all__ = ["Flatten", "Reshape", "shape_parameter"]
 
 
-class _Relabel(Op):
+class _SameOrder(Movement):
     """Values stay as they are; only `out_shape` says something."""
-
-    def out_range(self, *ranges: Interval) -> Interval:
-        """The same ends, reshaped: exact."""
-        (x,) = ranges
-        shape = self.out_shape(x.shape)
-        return Interval(x.lo.reshape(shape), x.hi.reshape(shape))
 
     def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
         (codes,) = x
         return codes.reshape(len(codes), *self.out_shape(codes.shape[1:]))
 
+    def sources(self, *shapes: Shape) -> NDArray[np.int64]:
+        return np.arange(prod(shapes[0])).reshape(self.out_shape(*shapes))
+
 
 @dataclass(frozen=True, eq=False)
-class Flatten(_Relabel):
+class Flatten(_SameOrder):
     """Samples of any shape to vectors.
 
     >>> import numpy as np
@@ -44,7 +46,7 @@ class Flatten(_Relabel):
 
 
 @dataclass(frozen=True, eq=False)
-class Reshape(_Relabel):
+class Reshape(_SameOrder):
     """Samples to another shape of as many values.
 
     Args:
@@ -62,11 +64,7 @@ class Reshape(_Relabel):
     shape: Shape
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shape, (tuple, list)) or not all(is_integer(d) for d in self.shape):
-            raise InvalidType(mismatch("shape", repr(self.shape), "a tuple of integers"))
-        if not self.shape or min(self.shape) < 1:
-            raise InvalidArgument(mismatch("shape", self.shape, "positive dimensions, one or more"))
-        object.__setattr__(self, "shape", tuple(int(d) for d in self.shape))
+        object.__setattr__(self, "shape", shape_parameter(self.shape, "shape"))
 
     def out_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
@@ -74,3 +72,15 @@ class Reshape(_Relabel):
             expected = f"{prod(self.shape)} values for {self.shape}"
             raise ShapeMismatch(mismatch("input of Reshape", f"shape {shape}", expected))
         return self.shape
+
+    def taken(self, out: Mask, into: Mask) -> Op:
+        return Reshape((int(out.sum()), *self.shape[1:]))
+
+
+def shape_parameter(shape: object, argument: str) -> Shape:
+    """Positive dimensions, one or more.  Raises: InvalidType, InvalidArgument."""
+    if not isinstance(shape, (tuple, list)) or not all(is_integer(d) for d in shape):
+        raise InvalidType(mismatch(argument, repr(shape), "a tuple of integers"))
+    if not shape or min(shape) < 1:
+        raise InvalidArgument(mismatch(argument, shape, "positive dimensions, one or more"))
+    return tuple(int(d) for d in shape)

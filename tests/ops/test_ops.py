@@ -81,7 +81,7 @@ def test_depthwise_and_the_forms_of_padding():
 def test_large_batches_go_in_blocks(monkeypatch):
     op, x = some_conv(np.random.default_rng(5), 2)
     whole = op.forward(np.repeat(x, 5, axis=0))
-    monkeypatch.setattr("refqnn.ops.conv._COLUMNS", 1)
+    monkeypatch.setattr("refqnn.ops.weighted.UNFOLDED_COLUMNS", 1)
     assert np.array_equal(op.forward(np.repeat(x, 5, axis=0)), whole)
 
 
@@ -170,7 +170,7 @@ def test_range_rules_are_exact(kind):
 
 
 def test_kinds_have_unique_names():
-    assert len({op.kind for op in KINDS}) == len(KINDS) == 11
+    assert len({op.kind for op in KINDS}) == len(KINDS) == 12
 
 
 # --- errors -----------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""Limits and block sizes, each told once.
+
+A limit refuses what a small file could ask for without end; a block is how much is held at one
+time; a threshold is where one way becomes faster than another.  `refqnn bench constants` measures
+again what came from a measurement.
+"""
+
+from __future__ import annotations
+
+MAX_VALUES = 2**27
+"""Values in one sample of a network, input and nodes together, and of one channel of a padded or
+unfolded input: a small file may ask for any amount of memory (1 GiB here)."""
+
+LARGEST_STEP = 2**31 - 1
+"""Strides, dilations and kernels: what any framework takes, and products of two fit int64."""
+
+UNFOLDED_COLUMNS = 2**23
+"""Entries of unfolded windows held at one time (64 MiB): larger blocks were not faster."""
+
+MAX_LEVELS = 2**20
+"""Codes of a Requantize, whose thresholds are listed one by one (8 MiB a channel)."""
+
+PREPARED_TABLE = 2**24
+"""Entries of a table of codes that is made before a forward: a larger one costs more to make and to
+keep in the cache than the searches that it saves."""
+
+COMPARED_THRESHOLDS = 8
+"""Up to so many thresholds, comparing with each is cheaper than a binary search."""
+
+TRACED_VALUES = 2**22
+"""Values of a trace held at one time (32 MiB), all nodes together."""
+
+# --- refqnn.plan: where one way becomes faster than another ------------------------------------
+
+BLOCK_VALUES = 1_300_000
+"""Values of the largest step held at one time; a power of two is slower."""
+
+BLAS_PRODUCT = 10**6
+"""Rows * terms * columns up to which BLAS multiplies without packing."""
+
+NARROWEST_PRODUCT = 32
+"""Columns; narrower products cost more in calls than packing does."""
+
+NUMPY_BUFFER = 256
+"""Values, of numpy's buffers."""
+
+CODE_TABLE = 2**22
+"""Entries of a table of codes; a larger one misses the cache more than a search would."""
+
+LINE_LEVELS = 2**8
+"""Codes up to which a line is fitted, which compares all pairs of thresholds."""
+
+ENUMERATED_INPUTS = 2**14
+ENUMERATED_OUTPUTS = 2**17
+"""Inputs and outputs of a network that becomes one table: it stays in the cache."""
+
+ENUMERATED_WORK = 2**25
+"""Values and products that such a table costs: made in a tenth of a second."""
+
+# --- refqnn.accumulator ------------------------------------------------------------------------
+
+EXHAUSTIVE_LIMIT = 2**20
+"""Points of a domain that is enumerated: 0.2 seconds for a small network."""
+
+HELD_VALUES = 2**23
+"""Values of the traces that each kind of sample takes when a certificate is held against its
+network; at least 32 samples, at most 256."""
