@@ -292,30 +292,56 @@ class Certificate:
         return "\n".join([f"accumulator bits for {self.domain}", *text])
 
     def verify(
-        self, network: Network, *, budget_s: float | None = None, solver: bool = False
+        self,
+        network: Network,
+        *,
+        budget_s: float | None = None,
+        allow_trusted: bool = False,
+        solver: bool = False,
+        samples: int = 10_000,
+        seed: int = 0,
     ) -> dict[str, int]:
-        """Recheck every bound, without trusting whoever made this certificate.
+        """Derive every claim again, by code that shares nothing with what makes certificates.
 
-        Interval bounds are computed again from the bounds of the node's inputs, exhaustive ones by
-        walking through the domain, searched ones by a new search that has to refute only what lies
-        beyond the bound; every witness is replayed.  Bounds of a solver go to the solver again when
-        `solver` is true, else to a search where there is a budget for it.
+        Interval bounds are computed a second time from the bounds of the node's inputs, exhaustive
+        ones by walking through the domain (a claim of more than 2**20 points is false).  A searched
+        bound is enumerated where the inputs that its neuron depends on have at most 2**20 points.
+        Witnesses are replayed, and all bounds held against at least `samples` inputs: corners,
+        random ones, and some that a local search pushes outward.  Every other field is compared
+        with what the network says.
+
+        What cannot be derived again is *trusted*: searched bounds of too many points, what the time
+        did not suffice for, intervals of a user's own node kind, and "exact" where nothing shows
+        it.
 
         Args:
             network: must have the digest of the certificate.
-            budget_s: seconds for the searches; None for no limit.
-            solver: ask the solver again (needs the `verify` extra).
+            budget_s: seconds for enumerations and solver; None for no limit.
+            allow_trusted: count trusted claims instead of refusing them.
+            solver: ask a solver about searched bounds that no enumeration reaches, on a model of
+                its own (needs the `verify` extra).
+            samples: how many inputs to try where the domain has more; a domain of at most as many
+                points is tried as a whole.
+            seed: of the inputs that are tried.
 
-        Returns: how many bounds were confirmed, by proof.  A bound that could not be rechecked
-            counts as "trusted" followed by its proof: what the time did not suffice for, and bounds
-            of a solver with neither solver nor budget.
+        Returns: how many bounds were confirmed, by proof; with `allow_trusted` also how many count
+            as "trusted" followed by their proof, or by "exact".
 
-        Raises: CertificateError for another network, or a bound, status or witness that does not
-            hold.
+        Raises: CertificateError that names node and field, for another network, for anything that
+            does not hold, and for trusted claims unless they are allowed; MissingExtra for `solver`
+            without ortools.
         """
         from refqnn.accumulator.recheck import verify
 
-        return verify(self, network, budget_s=budget_s, solver=solver)
+        return verify(
+            self,
+            network,
+            budget_s=budget_s,
+            allow_trusted=allow_trusted,
+            solver=solver,
+            samples=samples,
+            seed=seed,
+        )
 
     # --- files ------------------------------------------------------------------------------
 
