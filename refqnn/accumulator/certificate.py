@@ -209,31 +209,49 @@ class Certificate:
         network: Network,
         *,
         budget_s: float | None = None,
-        solver: bool = False,
         allow_trusted: bool = False,
+        solver: bool = False,
+        samples: int = 10_000,
+        seed: int = 0,
     ) -> dict[str, int]:
-        """Recheck every claim, with code that had no part in making this certificate.
+        """Derive every claim again, by code that shares nothing with what makes certificates.
 
-        Interval bounds are computed again by a second implementation, exhaustive ones by walking
-        through the domain, searched ones by walking through the inputs that the neuron depends on,
-        where these are few; every witness is replayed.  All bounds are held against the traces of
-        the witnesses and of at least 10,000 samples, and every other field is recomputed.
+        Interval bounds are computed a second time from the bounds of the node's inputs, exhaustive
+        ones by walking through the domain (a claim of more than 2**20 points is false).  A searched
+        bound is enumerated where the inputs that its neuron depends on have at most 2**20 points.
+        Witnesses are replayed, and all bounds held against at least `samples` inputs: corners,
+        random ones, and some that a local search pushes outward.  Every other field is compared
+        with what the network says.
+
+        What cannot be derived again is *trusted*: searched bounds of too many points, what the time
+        did not suffice for, intervals of a user's own node kind, and "exact" where nothing shows
+        it.
 
         Args:
             network: must have the digest of the certificate.
-            budget_s: seconds; None for no limit.
-            solver: ask the solver again (needs the `verify` extra).
-            allow_trusted: take at its word what cannot be rechecked.
+            budget_s: seconds for enumerations and solver; None for no limit.
+            allow_trusted: count trusted claims instead of refusing them.
+            solver: ask a solver about searched bounds that no enumeration reaches, on a model of
+                its own (needs the `verify` extra).
+            samples: how many inputs to try where the domain has more; a domain of at most as many
+                points is tried as a whole.
+            seed: of the inputs that are tried.
 
-        Returns: how many bounds were confirmed, by proof.  A bound that could not be rechecked
-            counts as "trusted" followed by its proof: a search or a solver over many inputs, and
-            what the time did not suffice for.
+        Returns: how many bounds were confirmed, by proof; with `allow_trusted` also how many count
+            as "trusted" followed by their proof, or by "exact".
 
-        Raises: CertificateError for another network, for a claim that does not hold, and for one
-            that could not be rechecked unless `allow_trusted`.
+        Raises: CertificateError that names node and field, for another network, for anything that
+            does not hold, and for trusted claims unless they are allowed; MissingExtra for `solver`
+            without ortools.
         """
         counts = verify(
-            self, network, budget_s=budget_s, solver=solver, allow_trusted=allow_trusted
+            self,
+            network,
+            budget_s=budget_s,
+            allow_trusted=allow_trusted,
+            solver=solver,
+            samples=samples,
+            seed=seed,
         )
         self._proved = True
         return counts

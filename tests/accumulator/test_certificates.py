@@ -428,7 +428,7 @@ def test_huge_numbers_stay_exact(data):
     assert certify(network)["fc"].proof.tolist() == [[Proof.EXHAUSTIVE] * 2] * 2
 
 
-def test_bounds_of_a_solver_are_trusted_or_asked_again():
+def test_bounds_of_a_solver_are_enumerated_or_asked_again():
     pytest.importorskip("ortools")
     network, _ = planted(n_inputs=3)
 
@@ -436,7 +436,7 @@ def test_bounds_of_a_solver_are_trusted_or_asked_again():
         values(node(content, "fc1"), "proof")[:] = [Proof.SOLVER] * 4
 
     certificate = tampered(searched(network), network, by_solver)
-    assert certificate.verify(network)["trusted solver"] == 4
+    assert certificate.verify(network)["solver"] == 4
     assert certificate.verify(network, budget_s=60.0)["solver"] == 4
     assert certificate.verify(network, solver=True)["solver"] == 4
 
