@@ -6,13 +6,29 @@ arguments travel between files, programs and Python functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from refqnn.rounding import Rounding
 
-__all__ = ["ERROR_CODES", "OPERATIONS", "Field", "Kind", "Operation"]
+__all__ = [
+    "ERROR_CODES",
+    "OPERATIONS",
+    "Array",
+    "Field",
+    "Function",
+    "Kind",
+    "Operation",
+    "Values",
+    "functions_in",
+]
+
+Array = NDArray[Any]  # of integers, of Python integers, or of floats
+Values = dict[str, Any]  # arguments or results by name: arrays, integers, texts, networks
+Function = Callable[..., Any]  # an operation: arguments by name -> results by name
 
 Kind = Literal[
     "bool",
@@ -495,3 +511,8 @@ _ALL = [
 ]
 
 OPERATIONS: Mapping[str, Operation] = {operation.name: operation for operation in _ALL}
+
+
+def functions_in(module: Mapping[str, Any]) -> dict[str, Function]:
+    """What in a module (its `globals()`) is named like an operation, in the order of the suite."""
+    return {name: module[name] for name in OPERATIONS if name in module}

@@ -14,6 +14,7 @@ import numpy as np
 
 from refqnn.accumulator import max_fan_in as _max_fan_in
 from refqnn.accumulator import omega as _omega
+from refqnn.conformance.operations import Function, functions_in
 from refqnn.conformance.suite import Rejected
 from refqnn.emulate import Emulated
 from refqnn.errors import InvalidArgument, OutOfRange, RefqnnError, ShapeMismatch
@@ -386,39 +387,6 @@ def _code(error: RefqnnError, arguments: Mapping[str, Any]) -> str:
     return "not_a_number" if any(np.isnan(v).any() for v in floats) else "invalid_parameter"
 
 
-FUNCTIONS: dict[str, Callable[..., Results]] = {
-    f.__name__: _coded(f)
-    for f in (
-        round_ratio,
-        integer_format,
-        check_codes,
-        quantize,
-        binarize,
-        dequantize,
-        requantize_thresholds,
-        requantize_scale,
-        requantize_shift,
-        requantize_multiplier,
-        linear,
-        accumulate,
-        conv1d,
-        conv2d,
-        max_pool2d,
-        sum_pool2d,
-        global_sum_pool,
-        add,
-        concat,
-        flatten,
-        reshape,
-        lookup,
-        bit_widths,
-        accumulator_range,
-        omega,
-        max_fan_in,
-        fan_in_mask,
-        sign_budgets,
-        project,
-        network,
-        predict,
-    )
+FUNCTIONS: dict[str, Function] = {
+    name: _coded(function) for name, function in functions_in(globals()).items()
 }

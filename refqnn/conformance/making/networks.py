@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refqnn.conformance.samplers import Stream
+from refqnn.conformance.making.samplers import Stream
 from refqnn.network import Network, inputs_of, load
 from refqnn.ops import Op
 from refqnn.quantizers import Quantizer
