@@ -81,6 +81,7 @@ class Operation:
         definition: the formula.
         intermediates: results that are compared where they are given.
         traces: every further result is an int_tensor named after a node of the network.
+        node: the kind of node that computes it, where there is one.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Operation:
     definition: str
     intermediates: Mapping[str, Field] = field(default_factory=dict)
     traces: bool = False
+    node: str = ""
 
     @property
     def arguments(self) -> dict[str, Field]:
@@ -231,6 +233,7 @@ _ALL = [
         _ACC,
         _CODES,
         "codes = q_min + #{k : acc >= thresholds[c, k]}",
+        node="Requantize",
     ),
     Operation(
         "requantize_scale",
@@ -294,6 +297,7 @@ _ALL = [
         _SUM,
         "acc[n, k] = sum_i (weight[k, i] - weight_zero_point[k]) * (x[n, i] - x_zero_point) "
         "+ bias[k]",
+        node="Linear",
     ),
     Operation(
         "accumulate",
@@ -323,6 +327,7 @@ _ALL = [
         "acc[n, k, j] = bias[k] + sum_{c, v} weight[k, c, v] * X[n, g C + c, s j + d v], "
         "X = x padded, C = in / groups, g = floor(k / (out / groups)); "
         "positions floor((P - d (kw - 1) - 1) / s) + 1",
+        node="Conv1d",
     ),
     Operation(
         "conv2d",
@@ -331,6 +336,7 @@ _ALL = [
         _SUM,
         "acc[n, k, i, j] = bias[k] + sum_{c, u, v} weight[k, c, u, v] * "
         "X[n, g C + c, s_h i + d_h u, s_w j + d_w v], as conv1d",
+        node="Conv2d",
     ),
     Operation(
         "max_pool2d",
@@ -338,6 +344,7 @@ _ALL = [
         _IMAGES,
         {"y": Field("int_tensor", "[n, channels, ...]")},
         "greatest value of each window; positions outside x do not take part",
+        node="MaxPool2d",
     ),
     Operation(
         "sum_pool2d",
@@ -345,6 +352,7 @@ _ALL = [
         _IMAGES,
         _SUM,
         "sum of each window; positions outside x count as pad_code",
+        node="SumPool2d",
     ),
     Operation(
         "global_sum_pool",
@@ -352,6 +360,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, channels, ...]")},
         _SUM,
         "sum over all positions of each channel: [n, channels]",
+        node="GlobalSumPool",
     ),
     Operation(
         "add",
@@ -359,6 +368,7 @@ _ALL = [
         {"operands": _OPERANDS},
         _SUM,
         "acc = sum_i multipliers[i] * operands[i]",
+        node="Add",
     ),
     Operation(
         "concat",
@@ -366,6 +376,7 @@ _ALL = [
         {"operands": _OPERANDS},
         {"y": Field("int_tensor", "[n, sum of channels, ...]")},
         "the channels of all operands, one after the other",
+        node="Concat",
     ),
     Operation(
         "flatten",
@@ -373,6 +384,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, ...]")},
         {"y": Field("int_tensor", "[n, product of the rest]")},
         "row-major: the last axis runs fastest",
+        node="Flatten",
     ),
     Operation(
         "reshape",
@@ -380,6 +392,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, ...]")},
         {"y": Field("int_tensor", "[n, *shape]")},
         "row-major: the last axis runs fastest",
+        node="Reshape",
     ),
     Operation(
         "lookup",
@@ -390,6 +403,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, channels, ...]")},
         {"y": Field("int_tensor", "of the shape of x")},
         "y = table[c, x - lo]; outside the table is out_of_range",
+        node="Lookup",
     ),
     Operation(
         "bit_widths",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from refqnn import exact
-from refqnn.conformance.operations import Function, functions_in
-from refqnn.conformance.reference import network_of
+from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
+from refqnn.conformance.reference import network_of, node_and_operands
 
 __all__ = ["FUNCTIONS"]
 
-Results = dict[str, Any]
+Nested = Any  # a number, or a list of Nested
 
 
 def _ends(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
@@ -31,28 +32,53 @@ def _ends(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
     return codes[0], codes[-1]
 
 
-def _format(bits: int, signed: bool, narrow: bool) -> Any:
-    q_min, q_max = _ends(bits, signed, narrow)
-    return SimpleNamespace(q_min=q_min, q_max=q_max, step=1)
+def _by_node(operation: str, **arguments: Any) -> Values:
+    """What the node of an operation computes, sample by sample."""
+    op, operands = node_and_operands(operation, arguments)
+    (result,) = OPERATIONS[operation].outputs
+    return {result: [exact.apply(op, sample) for sample in zip(*(v.tolist() for v in operands))]}
+
+
+# --- rounding, formats, doors -----------------------------------------------------------------
+
+
+def round_ratio(numerator: Array, denominator: int, rounding: str) -> Values:
+    def rounded(n: int, _: object) -> int:
+        return exact.round(Fraction(n, denominator), rounding)
+
+    return {"rounded": exact._map(rounded, numerator.tolist())}
+
+
+def integer_format(**fmt: Any) -> Values:
+    q_min, q_max = _ends(**fmt)
+    return {"q_min": q_min, "q_max": q_max, "levels": len(range(q_min, q_max + 1))}
+
+
+def check_codes(codes: Array, **fmt: Any) -> Values:
+    q_min, q_max = _ends(**fmt)
+    assert all(q_min <= v <= q_max for v in codes.ravel().tolist())
+    return {"codes": codes.tolist()}
 
 
 def _door(
-    scale: Any,
-    zero_point: Any,
-    fmt: Any,
-    axis: int | None,
-    precision: str,
+    scale: Array,
+    zero_point: Array,
+    bits: int,
+    signed: bool,
+    narrow: bool,
+    axis: int | None = None,
+    precision: str = "float32",
     rounding: str = "half_even",
     zero_point_first: bool = False,
 ) -> Any:
-    def digits(value: Any) -> Any:
+    def digits(value: float, _: object) -> float:
         return float(exact.to_float(Fraction(value), precision))
 
-    lists = exact._map(lambda v, _: digits(v), scale.tolist())
+    q_min, q_max = _ends(bits, signed, narrow)
     return SimpleNamespace(
-        scale=lists,
+        scale=exact._map(digits, scale.tolist()),
         zero_point=zero_point.tolist(),
-        format=fmt,
+        format=SimpleNamespace(q_min=q_min, q_max=q_max, step=1),
         axis=axis,
         precision=precision,
         rounding=SimpleNamespace(value=rounding),
@@ -60,60 +86,26 @@ def _door(
     )
 
 
-def round_ratio(numerator: Any, denominator: int, rounding: str) -> Results:
-    def rounded(n: int, _: Any) -> int:
-        return exact.round(Fraction(n, denominator), rounding)
-
-    return {"rounded": exact._map(rounded, numerator.tolist())}
+def quantize(x: Array, **door: Any) -> Values:
+    return {"codes": exact.quantize(_door(**door), x)}
 
 
-def integer_format(bits: int, signed: bool, narrow: bool) -> Results:
-    q_min, q_max = _ends(bits, signed, narrow)
-    return {"q_min": q_min, "q_max": q_max, "levels": len(range(q_min, q_max + 1))}
-
-
-def check_codes(codes: Any, bits: int, signed: bool, narrow: bool) -> Results:
-    q_min, q_max = _ends(bits, signed, narrow)
-    assert all(q_min <= v <= q_max for v in codes.ravel().tolist())
-    return {"codes": codes.tolist()}
-
-
-def quantize(
-    x: Any,
-    scale: Any,
-    zero_point: Any,
-    bits: int,
-    signed: bool,
-    narrow: bool,
-    axis: int | None,
-    precision: str,
-    **how: Any,
-) -> Results:
-    door = _door(scale, zero_point, _format(bits, signed, narrow), axis, precision, **how)
-    return {"codes": exact.quantize(door, x)}
-
-
-def binarize(x: Any) -> Results:
+def binarize(x: Array) -> Values:
     return {"codes": exact._map(lambda v, _: 1 if v >= 0 else -1, x.tolist())}
 
 
-def dequantize(
-    codes: Any,
-    scale: Any,
-    zero_point: Any,
-    bits: int,
-    signed: bool,
-    narrow: bool,
-    axis: int | None,
-    precision: str,
-) -> Results:
-    door = _door(scale, zero_point, _format(bits, signed, narrow), axis, precision)
-    return {"x": exact.dequantize(door, codes)}
+def dequantize(codes: Array, **door: Any) -> Values:
+    return {"x": exact.dequantize(_door(**door), codes)}
 
 
-def _codes(acc: Any, fmt: tuple[int, bool, bool], code: Callable[[int, int], int]) -> Results:
+# --- requantize -------------------------------------------------------------------------------
+
+
+def _codes(
+    acc: Array, code: Callable[[int, int], int], bits: int, signed: bool, narrow: bool
+) -> Values:
     """Saturated codes of code(acc, channel)."""
-    q_min, q_max = _ends(*fmt)
+    q_min, q_max = _ends(bits, signed, narrow)
 
     def saturated(value: int, index: tuple[int, ...]) -> int:
         return min(max(code(value, index[1]), q_min), q_max)
@@ -121,74 +113,51 @@ def _codes(acc: Any, fmt: tuple[int, bool, bool], code: Callable[[int, int], int
     return {"codes": exact._map(saturated, acc.tolist())}
 
 
-def _channel(values: Any, channel: int) -> Any:
+def _channel(values: Array, channel: int) -> Any:
     entries = np.asarray(values).reshape(-1).tolist()
     return entries[channel] if len(entries) > 1 else entries[0]
 
 
-def requantize_thresholds(
-    acc: Any, thresholds: Any, bits: int, signed: bool, narrow: bool
-) -> Results:
-    rows = thresholds.tolist()
-
-    def code(value: int, channel: int) -> int:
-        row = rows[channel] if len(rows) > 1 else rows[0]
-        return _ends(bits, signed, narrow)[0] + len([t for t in row if t <= value])
-
-    return _codes(acc, (bits, signed, narrow), code)
-
-
 def requantize_scale(
-    acc: Any,
-    scale_in: Any,
-    scale_out: Any,
-    bias: Any,
+    acc: Array,
+    scale_in: Array,
+    scale_out: Array,
+    bias: Array,
     zero_point: int,
-    bits: int,
-    signed: bool,
-    narrow: bool,
     clip: tuple[int, int] | None,
     rounding: str,
-) -> Results:
-    lowest, highest = clip or _ends(bits, signed, narrow)
+    **fmt: Any,
+) -> Values:
+    lowest, highest = clip or _ends(**fmt)
 
     def code(value: int, channel: int) -> int:
         s_in, s_out, b = (Fraction(_channel(v, channel)) for v in (scale_in, scale_out, bias))
         rounded = exact.round((value * s_in + b) / s_out, rounding)
         return min(max(rounded + zero_point, lowest), highest)
 
-    return _codes(acc, (bits, signed, narrow), code)
+    return _codes(acc, code, **fmt)
 
 
 def requantize_shift(
-    acc: Any,
-    shift: int,
-    offset: Any,
-    zero_point: int,
-    bits: int,
-    signed: bool,
-    narrow: bool,
-    rounding: str,
-) -> Results:
+    acc: Array, shift: int, offset: Array, zero_point: int, rounding: str, **fmt: Any
+) -> Values:
     def code(value: int, channel: int) -> int:
         shifted = Fraction(value + _channel(offset, channel), 2**shift)
         return exact.round(shifted, rounding) + zero_point
 
-    return _codes(acc, (bits, signed, narrow), code)
+    return _codes(acc, code, **fmt)
 
 
 def requantize_multiplier(
-    acc: Any,
-    mantissa: Any,
-    shift: Any,
+    acc: Array,
+    mantissa: Array,
+    shift: Array,
     zero_point: int,
-    bits: int,
-    signed: bool,
-    narrow: bool,
     rounding: str,
     first_rounding: str | None,
     first_shift: int,
-) -> Results:
+    **fmt: Any,
+) -> Values:
     def code(value: int, channel: int) -> int:
         m, s = _channel(mantissa, channel), _channel(shift, channel)
         if first_rounding is None:
@@ -196,10 +165,15 @@ def requantize_multiplier(
         p = exact.round(Fraction(value * m, 2**first_shift), first_rounding)
         return exact.round(Fraction(p, 2 ** (s - first_shift)), rounding) + zero_point
 
-    return _codes(acc, (bits, signed, narrow), code)
+    return _codes(acc, code, **fmt)
 
 
-def linear(x: Any, weight: Any, bias: Any, x_zero_point: int, weight_zero_point: Any) -> Results:
+# --- sums -------------------------------------------------------------------------------------
+
+
+def linear(
+    x: Array, weight: Array, bias: Array | None, x_zero_point: int, weight_zero_point: Array
+) -> Values:
     def acc(sample: list[int], k: int, row: list[int]) -> int:
         z = _channel(weight_zero_point, k)
         total: int = sum((w - z) * (v - x_zero_point) for w, v in zip(row, sample))
@@ -210,63 +184,25 @@ def linear(x: Any, weight: Any, bias: Any, x_zero_point: int, weight_zero_point:
 
 
 def accumulate(
-    x: Any,
-    weight: Any,
-    bias: Any,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
     accumulator_bits: int,
     accumulator_signed: bool,
-    overflow: str,
-    when: str,
-    order: str,
-) -> Results:
+    **how: str,
+) -> Values:
     emulated: Any = SimpleNamespace(
-        width=lambda _: accumulator_bits,
-        signed=accumulator_signed,
-        overflow=overflow,
-        when=when,
-        order=order,
+        width=lambda _: accumulator_bits, signed=accumulator_signed, **how
     )
     op: Any = SimpleNamespace(weight=weight, bias=bias)
     fit = exact._accumulator(emulated, "linear")
     return {"acc": [exact._linear(op, fit, sample) for sample in x.tolist()]}
 
 
-def _node(kind: str, **fixed: Any) -> Callable[..., Any]:
-    """The node of `refqnn.exact`, on a batch; parameters are the operation's."""
-
-    def function(x: Any, **parameters: Any) -> Any:
-        op: Any = SimpleNamespace(**fixed, **parameters)
-        samples = x.tolist()
-        if kind in exact._SUMS:
-            acc = [exact._SUMS[kind](op, exact._exact_sum, sample) for sample in samples]
-            return {"acc": acc}
-        return {"y": [exact._MAPS[kind](op, sample) for sample in samples]}
-
-    return function
+# --- widths and bounds ------------------------------------------------------------------------
 
 
-conv1d, conv2d = _node("Conv1d"), _node("Conv2d")
-max_pool2d, sum_pool2d, global_sum_pool = map(_node, ("MaxPool2d", "SumPool2d", "GlobalSumPool"))
-flatten, reshape = _node("Flatten"), _node("Reshape")
-
-
-def add(operands: Sequence[Any], multipliers: tuple[int, ...] | None) -> Results:
-    op: Any = SimpleNamespace(multipliers=multipliers)
-    samples = zip(*(v.tolist() for v in operands))
-    return {"acc": [exact._add(op, exact._exact_sum, *sample) for sample in samples]}
-
-
-def concat(operands: Sequence[Any]) -> Results:
-    samples = zip(*(v.tolist() for v in operands))
-    return {"y": [exact._concat(None, *sample) for sample in samples]}
-
-
-def lookup(x: Any, table: Any, lo: int) -> Results:
-    op: Any = SimpleNamespace(table=table, lo=lo, hi=lo + table.shape[1] - 1)
-    return {"y": [exact._lookup(op, sample) for sample in x.tolist()]}
-
-
-def bit_widths(lo: int, hi: int) -> Results:
+def bit_widths(lo: int, hi: int) -> Values:
     """By trying widths one after another."""
 
     def least(fits: Callable[[int], bool]) -> int:
@@ -282,9 +218,9 @@ def bit_widths(lo: int, hi: int) -> Results:
     }
 
 
-def accumulator_range(weight: Any, bias: Any, x_lo: Any, x_hi: Any) -> Results:
+def accumulator_range(weight: Array, bias: Array | None, x_lo: Array, x_hi: Array) -> Values:
     """By taking every input to the end that helps."""
-    results: Results = {"lo": [], "hi": [], "mass": []}
+    results: Values = {"lo": [], "hi": [], "mass": []}
     for k, row in enumerate(weight.tolist()):
         b = 0 if bias is None else bias.tolist()[k]
         ends = [(w * lo, w * hi) for w, lo, hi in zip(row, x_lo.tolist(), x_hi.tolist())]
@@ -294,17 +230,17 @@ def accumulator_range(weight: Any, bias: Any, x_lo: Any, x_hi: Any) -> Results:
     return results
 
 
-def omega(n_max: int, n_weights: int, n_inputs: int) -> Results:
+def omega(n_max: int, n_weights: int, n_inputs: int) -> Values:
     largest = Fraction(2**n_max - 1, (2**n_weights - 1) * (2**n_inputs - 1))
     return {"fan_in": math.floor(largest)}
 
 
 def max_fan_in(
-    weight_range: tuple[int, int],
-    input_range: tuple[int, int],
-    bias_range: tuple[int, int],
-    accumulator_range: tuple[int, int],
-) -> Results:
+    weight_range: Sequence[int],
+    input_range: Sequence[int],
+    bias_range: Sequence[int],
+    accumulator_range: Sequence[int],
+) -> Values:
     """By doubling and halving a fan-in that is tested."""
     products = [w * x for w, x in product(weight_range, input_range)]
 
@@ -325,7 +261,10 @@ def max_fan_in(
     return {"fan_in": below}
 
 
-def fan_in_mask(weight: Any, fan_in: int) -> Results:
+# --- weights for a narrow accumulator ---------------------------------------------------------
+
+
+def fan_in_mask(weight: Array, fan_in: int) -> Values:
     """By counting, for each weight, those of its row that come before it."""
     masks: list[int] = []
     for row in weight.reshape(len(weight), -1).tolist():
@@ -336,17 +275,22 @@ def fan_in_mask(weight: Any, fan_in: int) -> Results:
     return {"mask": np.array(masks).reshape(weight.shape).tolist()}
 
 
-def sign_budgets(P: Any, N: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
+def sign_budgets(
+    P: Array, N: Array, bias: Array | None, input_range: tuple[int, int], bits: int
+) -> Values:
     b = None if bias is None else bias.tolist()
     P_max, N_max = exact.sign_budgets(P.tolist(), N.tolist(), b, input_range, bits)
     return {"P_max": P_max, "N_max": N_max}
 
 
-def project(weight: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
-    return {"codes": exact.project(weight, bias, input_range, bits)}
+def project(**arguments: Any) -> Values:
+    return {"codes": exact.project(**arguments)}
 
 
-def network(codes: Any, network: Mapping[str, Any]) -> Results:
+# --- networks ---------------------------------------------------------------------------------
+
+
+def network(codes: Array, network: Mapping[str, Any]) -> Values:
     program = network_of(network)
     trace = exact.trace(program, codes.tolist())
     del trace["input"]
@@ -354,18 +298,10 @@ def network(codes: Any, network: Mapping[str, Any]) -> Results:
 
 
 def predict(
-    x: Any,
-    network: Mapping[str, Any],
-    scale: Any,
-    zero_point: Any,
-    rounding: str,
-    output_scale: Any,
-    output_offset: Any,
-) -> Results:
-    program = network_of(network)
-    door = _door(scale, zero_point, program.input_format, None, "float32", rounding)
-    codes = exact.quantize(door, x)
-    output = exact.forward(program, codes)
+    x: Array, network: Mapping[str, Any], output_scale: Array, output_offset: Array, **door: Any
+) -> Values:
+    codes = exact.quantize(_door(**network["input_format"], **door), x)
+    output = exact.forward(network_of(network), codes)
 
     def value(acc: int, index: tuple[int, ...]) -> float:
         s, b = (Fraction(_channel(v, index[1])) for v in (output_scale, output_offset))
@@ -375,4 +311,7 @@ def predict(
     return {"y": exact._map(value, output), "codes": codes, "output": output}
 
 
-FUNCTIONS: dict[str, Function] = functions_in(globals())
+_OWN = functions_in(globals())
+FUNCTIONS: dict[str, Function] = {
+    name: _OWN.get(name) or partial(_by_node, name) for name in OPERATIONS
+}
