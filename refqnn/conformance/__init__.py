@@ -63,9 +63,9 @@ def vector(identity: str) -> Vector:
 
 
 def __getattr__(name: str) -> object:
-    """`generate` and `stale` are loaded on use: they bring the mutants with them."""
-    if name in ("generate", "stale"):
-        from refqnn.conformance import writing
+    """`generate` and `stale` are loaded on use: they bring all that makes vectors with them."""
+    if name in ("generate", "stale", "writing"):
+        from refqnn.conformance.making import writing
 
-        return getattr(writing, name)
+        return writing if name == "writing" else getattr(writing, name)
     raise AttributeError(f"module 'refqnn.conformance' has no attribute {name!r}")

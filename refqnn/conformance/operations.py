@@ -6,13 +6,29 @@ arguments travel between files, programs and Python functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from refqnn.rounding import Rounding
 
-__all__ = ["ERROR_CODES", "OPERATIONS", "Field", "Kind", "Operation"]
+__all__ = [
+    "ERROR_CODES",
+    "OPERATIONS",
+    "Array",
+    "Field",
+    "Function",
+    "Kind",
+    "Operation",
+    "Values",
+    "functions_in",
+]
+
+Array = NDArray[Any]  # of integers, of Python integers, or of floats
+Values = dict[str, Any]  # arguments or results by name: arrays, integers, texts, networks
+Function = Callable[..., Any]  # an operation: arguments by name -> results by name
 
 Kind = Literal[
     "bool",
@@ -65,6 +81,7 @@ class Operation:
         definition: the formula.
         intermediates: results that are compared where they are given.
         traces: every further result is an int_tensor named after a node of the network.
+        node: the kind of node that computes it, where there is one.
     """
 
     name: str
@@ -74,6 +91,7 @@ class Operation:
     definition: str
     intermediates: Mapping[str, Field] = field(default_factory=dict)
     traces: bool = False
+    node: str = ""
 
     @property
     def arguments(self) -> dict[str, Field]:
@@ -215,6 +233,7 @@ _ALL = [
         _ACC,
         _CODES,
         "codes = q_min + #{k : acc >= thresholds[c, k]}",
+        node="Requantize",
     ),
     Operation(
         "requantize_scale",
@@ -278,6 +297,7 @@ _ALL = [
         _SUM,
         "acc[n, k] = sum_i (weight[k, i] - weight_zero_point[k]) * (x[n, i] - x_zero_point) "
         "+ bias[k]",
+        node="Linear",
     ),
     Operation(
         "accumulate",
@@ -307,6 +327,7 @@ _ALL = [
         "acc[n, k, j] = bias[k] + sum_{c, v} weight[k, c, v] * X[n, g C + c, s j + d v], "
         "X = x padded, C = in / groups, g = floor(k / (out / groups)); "
         "positions floor((P - d (kw - 1) - 1) / s) + 1",
+        node="Conv1d",
     ),
     Operation(
         "conv2d",
@@ -315,6 +336,7 @@ _ALL = [
         _SUM,
         "acc[n, k, i, j] = bias[k] + sum_{c, u, v} weight[k, c, u, v] * "
         "X[n, g C + c, s_h i + d_h u, s_w j + d_w v], as conv1d",
+        node="Conv2d",
     ),
     Operation(
         "max_pool2d",
@@ -322,6 +344,7 @@ _ALL = [
         _IMAGES,
         {"y": Field("int_tensor", "[n, channels, ...]")},
         "greatest value of each window; positions outside x do not take part",
+        node="MaxPool2d",
     ),
     Operation(
         "sum_pool2d",
@@ -329,6 +352,7 @@ _ALL = [
         _IMAGES,
         _SUM,
         "sum of each window; positions outside x count as pad_code",
+        node="SumPool2d",
     ),
     Operation(
         "global_sum_pool",
@@ -336,6 +360,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, channels, ...]")},
         _SUM,
         "sum over all positions of each channel: [n, channels]",
+        node="GlobalSumPool",
     ),
     Operation(
         "add",
@@ -343,6 +368,7 @@ _ALL = [
         {"operands": _OPERANDS},
         _SUM,
         "acc = sum_i multipliers[i] * operands[i]",
+        node="Add",
     ),
     Operation(
         "concat",
@@ -350,6 +376,7 @@ _ALL = [
         {"operands": _OPERANDS},
         {"y": Field("int_tensor", "[n, sum of channels, ...]")},
         "the channels of all operands, one after the other",
+        node="Concat",
     ),
     Operation(
         "flatten",
@@ -357,6 +384,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, ...]")},
         {"y": Field("int_tensor", "[n, product of the rest]")},
         "row-major: the last axis runs fastest",
+        node="Flatten",
     ),
     Operation(
         "reshape",
@@ -364,6 +392,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, ...]")},
         {"y": Field("int_tensor", "[n, *shape]")},
         "row-major: the last axis runs fastest",
+        node="Reshape",
     ),
     Operation(
         "lookup",
@@ -374,6 +403,7 @@ _ALL = [
         {"x": Field("int_tensor", "[n, channels, ...]")},
         {"y": Field("int_tensor", "of the shape of x")},
         "y = table[c, x - lo]; outside the table is out_of_range",
+        node="Lookup",
     ),
     Operation(
         "bit_widths",
@@ -495,3 +525,8 @@ _ALL = [
 ]
 
 OPERATIONS: Mapping[str, Operation] = {operation.name: operation for operation in _ALL}
+
+
+def functions_in(module: Mapping[str, Any]) -> dict[str, Function]:
+    """What in a module (its `globals()`) is named like an operation, in the order of the suite."""
+    return {name: module[name] for name in OPERATIONS if name in module}

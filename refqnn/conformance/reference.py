@@ -1,22 +1,24 @@
 """The operations of the suite by way of numpy: refqnn itself as an implementation under test.
 
-One function per operation, called with the arguments of a vector by name.  Refusals are `Rejected`
-with the code that belongs to the kind of error.
+One function per operation, called with the arguments of a vector by name.  Operations that a node
+computes have no function of their own: one table says which node their parameters make.  Refusals
+are `Rejected` with the code that belongs to the kind of error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
 
 from refqnn.accumulator import max_fan_in as _max_fan_in
 from refqnn.accumulator import omega as _omega
+from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
 from refqnn.conformance.suite import Rejected
 from refqnn.emulate import Emulated
-from refqnn.errors import InvalidArgument, OutOfRange, RefqnnError, ShapeMismatch
+from refqnn.errors import InvalidArgument, NotCovered, OutOfRange, RefqnnError, ShapeMismatch
 from refqnn.formats import (
     BIPOLAR,
     IntFormat,
@@ -48,142 +50,164 @@ from refqnn.pruning import sign_budgets as _sign_budgets
 from refqnn.quantizers import AffineQuantizer, Dequantizer, SymmetricQuantizer
 from refqnn.rounding import round_ratio as _round_ratio
 
-__all__ = ["FUNCTIONS", "network_of"]
-
-Results = dict[str, Any]
+__all__ = ["FUNCTIONS", "network_of", "node_and_operands", "node_of"]
 
 
-def round_ratio(numerator: Any, denominator: int, rounding: str) -> Results:
+# --- nodes ------------------------------------------------------------------------------------
+
+
+def _linear(
+    weight: Array, bias: Array | None, x_zero_point: int, weight_zero_point: Array
+) -> Linear:
+    if x_zero_point or np.any(weight_zero_point):
+        raise OutOfRange("zero points inside a network are folded into weights and biases")
+    return Linear(weight, bias)
+
+
+def _requantize(thresholds: Array, **fmt: Any) -> Requantize:
+    return Requantize(thresholds, IntFormat(**fmt))
+
+
+_NODES: dict[str, Callable[..., Op]] = {
+    "Linear": _linear,
+    "Conv1d": Conv1d,
+    "Conv2d": Conv2d,
+    "Requantize": _requantize,
+    "Lookup": Lookup,
+    "MaxPool2d": MaxPool2d,
+    "SumPool2d": SumPool2d,
+    "GlobalSumPool": GlobalSumPool,
+    "Add": Add,
+    "Concat": Concat,
+    "Flatten": Flatten,
+    "Reshape": Reshape,
+}
+
+
+def node_of(operation: str, parameters: Mapping[str, Any]) -> Op:
+    """The node that computes an operation.
+
+    Raises: NotCovered where none does; the errors of the node.
+    """
+    kind = OPERATIONS[operation].node if operation in OPERATIONS else operation
+    if kind not in _NODES:
+        raise NotCovered(f"{operation}: no kind of node computes it")
+    return _NODES[kind](**parameters)
+
+
+def network_of(description: Mapping[str, Any]) -> Network:
+    """The `Network` that a vector describes.  Raises: as `node_of`, and the errors of Network."""
+    nodes = [
+        Node(node["name"], node_of(node["operation"], node["parameters"]), tuple(node["inputs"]))
+        for node in description["nodes"]
+    ]
+    return Network(
+        nodes,
+        input_shape=tuple(description["input_shape"]),
+        input_format=IntFormat(**description["input_format"]),
+        output=description["output"],
+    )
+
+
+def _apply(op: Op, *x: object) -> Array:
+    """Shapes checked, as a Network does."""
+    operands = [as_integers(v, "x") for v in x]
+    op.out_shape(*(v.shape[1:] for v in operands))
+    return op.forward(*operands)
+
+
+def node_and_operands(operation: str, arguments: Values) -> tuple[Op, Sequence[Array]]:
+    """The arguments of an operation as its node and what goes into it.  Raises: as `node_of`."""
+    (given,) = OPERATIONS[operation].inputs
+    parameters = {name: value for name, value in arguments.items() if name != given}
+    data = arguments[given]
+    return node_of(operation, parameters), data if isinstance(data, (list, tuple)) else [data]
+
+
+def _by_node(operation: str, **arguments: Any) -> Values:
+    """What the node of an operation computes."""
+    op, operands = node_and_operands(operation, arguments)
+    (result,) = OPERATIONS[operation].outputs
+    return {result: _apply(op, *operands)}
+
+
+# --- rounding, formats, doors -----------------------------------------------------------------
+
+
+def round_ratio(numerator: Array, denominator: int, rounding: str) -> Values:
     return {"rounded": _round_ratio(numerator, denominator, rounding)}
 
 
-def integer_format(bits: int, signed: bool, narrow: bool) -> Results:
-    fmt = IntFormat(bits, signed, narrow)
+def integer_format(**parameters: Any) -> Values:
+    fmt = IntFormat(**parameters)
     return {"q_min": fmt.q_min, "q_max": fmt.q_max, "levels": fmt.levels}
 
 
-def check_codes(codes: Any, bits: int, signed: bool, narrow: bool) -> Results:
-    return {"codes": IntFormat(bits, signed, narrow).check(codes)}
+def check_codes(codes: Array, **fmt: Any) -> Values:
+    return {"codes": IntFormat(**fmt).check(codes)}
 
 
-def _quantizer(
-    scale: Any, zero_point: Any, fmt: IntFormat, axis: int | None, precision: Any, **options: Any
-) -> AffineQuantizer:
-    return AffineQuantizer(scale, zero_point, fmt, axis=axis, precision=precision, **options)
+def _door(bits: int, signed: bool, narrow: bool, **parameters: Any) -> AffineQuantizer:
+    return AffineQuantizer(format=IntFormat(bits, signed, narrow), **parameters)
 
 
-def quantize(
-    x: Any,
-    scale: Any,
-    zero_point: Any,
-    bits: int,
-    signed: bool,
-    narrow: bool,
-    rounding: str,
-    axis: int | None,
-    precision: str,
-    zero_point_first: bool,
-) -> Results:
-    fmt = IntFormat(bits, signed, narrow)
-    options = {"rounding": rounding, "zero_point_first": zero_point_first}
-    return {"codes": _quantizer(scale, zero_point, fmt, axis, precision, **options).quantize(x)}
+def quantize(x: Array, **door: Any) -> Values:
+    return {"codes": _door(**door).quantize(x)}
 
 
-def binarize(x: Any) -> Results:
+def binarize(x: Array) -> Values:
     return {"codes": SymmetricQuantizer(1.0, BIPOLAR, precision="float64").quantize(x)}
 
 
-def dequantize(
-    codes: Any,
-    scale: Any,
-    zero_point: Any,
+def dequantize(codes: Array, **door: Any) -> Values:
+    return {"x": _door(**door).dequantize(codes)}
+
+
+# --- requantize -------------------------------------------------------------------------------
+
+
+def _requantized(
+    make: Callable[..., Requantize],
+    acc: Array,
     bits: int,
     signed: bool,
     narrow: bool,
-    axis: int | None,
-    precision: str,
-) -> Results:
-    fmt = IntFormat(bits, signed, narrow)
-    return {"x": _quantizer(scale, zero_point, fmt, axis, precision).dequantize(codes)}
-
-
-def _made(make: Callable[..., Requantize], *arguments: Any, **options: Any) -> Requantize:
-    """Limits of shifts and mantissas are their own, no range that another argument declares."""
-    try:
-        return make(*arguments, **options)
-    except OutOfRange as error:
-        raise InvalidArgument(str(error)) from error
-
-
-def _requantized(op: Requantize, acc: Any) -> Results:
+    **parameters: Any,
+) -> Values:
+    op = make(format=IntFormat(bits, signed, narrow), **parameters)
     return {"codes": _apply(op, acc), "thresholds": op.thresholds}
 
 
-def requantize_thresholds(
-    acc: Any, thresholds: Any, bits: int, signed: bool, narrow: bool
-) -> Results:
-    op = Requantize(thresholds, IntFormat(bits, signed, narrow))
-    return {"codes": _apply(op, acc)}
+def _limited(make: Callable[..., Requantize]) -> Callable[..., Requantize]:
+    """Limits of shifts and mantissas are their own, no range that another argument declares."""
+
+    def limited(**parameters: Any) -> Requantize:
+        try:
+            return make(**parameters)
+        except OutOfRange as error:
+            raise InvalidArgument(str(error)) from error
+
+    return limited
 
 
-def requantize_scale(
-    acc: Any,
-    scale_in: Any,
-    scale_out: Any,
-    bias: Any,
-    zero_point: int,
-    bits: int,
-    signed: bool,
-    narrow: bool,
-    clip: tuple[int, int] | None,
-    rounding: str,
-) -> Results:
-    fmt = IntFormat(bits, signed, narrow)
-    options: Any = {"bias": bias, "zero_point": zero_point, "clip": clip}
-    return _requantized(Requantize.from_scale(scale_in, scale_out, fmt, rounding, **options), acc)
+def requantize_scale(**arguments: Any) -> Values:
+    return _requantized(Requantize.from_scale, **arguments)
 
 
-def requantize_shift(
-    acc: Any,
-    shift: int,
-    offset: Any,
-    zero_point: int,
-    bits: int,
-    signed: bool,
-    narrow: bool,
-    rounding: str,
-) -> Results:
-    fmt = IntFormat(bits, signed, narrow)
-    options = {"offset": offset, "zero_point": zero_point}
-    return _requantized(_made(Requantize.from_shift, shift, fmt, rounding, **options), acc)
+def requantize_shift(**arguments: Any) -> Values:
+    return _requantized(_limited(Requantize.from_shift), **arguments)
 
 
-def requantize_multiplier(
-    acc: Any,
-    mantissa: Any,
-    shift: Any,
-    zero_point: int,
-    bits: int,
-    signed: bool,
-    narrow: bool,
-    rounding: str,
-    first_rounding: str | None,
-    first_shift: int,
-) -> Results:
-    op = _made(
-        Requantize.from_multiplier,
-        mantissa,
-        shift,
-        IntFormat(bits, signed, narrow),
-        rounding,
-        zero_point=zero_point,
-        first_rounding=first_rounding,
-        first_shift=first_shift,
-    )
-    return _requantized(op, acc)
+def requantize_multiplier(**arguments: Any) -> Values:
+    return _requantized(_limited(Requantize.from_multiplier), **arguments)
 
 
-def linear(x: Any, weight: Any, bias: Any, x_zero_point: int, weight_zero_point: Any) -> Results:
+# --- sums -------------------------------------------------------------------------------------
+
+
+def linear(
+    x: Array, weight: Array, bias: Array | None, x_zero_point: int, weight_zero_point: Array
+) -> Values:
     """sum (w - z_w)(x - z_x) + b = sum (w - z_w) x + (b - z_x sum(w - z_w)): zero points fold."""
     centred = weight - np.asarray(weight_zero_point).reshape(-1, 1)
     folded = -x_zero_point * centred.sum(axis=1)
@@ -191,62 +215,23 @@ def linear(x: Any, weight: Any, bias: Any, x_zero_point: int, weight_zero_point:
 
 
 def accumulate(
-    x: Any,
-    weight: Any,
-    bias: Any,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
     accumulator_bits: int,
     accumulator_signed: bool,
-    overflow: Any,
-    when: Any,
-    order: Any,
-) -> Results:
-    emulated = Emulated(accumulator_bits, accumulator_signed, overflow, when, order)
+    **how: Any,
+) -> Values:
+    emulated = Emulated(accumulator_bits, accumulator_signed, **how)
     op = Linear(weight, bias)
     op.out_shape(x.shape[1:])
     return {"acc": emulated.accumulate(op, (x,), accumulator_bits)}
 
 
-def conv1d(x: Any, **parameters: Any) -> Results:
-    return {"acc": _apply(Conv1d(**parameters), x)}
+# --- widths and bounds ------------------------------------------------------------------------
 
 
-def conv2d(x: Any, **parameters: Any) -> Results:
-    return {"acc": _apply(Conv2d(**parameters), x)}
-
-
-def max_pool2d(x: Any, **parameters: Any) -> Results:
-    return {"y": _apply(MaxPool2d(**parameters), x)}
-
-
-def sum_pool2d(x: Any, **parameters: Any) -> Results:
-    return {"acc": _apply(SumPool2d(**parameters), x)}
-
-
-def global_sum_pool(x: Any) -> Results:
-    return {"acc": _apply(GlobalSumPool(), x)}
-
-
-def add(operands: Sequence[Any], multipliers: tuple[int, ...] | None) -> Results:
-    return {"acc": _apply(Add(multipliers), *operands)}
-
-
-def concat(operands: Sequence[Any]) -> Results:
-    return {"y": _apply(Concat(), *operands)}
-
-
-def flatten(x: Any) -> Results:
-    return {"y": _apply(Flatten(), x)}
-
-
-def reshape(x: Any, shape: tuple[int, ...]) -> Results:
-    return {"y": _apply(Reshape(shape), x)}
-
-
-def lookup(x: Any, table: Any, lo: int) -> Results:
-    return {"y": _apply(Lookup(table, lo), x)}
-
-
-def bit_widths(lo: int, hi: int) -> Results:
+def bit_widths(lo: int, hi: int) -> Values:
     return {
         "signed_bits": signed_bits(lo, hi),
         "unsigned_bits": None if lo < 0 else unsigned_bits(lo, hi),
@@ -254,45 +239,44 @@ def bit_widths(lo: int, hi: int) -> Results:
     }
 
 
-def accumulator_range(weight: Any, bias: Any, x_lo: Any, x_hi: Any) -> Results:
+def accumulator_range(weight: Array, bias: Array | None, x_lo: Array, x_hi: Array) -> Values:
     op, box = Linear(weight, bias), Interval(x_lo, x_hi)
     op.out_shape(box.shape)
     acc = op.out_range(box)
     return {"lo": acc.lo, "hi": acc.hi, "mass": op.absolute_mass(box)}
 
 
-def omega(n_max: int, n_weights: int, n_inputs: int) -> Results:
-    return {"fan_in": _omega(n_max, n_weights, n_inputs)}
+def omega(**bits: int) -> Values:
+    return {"fan_in": _omega(**bits)}
 
 
-def max_fan_in(
-    weight_range: tuple[int, int],
-    input_range: tuple[int, int],
-    bias_range: tuple[int, int],
-    accumulator_range: tuple[int, int],
-) -> Results:
-    fan_in = _max_fan_in(weight_range, input_range, bias_range, accumulator_range)
-    return {"fan_in": fan_in}
+def max_fan_in(**ranges: tuple[int, int]) -> Values:
+    return {"fan_in": _max_fan_in(**ranges)}
 
 
-def fan_in_mask(weight: Any, fan_in: int) -> Results:
+# --- weights for a narrow accumulator ---------------------------------------------------------
+
+
+def fan_in_mask(weight: Array, fan_in: int) -> Values:
     return {"mask": _fan_in_mask(weight, fan_in).astype(np.int64)}
 
 
-def sign_budgets(P: Any, N: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
-    P_max, N_max = _sign_budgets(P, N, bias, input_range, bits)
+def sign_budgets(**arguments: Any) -> Values:
+    P_max, N_max = _sign_budgets(**arguments)
     return {"P_max": P_max, "N_max": N_max}
 
 
-def project(weight: Any, bias: Any, input_range: tuple[int, int], bits: int) -> Results:
-    codes = _project(weight, bias, input_range, bits)
+def project(weight: Array, **budget: Any) -> Values:
+    codes = _project(weight, **budget)
     rounded = np.rint(weight).astype(np.int64).reshape(len(weight), -1)
     P, N = (np.maximum(sign * rounded, 0).sum(axis=1) for sign in (1, -1))
-    P_max, N_max = _sign_budgets(P, N, bias, input_range, bits)
-    return {"codes": codes, "P_max": P_max, "N_max": N_max}
+    return {"codes": codes, **sign_budgets(P=P, N=N, **budget)}
 
 
-def network(codes: Any, network: Mapping[str, Any]) -> Results:
+# --- networks ---------------------------------------------------------------------------------
+
+
+def network(codes: Array, network: Mapping[str, Any]) -> Values:
     program = network_of(network)
     trace = program.trace(codes)
     del trace["input"]
@@ -300,82 +284,34 @@ def network(codes: Any, network: Mapping[str, Any]) -> Results:
 
 
 def predict(
-    x: Any,
-    network: Mapping[str, Any],
-    scale: Any,
-    zero_point: Any,
-    rounding: str,
-    output_scale: Any,
-    output_offset: Any,
-) -> Results:
+    x: Array, network: Mapping[str, Any], output_scale: Array, output_offset: Array, **door: Any
+) -> Values:
     program = network_of(network)
-    door = AffineQuantizer(scale, zero_point, program.input_format, rounding)
-    codes = door.quantize(x)
+    codes = AffineQuantizer(format=program.input_format, **door).quantize(x)
     output = program.forward(codes)
     y = Dequantizer(output_scale, output_offset).dequantize(output)
     return {"y": y, "codes": codes, "output": output}
 
 
-def network_of(description: Mapping[str, Any]) -> Network:
-    """The `Network` that a vector describes."""
-    nodes = [
-        Node(node["name"], _OPS[node["operation"]](**node["parameters"]), tuple(node["inputs"]))
-        for node in description["nodes"]
-    ]
-    fmt = description["input_format"]
-    return Network(
-        nodes,
-        input_shape=tuple(description["input_shape"]),
-        input_format=IntFormat(fmt["bits"], fmt["signed"], fmt["narrow"]),
-        output=description["output"],
-    )
+# --- refusals ---------------------------------------------------------------------------------
 
 
-def _linear_node(weight: Any, bias: Any, x_zero_point: int, weight_zero_point: Any) -> Linear:
-    if x_zero_point or np.any(weight_zero_point):
-        raise OutOfRange("zero points inside a network are folded into weights and biases")
-    return Linear(weight, bias)
-
-
-_OPS: dict[str, Callable[..., Op]] = {
-    "linear": _linear_node,
-    "conv1d": Conv1d,
-    "conv2d": Conv2d,
-    "max_pool2d": MaxPool2d,
-    "sum_pool2d": SumPool2d,
-    "global_sum_pool": GlobalSumPool,
-    "add": Add,
-    "concat": Concat,
-    "flatten": Flatten,
-    "reshape": Reshape,
-    "lookup": Lookup,
-    "requantize_thresholds": lambda thresholds, bits, signed, narrow: Requantize(
-        thresholds, IntFormat(bits, signed, narrow)
-    ),
-}
-
-
-def _apply(op: Op, *x: Any) -> Any:
-    """Shapes checked, as a Network does."""
-    operands = [as_integers(v, "x") for v in x]
-    op.out_shape(*(v.shape[1:] for v in operands))
-    return op.forward(*operands)
-
-
-def _coded(function: Callable[..., Results]) -> Callable[..., Results]:
+def _coded(function: Function) -> Function:
     """The function, refusing as `Rejected`."""
 
     @wraps(function)
-    def coded(**arguments: Any) -> Results:
+    def coded(**arguments: Any) -> Any:
         try:
             return function(**arguments)
+        except NotCovered:
+            raise
         except RefqnnError as error:
             raise Rejected(_code(error, arguments), str(error)) from error
 
     return coded
 
 
-def _code(error: RefqnnError, arguments: Mapping[str, Any]) -> str:
+def _code(error: RefqnnError, arguments: Values) -> str:
     if isinstance(error, ShapeMismatch):
         return "shape_mismatch"
     if isinstance(error, OutOfRange):
@@ -386,39 +322,7 @@ def _code(error: RefqnnError, arguments: Mapping[str, Any]) -> str:
     return "not_a_number" if any(np.isnan(v).any() for v in floats) else "invalid_parameter"
 
 
-FUNCTIONS: dict[str, Callable[..., Results]] = {
-    f.__name__: _coded(f)
-    for f in (
-        round_ratio,
-        integer_format,
-        check_codes,
-        quantize,
-        binarize,
-        dequantize,
-        requantize_thresholds,
-        requantize_scale,
-        requantize_shift,
-        requantize_multiplier,
-        linear,
-        accumulate,
-        conv1d,
-        conv2d,
-        max_pool2d,
-        sum_pool2d,
-        global_sum_pool,
-        add,
-        concat,
-        flatten,
-        reshape,
-        lookup,
-        bit_widths,
-        accumulator_range,
-        omega,
-        max_fan_in,
-        fan_in_mask,
-        sign_budgets,
-        project,
-        network,
-        predict,
-    )
+_OWN = functions_in(globals())
+FUNCTIONS: dict[str, Function] = {
+    name: _coded(_OWN.get(name) or partial(_by_node, name)) for name in OPERATIONS
 }

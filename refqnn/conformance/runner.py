@@ -16,7 +16,7 @@ import numpy as np
 
 from refqnn.conformance.encoding import encode_fields
 from refqnn.conformance.notes import NOTES
-from refqnn.conformance.operations import OPERATIONS
+from refqnn.conformance.operations import OPERATIONS, functions_in
 from refqnn.conformance.suite import (
     SEMANTICS_VERSION,
     SUITE_VERSION,
@@ -229,7 +229,7 @@ def functions_of(implementation: Implementation) -> dict[str, Callable[..., Any]
     Raises: InvalidType when there is none.
     """
     if isinstance(implementation, Mapping):
-        found = {n: f for n, f in implementation.items() if n in OPERATIONS}
+        found = functions_in(implementation)
     elif hasattr(implementation, "FUNCTIONS"):
         return functions_of(implementation.FUNCTIONS)
     else:

@@ -96,7 +96,7 @@ def _network() -> Schema:
             }
         )
         for operation in OPERATIONS.values()
-        if operation.name in _NODES
+        if operation.node
     ]
     fmt = {n: _field(f) for n, f in OPERATIONS["check_codes"].parameters.items()}
     return _closed(
@@ -107,22 +107,6 @@ def _network() -> Schema:
             "output": _TEXT,
         }
     )
-
-
-_NODES = (
-    "linear",
-    "conv1d",
-    "conv2d",
-    "requantize_thresholds",
-    "max_pool2d",
-    "sum_pool2d",
-    "global_sum_pool",
-    "add",
-    "concat",
-    "flatten",
-    "reshape",
-    "lookup",
-)
 
 
 def _vector_file(operation: Operation) -> Schema:

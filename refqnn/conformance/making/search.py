@@ -1,4 +1,4 @@
-"""Choose questions by search against the mutants: `python -m refqnn.conformance.search`.
+"""Choose questions by search against the mutants: `python -m refqnn.conformance.making.search`.
 
 For each operation, questions of rising seed are asked of every mutant that the vectors so far do
 not kill `TWICE`; a greedy cover takes the question that kills most of them for the least size.
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from refqnn.conformance.cases import Case, asked, hand_made
-from refqnn.conformance.chosen import CHOSEN
 from refqnn.conformance.encoding import encode_fields
+from refqnn.conformance.making.cases import Case, asked, hand_made
+from refqnn.conformance.making.chosen import CHOSEN
+from refqnn.conformance.making.samplers import SAMPLERS
+from refqnn.conformance.making.writing import kills, solved
 from refqnn.conformance.mutants import mutants_of
 from refqnn.conformance.operations import OPERATIONS
-from refqnn.conformance.samplers import SAMPLERS
 from refqnn.conformance.suite import Vector
-from refqnn.conformance.writing import kills, solved
 from refqnn.errors import RefqnnError
 
 __all__ = ["choose", "main"]

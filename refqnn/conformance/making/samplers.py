@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from refqnn.conformance.operations import Array, Values, functions_in
 from refqnn.rounding import Rounding
 
 __all__ = ["SAMPLERS", "Stream", "sample"]
 
 T = TypeVar("T")
-Arguments = dict[str, Any]
 
 
 class Stream:
@@ -53,14 +54,14 @@ class Stream:
         magnitude = (1 << self.integer(1, bits)) + self.integer(-2, 2)
         return magnitude if self.chance(50) else -magnitude
 
-    def tensor(self, shape: Sequence[int], lo: int, hi: int) -> Any:
+    def tensor(self, shape: Sequence[int], lo: int, hi: int) -> Array:
         """Integers in [lo, hi]."""
         values = [self.integer(lo, hi) for _ in range(int(np.prod(shape)))]
         dtype = np.int64 if lo >= -(2**63) and hi < 2**63 else object
         return np.array(values, dtype=dtype).reshape(shape)
 
 
-def sample(operation: str, seed: int) -> Arguments:
+def sample(operation: str, seed: int) -> Values:
     """The question of this operation and seed."""
     return SAMPLERS[operation](Stream(seed, operation))
 
@@ -68,37 +69,37 @@ def sample(operation: str, seed: int) -> Arguments:
 _MODES = tuple(mode.value for mode in Rounding)
 
 
-def _format(s: Stream, widest: int = 8) -> Arguments:
+def _format(s: Stream, widest: int = 8) -> Values:
     bits = s.integer(2, widest)
     return {"bits": bits, "signed": s.chance(60), "narrow": s.chance(30)}
 
 
-def _ends(fmt: Arguments) -> tuple[int, int]:
+def _ends(fmt: Values) -> tuple[int, int]:
     bits, signed, narrow = fmt["bits"], fmt["signed"], fmt["narrow"]
     return (
         (-(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1 - narrow)
     )
 
 
-def _round_ratio(s: Stream) -> Arguments:
+def round_ratio(s: Stream) -> Values:
     d = s.choice((1, 2, 3, 4, 5, 8, 16, 2**20, 3 * 2**40, 2**61))
     ties = [d * s.integer(-6, 6) + d // 2 + s.integer(-1, 1) for _ in range(4)]
     wide = [s.edge(62), s.edge(30)]
     return {"numerator": np.array(ties + wide), "denominator": d, "rounding": s.choice(_MODES)}
 
 
-def _integer_format(s: Stream) -> Arguments:
+def integer_format(s: Stream) -> Values:
     return _format(s, 32)
 
 
-def _check_codes(s: Stream) -> Arguments:
+def check_codes(s: Stream) -> Values:
     fmt = _format(s)
     lo, hi = _ends(fmt)
     codes = [lo, hi, s.integer(lo, hi)] + ([s.choice((lo - 1, hi + 1))] if s.chance(50) else [])
     return {**fmt, "codes": np.array(codes)}
 
 
-def _scales(s: Stream, shape: Sequence[int], dtype: Any) -> Any:
+def _scales(s: Stream, shape: Sequence[int], dtype: DTypeLike) -> Array:
     dyadic = s.chance(50)
     count = int(np.prod(shape))
     mantissas = [1 if dyadic else s.integer(2**22, 2**24 - 1) for _ in range(count)]
@@ -108,7 +109,7 @@ def _scales(s: Stream, shape: Sequence[int], dtype: Any) -> Any:
     return np.ldexp(np.array(mantissas, dtype=np.float64), powers).reshape(shape).astype(dtype)
 
 
-def _quantize(s: Stream) -> Arguments:
+def quantize(s: Stream) -> Values:
     fmt = _format(s) if s.chance(85) else {"bits": 32, "signed": True, "narrow": False}
     lo, hi = _ends(fmt)
     precision = s.choice(("float32", "float32", "float64"))
@@ -149,12 +150,12 @@ def _quantize(s: Stream) -> Arguments:
     }
 
 
-def _binarize(s: Stream) -> Arguments:
+def binarize(s: Stream) -> Values:
     values = [s.choice((0.0, -0.0, 0.25, -0.25, 1.5, -1.5, np.inf, -np.inf)) for _ in range(4)]
     return {"x": np.array(values, dtype=np.float32)}
 
 
-def _dequantize(s: Stream) -> Arguments:
+def dequantize(s: Stream) -> Values:
     fmt = _format(s) if s.chance(40) else {"bits": 32, "signed": s.chance(70), "narrow": False}
     lo, hi = _ends(fmt)
     precision = s.choice(("float32", "float64"))
@@ -175,7 +176,7 @@ def _dequantize(s: Stream) -> Arguments:
     }
 
 
-def _requantize_thresholds(s: Stream) -> Arguments:
+def requantize_thresholds(s: Stream) -> Values:
     fmt = _format(s, 3)
     lo, hi = _ends(fmt)
     channels = s.choice((1, 2))
@@ -195,7 +196,7 @@ def _acc_shape(s: Stream, channels: int) -> tuple[int, ...]:
     return (2, channels, 2) if s.chance(40) else (3, channels)
 
 
-def _requantize_scale(s: Stream) -> Arguments:
+def requantize_scale(s: Stream) -> Values:
     fmt = _format(s)
     lo, hi = _ends(fmt)
     channels = s.choice((1, 2))
@@ -223,7 +224,7 @@ def _requantize_scale(s: Stream) -> Arguments:
     }
 
 
-def _requantize_shift(s: Stream) -> Arguments:
+def requantize_shift(s: Stream) -> Values:
     fmt = _format(s, 6)
     lo, hi = _ends(fmt)
     channels = s.choice((1, 2))
@@ -248,7 +249,7 @@ def _requantize_shift(s: Stream) -> Arguments:
     }
 
 
-def _requantize_multiplier(s: Stream) -> Arguments:
+def requantize_multiplier(s: Stream) -> Values:
     fmt = _format(s, 8)
     lo, hi = _ends(fmt)
     channels = s.choice((1, 2))
@@ -280,11 +281,11 @@ def _requantize_multiplier(s: Stream) -> Arguments:
 _WIDTHS = ((2, 3), (4, 4), (8, 8), (9, 9), (12, 14), (16, 17), (28, 30))
 
 
-def _bias(s: Stream, out: int, bits: int) -> Any:
+def _bias(s: Stream, out: int, bits: int) -> Array | None:
     return None if s.chance(20) else np.array([s.edge(bits) for _ in range(out)])
 
 
-def _linear(s: Stream) -> Arguments:
+def linear(s: Stream) -> Values:
     w_bits, x_bits = s.choice(_WIDTHS)
     out, width = s.integer(1, 3), s.integer(1, 6)
     weight = s.tensor((out, width), -(2 ** (w_bits - 1)), 2 ** (w_bits - 1) - 1)
@@ -300,7 +301,7 @@ def _linear(s: Stream) -> Arguments:
     }
 
 
-def _accumulate(s: Stream) -> Arguments:
+def accumulate(s: Stream) -> Values:
     width = s.integer(2, 5)
     bits = s.choice((3, 4, 5, 8))
     signed = s.chance(70)
@@ -318,7 +319,7 @@ def _accumulate(s: Stream) -> Arguments:
     }
 
 
-def _conv(s: Stream, axes: int) -> Arguments:
+def _conv(s: Stream, axes: int) -> Values:
     w_bits, x_bits = s.choice(_WIDTHS)
     groups = s.choice((1, 1, 2))
     per_group, outs = s.integer(1, 2), s.integer(1, 2)
@@ -342,7 +343,15 @@ def _conv(s: Stream, axes: int) -> Arguments:
     }
 
 
-def _pool(s: Stream) -> Arguments:
+def conv1d(s: Stream) -> Values:
+    return _conv(s, 1)
+
+
+def conv2d(s: Stream) -> Values:
+    return _conv(s, 2)
+
+
+def max_pool2d(s: Stream) -> Values:
     kernel = (s.integer(1, 3), s.integer(1, 3))
     padding = tuple((s.integer(0, k - 1), s.integer(0, k - 1)) for k in kernel)
     sizes = [max(k + s.integer(0, 3) - sum(p), 1) for k, p in zip(kernel, padding)]
@@ -357,18 +366,18 @@ def _pool(s: Stream) -> Arguments:
     }
 
 
-def _sum_pool2d(s: Stream) -> Arguments:
-    return {**_pool(s), "pad_code": s.choice((0, s.integer(1, 5)))}
+def sum_pool2d(s: Stream) -> Values:
+    return {**max_pool2d(s), "pad_code": s.choice((0, s.integer(1, 5)))}
 
 
-def _global_sum_pool(s: Stream) -> Arguments:
+def global_sum_pool(s: Stream) -> Values:
     bits = s.choice((3, 6, 15, 23, 31, 53))
     lo = s.choice((0, -(2**bits), -(2 ** (bits - 1))))
     shape = (s.integer(1, 2), s.integer(1, 2), s.integer(1, 3), s.integer(1, 3))
     return {"x": s.tensor(shape, lo, lo + 2**bits)}
 
 
-def _add(s: Stream) -> Arguments:
+def add(s: Stream) -> Values:
     bits = s.choice((3, 6, 8, 15, 23, 24, 31, 53))
     count = s.integer(1, 3)
     shape = (s.integer(1, 2), s.integer(1, 3))
@@ -379,25 +388,25 @@ def _add(s: Stream) -> Arguments:
     }
 
 
-def _concat(s: Stream) -> Arguments:
+def concat(s: Stream) -> Values:
     rest = (2, 2) if s.chance(60) else (s.integer(1, 3),)
     n = s.integer(1, 2)
     channels = [s.integer(1, 3) for _ in range(s.integer(2, 3))]
     return {"operands": [s.tensor((n, c, *rest), -99, 99) for c in channels]}
 
 
-def _flatten(s: Stream) -> Arguments:
+def flatten(s: Stream) -> Values:
     shape = [s.integer(1, 3) for _ in range(s.integer(2, 4))]
     return {"x": s.tensor(shape, -99, 99)}
 
 
-def _reshape(s: Stream) -> Arguments:
+def reshape(s: Stream) -> Values:
     a, b, c = s.integer(1, 3), s.integer(1, 3), s.integer(1, 3)
     shape = s.choice(((a * b, c), (c, b, a), (a, b * c), (a * b * c,)))
     return {"x": s.tensor((2, a, b, c), -99, 99), "shape": shape}
 
 
-def _lookup(s: Stream) -> Arguments:
+def lookup(s: Stream) -> Values:
     channels, entries = s.choice((1, 2)), s.choice((3, 5, 8, 300))
     lo = s.integer(-6, 3)
     shape = (2, channels, 2) if s.chance(50) else (2, channels)
@@ -407,14 +416,14 @@ def _lookup(s: Stream) -> Arguments:
     return {"table": s.tensor((channels, entries), -9, 9), "lo": lo, "x": x}
 
 
-def _bit_widths(s: Stream) -> Arguments:
+def bit_widths(s: Stream) -> Values:
     a, b = s.edge(62), s.edge(62)
     a = s.choice((a, 0, abs(a)))
     b = s.choice((b, a, 0, abs(b)))
     return {"lo": min(a, b), "hi": max(a, b)}
 
 
-def _accumulator_range(s: Stream) -> Arguments:
+def accumulator_range(s: Stream) -> Values:
     w_bits, x_bits = s.choice(_WIDTHS)
     out, width = s.integer(1, 2), s.integer(1, 4)
     x_lo = s.tensor((width,), -(2 ** (x_bits - 1)), 2 ** (x_bits - 1))
@@ -426,7 +435,7 @@ def _accumulator_range(s: Stream) -> Arguments:
     }
 
 
-def _omega(s: Stream) -> Arguments:
+def omega(s: Stream) -> Values:
     return {
         "n_max": s.choice((s.integer(1, 32), s.integer(33, 64))),
         "n_weights": s.integer(1, 6),
@@ -439,7 +448,7 @@ def _range(s: Stream, bits: int) -> tuple[int, int]:
     return (min(a, b), max(a, b)) if s.chance(80) else (0, abs(a))
 
 
-def _max_fan_in(s: Stream) -> Arguments:
+def max_fan_in(s: Stream) -> Values:
     bits = s.choice((6, 8, 16, 32, 60))
     accumulator = s.choice(((-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), (0, 2**bits - 1)))
     bias = s.choice(((0, 0), (0, 9), (-7, 12), (-20, 3)))
@@ -452,7 +461,7 @@ def _max_fan_in(s: Stream) -> Arguments:
     }
 
 
-def _fan_in_mask(s: Stream) -> Arguments:
+def fan_in_mask(s: Stream) -> Values:
     shape = s.choice(((2, 5), (3, 4), (2, 2, 3), (2, 2, 2, 2)))
     largest = s.choice((2, 3, 130, 2**17, 2**30))
     near = [0, 1, largest // 2, largest, largest - 1]
@@ -460,7 +469,7 @@ def _fan_in_mask(s: Stream) -> Arguments:
     return {"weight": np.array(flat).reshape(shape), "fan_in": s.integer(0, 6)}
 
 
-def _budget(s: Stream, rows: int, widest: int) -> Arguments:
+def _budget(s: Stream, rows: int, widest: int) -> Values:
     bits = s.integer(2, widest)
     half = 2 ** (bits - 1)
     ranges = ((0, 1), (0, 7), (-4, 3), (-1, 1), (-3, 0), (2, 5), (-5, -2), (0, 255), (-128, 127))
@@ -472,14 +481,14 @@ def _budget(s: Stream, rows: int, widest: int) -> Arguments:
     }
 
 
-def _sign_budgets(s: Stream) -> Arguments:
+def sign_budgets(s: Stream) -> Values:
     rows = s.integer(1, 3)
     budget = _budget(s, rows, s.choice((6, 12, 34, 62)))
     largest = 2 ** s.integer(1, max(budget["bits"] - 2, 1)) + 1
     return {"P": s.tensor((rows,), 0, largest), "N": s.tensor((rows,), 0, largest), **budget}
 
 
-def _project(s: Stream) -> Arguments:
+def project(s: Stream) -> Values:
     shape = s.choice(((1, 4), (2, 3), (2, 5), (2, 1, 2, 2)))
     unit = s.choice((0.5, 0.5, 0.25, 0.1, 1 / 3))
     largest = s.integer(1, 9)
@@ -487,34 +496,4 @@ def _project(s: Stream) -> Arguments:
     return {"weight": weight, **_budget(s, shape[0], s.choice((3, 5, 7)))}
 
 
-SAMPLERS: dict[str, Callable[[Stream], Arguments]] = {
-    "round_ratio": _round_ratio,
-    "integer_format": _integer_format,
-    "check_codes": _check_codes,
-    "quantize": _quantize,
-    "binarize": _binarize,
-    "dequantize": _dequantize,
-    "requantize_thresholds": _requantize_thresholds,
-    "requantize_scale": _requantize_scale,
-    "requantize_shift": _requantize_shift,
-    "requantize_multiplier": _requantize_multiplier,
-    "linear": _linear,
-    "accumulate": _accumulate,
-    "conv1d": lambda s: _conv(s, 1),
-    "conv2d": lambda s: _conv(s, 2),
-    "max_pool2d": _pool,
-    "sum_pool2d": _sum_pool2d,
-    "global_sum_pool": _global_sum_pool,
-    "add": _add,
-    "concat": _concat,
-    "flatten": _flatten,
-    "reshape": _reshape,
-    "lookup": _lookup,
-    "bit_widths": _bit_widths,
-    "accumulator_range": _accumulator_range,
-    "omega": _omega,
-    "max_fan_in": _max_fan_in,
-    "fan_in_mask": _fan_in_mask,
-    "sign_budgets": _sign_budgets,
-    "project": _project,
-}
+SAMPLERS: dict[str, Callable[[Stream], Values]] = functions_in(globals())

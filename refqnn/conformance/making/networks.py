@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from refqnn.conformance.samplers import Stream
+from refqnn.conformance.making.samplers import Stream
+from refqnn.conformance.operations import OPERATIONS, Values
+from refqnn.errors import NotCovered
+from refqnn.formats import IntFormat
 from refqnn.graph import inputs_of
 from refqnn.network import Network, load
 from refqnn.ops import Op
@@ -19,24 +21,16 @@ __all__ = ["describe", "trained_cases"]
 
 _SAMPLES = 6
 
-_NAMES = {
-    "Linear": "linear",
-    "Conv1d": "conv1d",
-    "Conv2d": "conv2d",
-    "Requantize": "requantize_thresholds",
-    "Lookup": "lookup",
-    "MaxPool2d": "max_pool2d",
-    "SumPool2d": "sum_pool2d",
-    "GlobalSumPool": "global_sum_pool",
-    "Add": "add",
-    "Concat": "concat",
-    "Flatten": "flatten",
-    "Reshape": "reshape",
-}
+_NAMES = {operation.node: name for name, operation in OPERATIONS.items() if operation.node}
 
 
-def describe(network: Network) -> dict[str, Any]:
-    """The program as a vector writes it: every node an operation of the suite."""
+def describe(network: Network) -> Values:
+    """The program as a vector writes it: every node an operation of the suite.
+
+    Raises: NotCovered for a kind of node that is none.
+    """
+    if unknown := {node.op.kind for node in network.nodes} - set(_NAMES):
+        raise NotCovered(f"{', '.join(sorted(unknown))}: no operation of the suite")
     return {
         "input_shape": list(network.input_shape),
         "input_format": _format(network.input_format),
@@ -53,7 +47,7 @@ def describe(network: Network) -> dict[str, Any]:
     }
 
 
-def _parameters(op: Op) -> dict[str, Any]:
+def _parameters(op: Op) -> Values:
     values = {f.name: getattr(op, f.name) for f in fields(op) if f.init}  # type: ignore[arg-type]
     fmt = values.pop("format", None)
     if op.kind == "Requantize":
@@ -69,11 +63,11 @@ def _is_plain(door: Quantizer) -> bool:
     return late and door.precision == "float32" and np.ndim(door.scale) == 0
 
 
-def _format(fmt: Any) -> dict[str, Any]:
+def _format(fmt: IntFormat) -> Values:
     return {"bits": fmt.bits, "signed": fmt.signed, "narrow": fmt.narrow}
 
 
-def trained_cases(folder: Path) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+def trained_cases(folder: Path) -> Iterator[tuple[str, str, Values, str]]:
     """(id, operation, arguments, comment) for each saved network, in the order of their names."""
     for path in sorted(folder.glob("*.npz")):
         network, name = load(path), path.stem

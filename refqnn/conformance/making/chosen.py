@@ -1,6 +1,7 @@
 """The seeds that the search chose, frozen: operation -> seeds of `samplers.sample`.
 
-Written by `python -m refqnn.conformance.search`.  Add at the end of a row; never remove or reorder.
+Written by `python -m refqnn.conformance.making.search`.  Add at the end of a row; never remove or
+reorder.
 """
 
 from __future__ import annotations
@@ -35,14 +36,7 @@ CHOSEN: Mapping[str, tuple[int, ...]] = {
     "accumulator_range": (209, 393),
     "omega": (41,),
     "max_fan_in": (68, 191),
-    "fan_in_mask": (
-        33,
-        60,
-        116,
-        185,
-        148,
-        133,
-    ),
+    "fan_in_mask": (33, 60, 116, 185, 148, 133),
     "sign_budgets": (110,),
     "project": (238, 278, 321, 313),
 }

@@ -1,0 +1,643 @@
+"""The questions of the suite: written out here, or named by a seed in `chosen`.
+
+Written ones are boundary expressions and data that must be refused.  An id says the same question
+for ever; new ones are added, none is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from refqnn.conformance.making.chosen import CHOSEN
+from refqnn.conformance.making.networks import trained_cases
+from refqnn.conformance.making.samplers import sample
+from refqnn.conformance.operations import OPERATIONS, Array, Values
+from refqnn.conformance.suite import vectors_path
+from refqnn.rounding import Rounding
+
+__all__ = ["Case", "all_cases", "asked", "hand_made"]
+
+_MODES = tuple(mode.value for mode in Rounding)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question.
+
+    Args:
+        id: immutable slug.
+        operation: what is asked.
+        arguments: by name.
+        comment: what is special about it.
+        error: for data that must be refused: the code.
+    """
+
+    id: str
+    operation: str
+    arguments: Values
+    comment: str
+    error: str | None = None
+
+    @property
+    def file(self) -> str:
+        """The vector file: one per operation and important parameter."""
+        return f"{self.operation}{self._variant()}.json"
+
+    def _variant(self) -> str:
+        a, name = self.arguments, self.operation
+        if name in ("network", "predict"):
+            return f"_{self.id.split('-')[1]}"
+        if name == "accumulate":
+            return f"_{a['overflow']}"
+        if name == "requantize_multiplier":
+            return "_single" if a["first_rounding"] is None else "_double"
+        if name == "quantize" and a["zero_point_first"]:
+            return "_zero_point_first"
+        if name in ("quantize", "requantize_scale", "requantize_shift"):
+            return f"_{a['rounding']}"
+        return ""
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Choices where tools legitimately differ."""
+        a = self.arguments
+        names = [a["rounding"]] if "rounding" in a else []
+        if a.get("first_rounding") is not None:
+            names += [a["first_rounding"], "double_rounding"]
+        if a.get("zero_point_first"):
+            names.append("zero_point_first")
+        if a.get("precision") == "float64":
+            names.append("float64")
+        return tuple(dict.fromkeys(names))
+
+
+def all_cases() -> list[Case]:
+    """Every question, written ones first, by operation."""
+    searched = (asked(operation, seed) for operation, seeds in CHOSEN.items() for seed in seeds)
+    order = list(OPERATIONS)
+    return sorted((*hand_made(), *searched), key=lambda case: order.index(case.operation))
+
+
+def asked(operation: str, seed: int) -> Case:
+    """The question of a seed."""
+    identity = f"{_slug(operation)}-{seed:04d}"
+    return Case(identity, operation, sample(operation, seed), "chosen by search")
+
+
+@lru_cache(maxsize=1)
+def hand_made() -> tuple[Case, ...]:
+    """The questions written out in this file, and the trained networks."""
+    parts = (_rounding, _formats, _quantizers, _dequantizers, _requantize_by_threshold,
+             _requantize_by_mode, _requantize_edges, _requantize_refused, _sums, _accumulators,
+             _convolutions, _pools, _joins, _widths, _fan_ins, _sign_budgets, _projections,
+             _small_networks, _trained_networks)  # fmt: skip
+    return tuple(case for part in parts for case in part())
+
+
+def _ints(*values: Any) -> Array:
+    return np.array(values if len(values) != 1 else values[0])
+
+
+def _column(*values: int) -> Array:
+    """Accumulators of one channel."""
+    return np.array(values)[:, None]
+
+
+def _floats(*values: float | list[float]) -> Array:
+    return np.array(values, dtype=np.float32)
+
+
+def _single(value: float) -> Array:
+    return np.array(value, dtype=np.float32)
+
+
+def _fmt(bits: int, signed: bool, narrow: bool = False) -> Values:
+    return {"bits": bits, "signed": signed, "narrow": narrow}
+
+
+def _slug(text: str) -> str:
+    return text.replace("_", "-")
+
+
+# What a question asks where it does not say otherwise.
+_SCALES = {"scale_in": _single(0.5), "scale_out": _single(1), "bias": _single(0)}
+_DOOR = {**_fmt(4, True), "scale": _single(0.5), "zero_point": np.array(0), "axis": None,
+         "precision": "float32"}  # fmt: skip
+_CONV = {
+    "weight": np.arange(1, 13).reshape(2, 1, 2, 3) - 5,
+    "bias": _ints(10, -10),
+    "stride": (1, 2),
+    "padding": ((1, 0), (0, 2)),
+    "dilation": (1, 1),
+    "groups": 1,
+    "pad_code": 3,
+    "x": np.arange(20).reshape(1, 1, 4, 5) % 7,
+}
+_POOL: Values = {
+    "x": -np.arange(1, 13).reshape(1, 1, 3, 4),
+    "kernel": (2, 3),
+    "stride": (1, 2),
+    "padding": ((1, 0), (0, 1)),
+}
+_TABLE = {"table": _ints([[4, 1, 0, 1, 4], [7, -1, 2, 9, 5]]), "lo": -2}
+_USUAL: dict[str, Values] = {
+    "round_ratio": {"rounding": "half_even"},
+    "quantize": {
+        **_DOOR,
+        "rounding": "half_even",
+        "zero_point_first": False,
+        "x": _floats(-1.25, -0.75, -0.25, 0.25, 0.75, 1.25),
+    },
+    "dequantize": _DOOR,
+    "requantize_thresholds": _fmt(2, False),
+    "requantize_scale": {**_SCALES, "zero_point": 0, "clip": None, "rounding": "half_even"},
+    "requantize_shift": {"offset": np.array(0), "zero_point": 0, "rounding": "half_up"},
+    "requantize_multiplier": {
+        "zero_point": 0,
+        "rounding": "half_up",
+        "first_rounding": None,
+        "first_shift": 0,
+    },
+    "linear": {"bias": None, "x_zero_point": 0, "weight_zero_point": np.array(0)},
+    "accumulate": {
+        "weight": _ints([[1, 1, -1, -1]]),
+        "x": _ints([[7, 4, 7, 3]]),
+        "accumulator_bits": 4,
+        "accumulator_signed": True,
+    },
+    "conv2d": _CONV,
+    "max_pool2d": _POOL,
+    "sum_pool2d": _POOL,
+    "lookup": _TABLE,
+    "sign_budgets": {"bias": None},
+    "project": {"bias": None},
+}
+
+
+def _ask(operation: str, name: str, comment: str, error: str | None = None, **changes: Any) -> Case:
+    arguments = {**_USUAL.get(operation, {}), **changes}
+    return Case(f"{_slug(operation)}-{name}", operation, arguments, comment, error)
+
+
+# Tables: one question, what is special about it, its arguments.
+# fmt: off
+def _rounding() -> Iterator[Case]:
+    ask = partial(_ask, "round_ratio")
+    for mode in _MODES:
+        yield ask(f"halves-{_slug(mode)}", "every tie from -7/2 to 7/2",
+                  numerator=np.arange(-7, 8), denominator=2, rounding=mode)
+        yield ask(f"thirds-{_slug(mode)}", "no ties; both sides of the half",
+                  numerator=np.arange(-7, 8), denominator=3, rounding=mode)
+    wide = [2**53 + 1, -(2**53) - 1, 2**62 + 1, 2**63 - 1, -(2**63), 2**64 + 2]
+    for mode in ("half_even", "half_up"):
+        yield ask(f"wide-{_slug(mode)}", "ties beyond the integers of float64 and of int64",
+                  numerator=np.array(wide, dtype=object), denominator=2, rounding=mode)
+    for name, d in (("zero", 0), ("negative", -2)):
+        yield ask(f"denominator-{name}", "a denominator that is not positive",
+                  "invalid_parameter", numerator=_ints(1, 2), denominator=d)
+
+
+def _formats() -> Iterator[Case]:
+    for bits, signed, narrow in product((1, 2, 8, 31, 32), (False, True), (False, True)):
+        if bits > 1 or not narrow:
+            name = f"{bits}-{'signed' if signed else 'unsigned'}{'-narrow' if narrow else ''}"
+            yield _ask("integer_format", name, "the ends of a format", **_fmt(bits, signed, narrow))
+    for name, fmt in (
+        ("0", _fmt(0, False)), ("33", _fmt(33, True)), ("1-narrow", _fmt(1, False, True)),
+    ):
+        yield _ask("integer_format", f"refused-{name}", "a width that no format has",
+                   "invalid_parameter", **fmt)
+    for name, fmt, codes in (
+        ("above", _fmt(3, False), [0, 8]),
+        ("below", _fmt(3, False), [-1, 0]),
+        ("above-signed", _fmt(3, True), [3, 4]),
+        ("below-signed", _fmt(3, True), [-4, -5]),
+        ("narrow-lowest", _fmt(3, True, True), [-3, -4]),
+        ("narrow-highest", _fmt(3, False, True), [6, 7]),
+    ):
+        yield _ask("check_codes", name, "one code outside the format", "out_of_range",
+                   codes=_ints(codes), **fmt)
+
+
+def _quantizers() -> Iterator[Case]:
+    ask = partial(_ask, "quantize")
+    for mode in _MODES:
+        yield ask(f"ties-{_slug(mode)}", "ties of both signs and parities on a dyadic scale",
+                  rounding=mode)
+    below_half, tiny = 0.5 - 2.0**-25, 2.0**-140
+    odd, unsigned = np.array(3), _fmt(4, False)
+    yield ask("just-below-half", "x + 0.5 rounds up to 1 in float32",
+              rounding="half_up", scale=_single(1), x=_floats(below_half, -below_half))
+    yield ask("saturates", "beyond int8, int16, int32, and infinite",
+              x=_floats(3e9, -3e9, np.inf, -np.inf, 3.75, -4.25, 70.0, -70.0))
+    yield ask("odd-zero-point",
+              "round, then add: an odd zero point turns the ties of the wrong order round",
+              zero_point=odd, **unsigned)
+    yield ask("zero-point-first-odd", "add, then round",
+              zero_point=odd, zero_point_first=True, **unsigned)
+    yield ask("clip-after-zero-point",
+              "beyond the format before the zero point is added, inside after it",
+              zero_point=np.array(-5), x=_floats(6.0, 4.0, -1.5))
+    yield ask("subnormal", "x and scale are subnormal",
+              scale=_single(tiny), x=_floats(3 * tiny, -5 * tiny))
+    yield ask("float64-x", "x is rounded to float32 first, where it is a tie",
+              x=np.array([0.25 + 2.0**-40, -0.25 - 2.0**-40, 0.75 - 2.0**-40]))
+    refuse = partial(ask, comment="must be refused")
+    yield refuse("refused-nan", error="not_a_number", x=_floats(0.5, np.nan))
+    for name, scale in (("zero", 0), ("negative", -0.5), ("infinite", np.inf)):
+        yield refuse(f"refused-scale-{name}", error="invalid_parameter", scale=_single(scale))
+    yield refuse("refused-zero-point-outside", error="out_of_range", zero_point=np.array(8))
+    yield refuse("refused-channels", error="shape_mismatch", scale=_floats(1, 2), axis=0)
+    yield _ask("binarize", "signs", "both zeros are +1",
+               x=_floats(0.0, -0.0, 0.25, -0.25, np.inf, -np.inf))
+    yield _ask("binarize", "smallest", "smaller than any float32",
+               x=np.array([5e-324, -5e-324, 1e-60, -1e-60]))
+    yield _ask("binarize", "nan", "NaN has no sign", "not_a_number", x=_floats(1.0, np.nan))
+
+
+def _dequantizers() -> Iterator[Case]:
+    ask, wide = partial(_ask, "dequantize"), _fmt(32, True)
+    yield ask("wide-difference", "code - zero_point needs 33 bits", **wide,
+              zero_point=np.array(-(2**31)), codes=_ints(2**31 - 1, 2**24 + 1, 0))
+    yield ask("cancels", "the difference is small, both terms are not floats", **wide,
+              zero_point=np.array(2**30 + 1), codes=_ints(2**30 + 2, 2**30, 2**30 + 65))
+    yield ask("outside", "a code outside the format", "out_of_range", codes=_ints(7, 8))
+
+
+def _requantize_by_threshold() -> Iterator[Case]:
+    ask = partial(_ask, "requantize_thresholds")
+    yield ask("sentinels", "a code always passed, one never reached, and two at the same threshold",
+              thresholds=_ints([[-(2**63), 5, 2**63 - 1], [-3, -3, 4]]),
+              acc=_ints([[4, -4], [5, -3], [6, 4], [2**62, -(2**62)]]))
+    yield ask("decreasing", "thresholds that decrease", "invalid_parameter",
+              thresholds=_ints([[1, 3, 2]]), acc=_ints([[2]]))
+    yield ask("too-few", "one threshold too few for the format", "shape_mismatch",
+              thresholds=_ints([[1, 3]]), acc=_ints([[2]]))
+
+
+def _requantize_by_mode() -> Iterator[Case]:
+    ties = {**_fmt(4, True), "acc": np.arange(-14, 15)[:, None], "zero_point": 1}
+    for mode in _MODES:
+        slug, base = _slug(mode), {**ties, "rounding": mode}
+        yield _ask("requantize_shift", f"ties-{slug}",
+                   "every accumulator of [-14, 14], shifted by 2", **base, shift=2)
+        yield _ask("requantize_scale", f"ties-{slug}", "every accumulator of [-14, 14], halved",
+                   **base, scale_in=_single(0.25), scale_out=_single(0.5))
+        yield _ask("requantize_multiplier", f"ties-{slug}",
+                   "every accumulator of [-14, 14], times 3/8",
+                   **base, mantissa=np.array(3), shift=np.array(3))
+        yield _ask("requantize_multiplier", f"double-{slug}",
+                   "rounded at 3 bits, then at 2 more", **base,
+                   mantissa=np.array(5), shift=np.array(5), first_rounding=mode, first_shift=3)
+
+
+def _requantize_edges() -> Iterator[Case]:
+    yield _ask("requantize_shift", "zero", "no bit is dropped, so there is no half to add",
+               **_fmt(3, True), acc=np.arange(-5, 6)[:, None], shift=0)
+    yield _ask("requantize_shift", "int32-edge", "acc + half leaves 32 bits",
+               **_fmt(8, True), acc=_column(2**31 - 1, -(2**31), 2**31 - 2**23), shift=24)
+    yield _ask("requantize_multiplier", "62-bits", "the product 2^62 - 1 is no float64",
+               **_fmt(3, True), acc=_column(2**31 - 1, 1 - 2**31, 2**31),
+               mantissa=np.array(2**31 + 1), shift=np.array(62), rounding="floor")
+    ask = partial(_ask, "requantize_scale")
+    for name, s_in, s_out, comment in (
+        ("below", 1 / 3, 1.0, "3 * (1/3 in float64) is below 1 and rounds to 1 in float64"),
+        ("exact", 1.0, 3.0, "3 * 1 / 3 is 1; 3 * (1 / 3 in float64) is below"),
+    ):
+        yield ask(f"thirds-{name}", comment, **_fmt(4, False), acc=np.arange(1, 16)[:, None],
+                  scale_in=np.array(s_in), scale_out=np.array(s_out), bias=np.array(0.0),
+                  rounding="floor")
+    for name, fmt, acc, s_in, s_out, zero_point, comment in (
+        ("odd-zero-point", _fmt(8, False), range(-7, 8), 0.5, 1, 3,
+         "ties and an odd zero point: the order of rounding and adding shows"),
+        ("beyond-int32", _fmt(8, True), (2**20, -(2**20), 5), 2.0**12, 1, -1,
+         "quotients of 2^32 and -2^32, cut after they are rounded"),
+        ("float32-product", _fmt(8, True), (185, -185, 184), 0.023, 0.37, 0,
+         "11.49999...: the float32 quotient of the scales makes a tie of it"),
+        ("float32-accumulator", _fmt(8, True), (2**24 + 1, -(2**24) - 1, 2**24), 2.0**-25, 1, 0,
+         "just beyond a half; no float32 holds the accumulator"),
+    ):
+        yield ask(name, comment, **fmt, acc=_column(*acc), scale_in=_single(s_in),
+                  scale_out=_single(s_out), zero_point=zero_point)
+    yield ask("channels", "a scale and a bias for each channel", **_fmt(8, False),
+              acc=np.arange(-9, 9).reshape(3, 3, 2), scale_in=_floats(0.5, 0.25, 2),
+              bias=_floats(1, -0.75, 4), zero_point=128)
+
+
+def _requantize_refused() -> Iterator[Case]:
+    one = {**_fmt(2, False), "acc": _ints([[1]])}
+    yield _ask("requantize_scale", "zero", "a scale of 0", "invalid_parameter",
+               **one, scale_out=_single(0))
+    for name, shift, mantissa in (("shift-63", 63, 1), ("mantissa-zero", 1, 0)):
+        yield _ask("requantize_multiplier", name, "outside the declared range",
+                   "invalid_parameter", **one, mantissa=np.array(mantissa), shift=np.array(shift))
+
+
+def _sums() -> Iterator[Case]:
+    ask = partial(_ask, "linear")
+    for power in (7, 15, 23, 24, 31, 53):
+        half = 2 ** (power - 1)
+        comment = "2^{0} + 1, its negative, and a sum that passes 2^{0} in the middle only"
+        yield ask(f"passes-2-{power}", comment.format(power),
+                  weight=_ints([[1, 1, 1, 0], [-1, -1, -1, 0], [1, 1, 0, -1]]),
+                  x=_ints([[half, half, 1, half]]))
+    yield ask("zero-points", "unsigned 8-bit codes with a zero point on both sides",
+              weight=_ints([[3, 250, 7], [128, 0, 255]]), bias=_ints(-300, 40000),
+              x=_ints([[0, 200, 255], [9, 8, 3]]), x_zero_point=9, weight_zero_point=_ints(5, 128))
+    yield ask("shape", "three inputs for two weights", "shape_mismatch",
+              weight=_ints([[1, 2]]), x=_ints([[1, 2, 3]]))
+
+
+def _accumulators() -> Iterator[Case]:
+    orders = ("forward", "reverse", "bias_first")
+    for overflow, when, order in product(("wrap", "saturate"), ("step", "end"), orders):
+        yield _ask("accumulate", f"{overflow}-{when}-{_slug(order)}",
+                   "overflows in the middle, not at the end",
+                   bias=_ints([-6]), overflow=overflow, when=when, order=order)
+    for bits in (0, 65):
+        yield _ask("accumulate", f"bits-{bits}", "a width that no accumulator has",
+                   "invalid_parameter", bias=None, overflow="wrap", when="end", order="forward",
+                   accumulator_bits=bits)
+
+
+def _convolutions() -> Iterator[Case]:
+    ask = partial(_ask, "conv2d")
+    yield ask("asymmetric",
+              "kernel, stride and padding differ in height and width; padded with a zero point")
+    yield ask("groups", "two groups of two channels", groups=2, bias=_ints(1, 2, 3, 4),
+              weight=np.arange(24).reshape(4, 2, 1, 3) - 11,
+              x=np.arange(32).reshape(1, 4, 2, 4) % 11 - 5)
+    yield ask("depthwise-dilated", "a kernel per channel, dilated vertically",
+              groups=3, bias=None, dilation=(2, 1),
+              weight=np.arange(12).reshape(3, 1, 2, 2) - 6, x=np.arange(36).reshape(1, 3, 4, 3) % 5)
+    yield ask("window-too-large", "a kernel wider than the image", "shape_mismatch",
+              x=np.ones((1, 1, 4, 1), dtype=np.int64), padding=((0, 0), (0, 0)))
+    yield ask("channels", "two channels for a kernel of one", "shape_mismatch",
+              x=np.ones((1, 2, 4, 5), dtype=np.int64))
+    yield _ask("conv1d", "asymmetric", "stride, dilation and unequal padding",
+               weight=_ints([[[1, -2, 4]], [[3, 0, -5]]]), bias=_ints(7, -7), stride=(2,),
+               padding=((2, 1),), dilation=(2,), groups=1, pad_code=1,
+               x=_ints([[[1, 2, 4, 8, 16, 32, 64]]]))
+
+
+def _pools() -> Iterator[Case]:
+    yield _ask("max_pool2d", "negative", "all negative, padded")
+    yield _ask("max_pool2d", "very-negative", "below the lowest 32-bit integer",
+               x=_POOL["x"] - 2**40)
+    yield _ask("max_pool2d", "padding", "windows wholly in the padding", "invalid_parameter",
+               padding=((2, 0), (0, 0)))
+    yield _ask("sum_pool2d", "padded", "padded with a zero point", pad_code=5)
+    yield _ask("global_sum_pool", "rows", "more columns than rows",
+               x=np.arange(30).reshape(1, 2, 3, 5) - 4)
+    for power in (53, 62):
+        yield _ask("global_sum_pool", f"passes-2-{power}",
+                   "sums beyond the integers of float64, and of int64",
+                   x=np.full((1, 1, 1, 3), 2**power, dtype=np.int64) + _ints(0, 1, 0))
+
+
+def _joins() -> Iterator[Case]:
+    yield _ask("add", "shapes", "shapes that only broadcasting would join", "shape_mismatch",
+               operands=[_ints([[1, 2]]), _ints([[1]])], multipliers=None)
+    yield _ask("add", "subtract", "a negative multiplier, and one beyond 8 bits",
+               operands=[_ints([[5, 6]]), _ints([[9, 1]]), _ints([[100, 50]])],
+               multipliers=(1, -4, 130))
+    yield _ask("concat", "shapes", "shapes that differ beyond the channels", "shape_mismatch",
+               operands=[np.ones((1, 2, 2), dtype=int), np.ones((1, 2, 3), dtype=int)])
+    yield _ask("concat", "same-channels", "two operands of the same shape",
+               operands=[np.arange(4).reshape(1, 2, 2), np.arange(4, 8).reshape(1, 2, 2)])
+    yield _ask("flatten", "image", "channels, rows, columns", x=np.arange(24).reshape(2, 2, 3, 2))
+    yield _ask("reshape", "size", "four places for six values", "shape_mismatch",
+               x=np.arange(6).reshape(1, 6), shape=(4,))
+    yield _ask("lookup", "every-entry", "every column of both channels",
+               x=_ints([[v, -v] for v in range(-2, 3)]))
+    for name, x in (("below", -3), ("above", 3)):
+        yield _ask("lookup", name, "one column beyond the table", "out_of_range",
+                   x=_ints([[0, x]]))
+
+
+def _widths() -> Iterator[Case]:
+    ask = partial(_ask, "bit_widths")
+    for power in (1, 7, 8, 21, 24, 31, 48, 49, 53, 63, 64):
+        for name, lo, hi in (
+            ("below", 0, 2**power - 1),
+            ("at", 0, 2**power),
+            ("negative", -(2**power), 2**power - 1),
+            ("more-negative", -(2**power) - 1, 0),
+            ("up-to", -(2**power) + 1, 2**power),
+        ):
+            yield ask(f"{power}-{name}", f"at the edge of {power} bits", lo=lo, hi=hi)
+    for lo, hi in ((0, 0), (-1, -1), (-1, 0), (5, 5), (100, 131), (-96, 30)):
+        yield ask(f"from-{lo}-to-{hi}".replace("--", "-minus-"), "small ranges", lo=lo, hi=hi)
+    yield ask("reversed", "lo above hi", "invalid_parameter", lo=3, hi=2)
+    yield _ask("accumulator_range", "signs", "inputs that are negative, positive, and both",
+               weight=_ints([[3, -2, 5], [-1, -1, -1]]), bias=_ints(-7, 4),
+               x_lo=_ints(-4, 1, -3), x_hi=_ints(2, 6, -1))
+
+
+def _fan_ins() -> Iterator[Case]:
+    for name, n_max, n_weights, n_inputs in (
+        ("published", 8, 2, 2), ("seven-bits", 7, 2, 2), ("sixteen-bits", 16, 2, 2),
+        ("one-bit", 5, 1, 1), ("exact", 4, 2, 1), ("none", 2, 3, 3), ("sixty-four", 64, 1, 1),
+        ("sixty-three", 63, 1, 1), ("fifty-four", 54, 1, 2), ("thirty-two", 32, 1, 2),
+    ):
+        yield _ask("omega", name, "unsigned, no bias",
+                   n_max=n_max, n_weights=n_weights, n_inputs=n_inputs)
+    yield _ask("omega", "zero-bits", "weights of no bits", "invalid_parameter",
+               n_max=8, n_weights=0, n_inputs=2)
+    for name, fan_in, weight, comment in (
+        ("ties", 2, [[3, -3, 3, 3], [1, 0, -1, 1]], "equal magnitudes: the earlier stays"),
+        ("none", 0, [[1, -2], [0, 3]], "nothing stays"),
+        ("all", 5, [[1, 0], [-2, 3]], "more than a row has; zeros stay too"),
+        ("full-row", 2, [[9, 8, 7], [1, 0, -2]], "a row, not the layer"),
+        ("float32", 1, [[2**24, -(2**24) - 1], [2**30, 2**30 + 1]], "equal in float32"),
+        ("int8", 1, [[127, -128], [-1, 128]], "|-128| in 8 bits"),
+    ):
+        yield _ask("fan_in_mask", name, comment, weight=_ints(weight), fan_in=fan_in)
+    yield _ask("fan_in_mask", "negative", "a negative fan-in", "invalid_parameter",
+               weight=_ints([1, 2, 3], [3, 0, 1]), fan_in=-1)
+    def ranges(*pairs: tuple[int, int]) -> Values:
+        names = ("weight_range", "input_range", "bias_range", "accumulator_range")
+        return dict(zip(names, pairs))
+
+    for name, *pairs in (
+        ("signed-weights", (-2, 1), (0, 3), (0, 0), (-128, 127)),
+        ("narrow-weights", (-1, 1), (0, 3), (-5, 5), (-128, 127)),
+        ("lower-end-binds", (-2, 1), (0, 3), (-20, 0), (-128, 127)),
+        ("upper-end-binds", (-1, 3), (0, 3), (0, 20), (-128, 127)),
+        ("both-negative", (-3, -1), (-4, 2), (0, 0), (-128, 127)),
+        ("exact-power", (-1, 0), (0, 1), (0, 0), (-128, 127)),
+        ("unlimited", (0, 0), (0, 3), (0, 0), (-128, 127)),
+        ("wide", (-1, 1), (-1, 1), (0, 0), (-(2**60), 2**60 - 1)),
+        ("wide-odd", (0, 1), (0, 3), (0, 5), (0, 2**62 - 1)),
+    ):
+        yield _ask("max_fan_in", name, "four inclusive ranges", **ranges(*pairs))
+    yield _ask("max_fan_in", "bias-outside", "the bias alone overflows", "out_of_range",
+               **ranges((-1, 1), (0, 1), (0, 200), (-128, 127)))
+
+
+def _sign_budgets() -> Iterator[Case]:
+    ask = partial(_ask, "sign_budgets")
+    for name, input_range, comment in (
+        ("unsigned", (0, 7), "each side has its own end of the accumulator"),
+        ("nonpositive", (-7, 0), "the ends change places"),
+        ("signed", (-4, 3), "both sides share both ends: one common factor"),
+        ("bipolar", (-1, 1), "P + N against both ends"),
+        ("positive", (2, 5), "a range without 0 counts as if it had it"),
+        ("negative", (-5, -2), "a range below 0 counts as if it had it"),
+        ("zero", (0, 0), "inputs that are always 0 leave everything as it is"),
+    ):
+        yield ask(name, comment, P=_ints(18, 30, 1, 40), N=_ints(18, 1, 30, 40),
+                  bias=_ints(3, -20, 0, 0), input_range=input_range, bits=8)
+    for name, bias in (("highest", 2**61 - 1), ("lowest", -(2**61))):
+        yield ask(f"62-bits-{name}", "the bias leaves room at one end only",
+                  P=_ints([2**55 + 1]), N=_ints([2**54 + 3]), bias=_ints([bias]),
+                  input_range=(-3, 5), bits=62)
+    yield ask("wide", "sums, products and rooms that are no float64",
+              P=_ints([2**60 + 1]), N=_ints([2**60 - 1]), input_range=(-3, 5), bits=62)
+    yield ask("two-bits", "[-2, 1]: one more below than above",
+              P=_ints([3]), N=_ints([3]), input_range=(0, 1), bits=2)
+    nine = {"P": _ints([9]), "N": _ints([9]), "input_range": (0, 7), "bits": 8}
+    for name, comment, error, change in (
+        ("bias-above", "the bias alone overflows", "out_of_range", {"bias": _ints([128])}),
+        ("bias-below", "the bias alone overflows", "out_of_range", {"bias": _ints([-129])}),
+        ("bits-1", "a width of 1", "invalid_parameter", {"bits": 1}),
+        ("bits-63", "a width of 63", "invalid_parameter", {"bits": 63}),
+        ("reversed", "x_lo above x_hi", "invalid_parameter", {"input_range": (3, 2)}),
+        ("biases", "two biases for one row", "shape_mismatch", {"bias": _ints(1, 2)}),
+    ):
+        yield ask(f"refused-{name}", comment, error, **nine | change)
+
+
+_PROJECTIONS = (
+    ("published", [[3.0, 2.6, -3.0, 0.4]], [10], (0, 7), 6,
+     "one side exceeds its budget, the other stays"),
+    ("fits", [[0.5, 1.5, -2.5, 1.7]], None, (0, 3), 5, "nothing but rounding, half to even"),
+    ("rounds-beyond", [[1.5, 1.5, 3.5]], None, (0, 1), 4,
+     "the sum 6.5 fits, the rounded sum 8 does not"),
+    ("reals-beyond", [[2.4, 2.4, 2.4, 0.3]], None, (0, 1), 4,
+     "the sum 7.5 does not fit, the rounded sum 6 does"),
+    ("thirds", [[1.5, 1.5, 0.5]], None, (0, 1), 3,
+     "three equal remainders of 1/3, unequal in float64"),
+    ("ties", [[2.0, 2.0, 2.0, -2.0, -2.0, -2.0]], None, (0, 1), 3,
+     "equal weights: the earlier gets the unit"),
+    ("drops-small", [[9.0, 1.0, 1.0, 1.0, -0.5]], None, (0, 1), 4, "small weights go first"),
+    ("signed-inputs", [[5.0, -4.5, 3.25, -0.75]], [2], (-4, 3), 6,
+     "one common factor for both sides"),
+    ("upper-end-binds", [[4.0, 3.5, -2.5]], [9], (-4, 3), 6,
+     "one common factor, from the upper end"),
+    ("lower-end-binds", [[4.0, 3.5, -2.5]], [-9], (-4, 3), 6,
+     "one common factor, from the lower end"),
+    ("float64", [[2.1, 1.1, 0.1]], [1], (0, 1), 3, "equal remainders in float64"),
+    ("rows", [[7.0, 7.0], [1.0, -1.0], [-9.0, 2.5]], [0, 3, -7], (0, 2), 5,
+     "a full row, a row that fits, a row below"),
+    ("nothing-left", [[3.0, -3.0]], [7], (0, 1), 4, "a bias leaves no room above"),
+    ("kernel", [[[[2.5, -1.5], [0.25, 3.5]]], [[[-4.5, 1.0], [2.0, -2.0]]]], None, (0, 3), 5,
+     "a convolution: a row is a whole kernel"),
+    ("large", [[2048.5, -2048.0, 2049.5]], None, (0, 1), 12, "weights of 12 bits"),
+    ("tiny", [[2.5, 5e-324, 1.5, -5e-324]], None, (0, 1), 3, "a weight that is subnormal"),
+)
+
+
+def _projections() -> Iterator[Case]:
+    ask = partial(_ask, "project")
+    for name, weight, bias, input_range, bits, comment in _PROJECTIONS:
+        yield ask(name, comment, weight=np.array(weight), input_range=input_range, bits=bits,
+                  bias=None if bias is None else _ints(bias))
+    yield ask("float32", "unequal remainders, of the same numbers in float32",
+              weight=_floats([2.1, 1.1, 0.1]), bias=_ints([1]), input_range=(0, 1), bits=3)
+    refuse = partial(ask, weight=np.array([[1.0]]), input_range=(0, 1))
+    yield refuse("refused-nan", "NaN is no weight", "not_a_number",
+                 weight=np.array([[1.0, np.nan]]), bits=4)
+    yield refuse("refused-bias", "the bias alone overflows", "out_of_range",
+                 bias=_ints([8]), bits=4)
+    yield refuse("refused-bits", "a width of 1", "invalid_parameter", bits=1)
+    yield refuse("refused-biases", "two biases for one row", "shape_mismatch",
+                 bias=_ints(1, 2), bits=4)
+# fmt: on
+
+
+def _node(name: str, operation: str, *inputs: str, **parameters: Any) -> Values:
+    return {
+        "name": name,
+        "operation": operation,
+        "inputs": list(inputs),
+        "parameters": parameters,
+    }
+
+
+def _linear_node(name: str, source: str, weight: Any, bias: Array | None = None) -> Values:
+    parameters = {**_USUAL["linear"], "weight": np.array(weight), "bias": bias}
+    return _node(name, "linear", source, **parameters)
+
+
+# fmt: off
+def _residual() -> Values:
+    return {
+        "input_shape": [2],
+        "input_format": _fmt(3, True),
+        "nodes": [
+            _linear_node("fc1", "input", [[2, -3], [1, 4]], _ints(-1, 2)),
+            _node("act1", "requantize_thresholds", "fc1",
+                  thresholds=_ints([[-3, 2, 7], [0, 5, 6]]), **_fmt(2, False)),
+            _linear_node("fc2", "act1", [[5, -9], [-7, 60]], _ints(-3, 0)),
+            _node("skip", "add", "fc1", "fc2", multipliers=(3, -1)),
+            _node("join", "concat", "act1", "skip"),
+            _linear_node("out", "join", [[1, -2, 3, -4], [-1, 5, 0, 2]]),
+        ],
+        "output": "out",
+    }
+
+
+def _image() -> Values:
+    kernel, none = [[[[1, -2], [3, 0]]], [[[-1, 2], [0, 40]]]], ((0, 0), (0, 0))
+    return {
+        "input_shape": [1, 4, 4],
+        "input_format": _fmt(3, False),
+        "nodes": [
+            _node("conv1", "conv2d", "input", weight=np.array(kernel), bias=_ints(2, -3),
+                  stride=(1, 1), padding=((0, 1), (0, 1)), dilation=(1, 1), groups=1, pad_code=0),
+            _node("act1", "requantize_thresholds", "conv1",
+                  thresholds=_ints([[-2, 4, 9], [20, 60, 150]]), **_fmt(2, True)),
+            _node("pool1", "max_pool2d", "act1", kernel=(2, 2), stride=(2, 2), padding=none),
+            _node("square", "lookup", "pool1", table=_ints([[4, 1, 0, 1]]), lo=-2),
+            _node("sums", "sum_pool2d", "square", kernel=(1, 2), stride=(1, 2), padding=none,
+                  pad_code=0),
+            _node("flat", "flatten", "sums"),
+            _linear_node("fc", "flat", [[5, -6, 7, -8], [1, 30, -50, 2]], _ints(-5, 0)),
+            _node("shape", "reshape", "fc", shape=(1, 2)),
+        ],
+        "output": "shape",
+    }
+
+
+def _small_networks() -> Iterator[Case]:
+    """Hand-made programs: a residual, a branch, a small convolutional net."""
+    ask = partial(_ask, "network", network=_residual())
+    yield ask("residual-skip", "a skip over two nodes, and a join of two earlier ones",
+              codes=_ints([[-4, 3], [2, -1], [3, 3], [-4, -4], [0, 1]]))
+    yield ask("residual-outside", "an input code outside the format", "out_of_range",
+              codes=_ints([[4, 0]]))
+    yield ask("image-small", "convolution, activation, pooling, table, sums and a dense layer",
+              network=_image(), codes=np.arange(32).reshape(2, 1, 4, 4) * 5 % 8)
+    ask = partial(
+        _ask, "predict", network=_residual(), zero_point=np.array(-1), rounding="half_even",
+        output_scale=_floats(0.1, 0.7), output_offset=_floats(0.3, -1.1))
+    yield ask("residual-doors", "float scales, an odd zero point, inputs at and near ties",
+              scale=_single(0.3),
+              x=_floats([-0.75, 0.45], [0.15, 1.35], [9.0, -9.0], [0.6, -0.45],
+                        [0.75000006, 1.0500001]))
+    yield ask("residual-dyadic", "a dyadic scale: exact ties", scale=_single(0.5),
+              x=_floats([0.25, 0.75], [-0.25, 1.25], [-0.75, 99.0]))
+# fmt: on
+
+
+def _trained_networks() -> Iterator[Case]:
+    """Programs that were trained and saved (vectors/networks), with inputs from their domain."""
+    for name, operation, arguments, comment in trained_cases(vectors_path() / "networks"):
+        yield Case(name, operation, arguments, comment)
