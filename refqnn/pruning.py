@@ -19,7 +19,6 @@ rounded, ties go to the earlier weight.
 
 from __future__ import annotations
 
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -116,10 +117,10 @@ class Estimator(BaseEstimator):
 
     def _training_data(
         self, X: ArrayLike, y: ArrayLike | None, reset: bool, classes: ArrayLike | None
-    ) -> tuple[NDArray[np.float64], Targets]:
-        rows = validate_data(
-            self, _to_array(X), reset=reset, dtype=np.float64, ensure_min_samples=2
-        )
+    ) -> tuple[NDArray[np.float32], Targets]:
+        rows = self._rows(X, reset=reset, ensure_min_samples=2)
+        kept = _as_kept(rows)
+        _warn_of_coarse(rows, kept)
         if y is None:
             raise InvalidArgument(
                 f"y: got None, expected targets: this {type(self).__name__} estimator requires y "
@@ -127,7 +128,7 @@ class Estimator(BaseEstimator):
             )
         targets = _to_array(y)
         check_consistent_length(rows, targets)
-        return rows, self._encode_targets(targets, reset, classes)
+        return kept, self._encode_targets(targets, reset, classes)
 
     def _encode_targets(self, y: ArrayLike, reset: bool, classes: ArrayLike | None) -> Targets:
         raise NotImplementedError
@@ -135,18 +136,22 @@ class Estimator(BaseEstimator):
     def _scaled(self, X: ArrayLike) -> NDArray[np.float32]:
         """Standardised features, float32 [n, features]; X as the user brings it."""
         check_is_fitted(self, "module_")
-        return self._standardise(validate_data(self, _to_array(X), reset=False, dtype=np.float64))
+        return self._standardise(_as_kept(self._rows(X)))
 
-    def _standardise(self, X: NDArray[np.float64]) -> NDArray[np.float32]:
-        z = (X - self.input_mean_) / self.input_scale_
+    def _rows(self, X: ArrayLike, reset: bool = False, **checks: int) -> NDArray[np.float64]:
+        rows: NDArray[np.float64] = validate_data(
+            self, _to_array(X), reset=reset, dtype=np.float64, **checks
+        )
+        return rows
+
+    def _standardise(self, kept: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the module takes: a nondecreasing function of each feature."""
+        z = (kept.astype(np.float64) - self.input_mean_) / self.input_scale_
         return np.clip(z, -_MAX_SCALED, _MAX_SCALED).astype(np.float32)
 
-    def _learn_scaling(self, X: NDArray[np.float64], weight: NDArray[np.float32] | None) -> None:
-        rows = X if weight is None else X[weight > 0]
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-        if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-            raise InvalidArgument(mismatch("X", "values beyond 1e150", "moderate magnitudes"))
+    def _learn_scaling(self, kept: NDArray[np.float32], weight: NDArray[np.float32] | None) -> None:
+        rows = (kept if weight is None else kept[weight > 0]).astype(np.float64)
+        mean, deviation = rows.mean(axis=0), rows.std(axis=0)
         varies = deviation > 1e-12 * np.abs(rows).max(axis=0)
         self.input_mean_ = mean
         self.input_scale_ = np.where(varies, deviation, 1.0)
@@ -394,7 +399,24 @@ def _to_array(data: ArrayLike) -> ArrayLike:
     return data.detach().cpu().numpy() if isinstance(data, Tensor) else data
 
 
-def _checked_weight(weight: ArrayLike, rows: NDArray[np.float64]) -> NDArray[np.float32]:
+def _as_kept(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rows as the input door of the network takes them."""
+    greatest = float(np.finfo(np.float32).max)
+    return np.clip(rows, -greatest, greatest).astype(np.float32)
+
+
+def _warn_of_coarse(rows: NDArray[np.float64], kept: NDArray[np.float32]) -> None:
+    """Name the features that float32 cannot tell apart: they vary too little for their size."""
+    if (np.abs(rows) > np.finfo(np.float32).max).any():
+        raise InvalidArgument(mismatch("X", "values beyond 3.4e38", "float32 magnitudes"))
+    lost = np.abs(rows - kept).max(axis=0)
+    for column in np.flatnonzero((np.ptp(rows, axis=0) > 0) & (lost > rows.std(axis=0) / 128)):
+        got = f"values within {np.ptp(rows[:, column]):.3g} around {rows[:, column].mean():.6g}"
+        expected = f"a finer feature: float32 moves them by {lost[column]:.3g}; subtract a constant"
+        warnings.warn(mismatch(f"X[:, {column}]", got, expected), stacklevel=5)
+
+
+def _checked_weight(weight: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:
     checked: NDArray[np.float32] = _check_sample_weight(
         _to_array(weight), rows, dtype=np.float32, ensure_non_negative=True
     )

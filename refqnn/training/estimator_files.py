@@ -22,21 +22,13 @@ from torch import Tensor, nn
 
 from refqnn import storage
 from refqnn.accumulator import certify
-from refqnn.container import (
-    Container,
-    array_to_npy,
-    npy_to_array,
-    read_file,
-    write_atomically,
-)
+from refqnn.container import array_to_npy, npy_to_array, read_file, write_atomically
 from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.training.base import Estimator
 from refqnn.training.modules import module_from_state, module_state
 
 __all__ = ["load", "save", "stored"]
 
-_FILE = Container("estimator", 1, listing="members")
-_NETWORK = "network.refqnn"
 _TORCH = {"nn": nn, "optim": torch.optim}
 _NOT_STORED = ("net_", "training_module_", "fhe_circuit_", "module_", "network_", "certificate_")
 _CLASSES: dict[str, type[Estimator]] = {}
@@ -76,8 +68,8 @@ def save(estimator: Estimator, path: str | Path) -> None:
     }
     members = dict(arrays)
     if hasattr(estimator, "network_"):
-        members[_NETWORK] = storage.to_bytes(estimator.network_)
-    data = _FILE.pack(content, members)
+        members[storage.NETWORK] = storage.to_bytes(estimator.network_)
+    data = storage.ESTIMATOR.pack(content, members)
     write_atomically(path, lambda file: file.write(data))
 
 
@@ -127,7 +119,7 @@ def _add(arrays: dict[str, bytes], array: NDArray[Any]) -> str:
 
 def load(path: str | Path) -> Estimator:
     """The estimator in a file that `save` wrote.  Raises: FileFormatError; OSError as open does."""
-    return _FILE.unpack(read_file(path), path, _decode_estimator)
+    return storage.ESTIMATOR.unpack(read_file(path), path, _decode_estimator)
 
 
 def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Estimator:
@@ -143,8 +135,8 @@ def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Est
     estimator.module_ = module_from_state(
         module["kind"], _decode(module["arguments"], members), _decode(module["state"], members)
     )
-    if _NETWORK in members:
-        estimator.network_ = storage.from_bytes(members[_NETWORK])
+    if storage.NETWORK in members:
+        estimator.network_ = storage.from_bytes(members[storage.NETWORK])
         estimator.certificate_ = certify(estimator.network_)
     return estimator
 

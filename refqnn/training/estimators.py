@@ -8,7 +8,8 @@
 What fit leaves behind is one function in four forms: the torch module (`module_`), the integer
 network (`network_`), the simulated circuit and the encrypted circuit give the same integers.
 
-The features are standardised inside, in float64 at the float door; everything behind is integers.
+The features are rounded to float32 and standardised inside, at the float door, which the integer
+network holds as thresholds; everything behind is integers.
 Training is skorch's: its history, callbacks, table of epochs and parameter names (``lr``,
 ``max_epochs``, ``criterion__weight``, ...).
 """
@@ -30,9 +31,10 @@ from torch import nn
 
 from refqnn.accumulator import Certificate, certify
 from refqnn.brevitas import exact_accumulators, from_brevitas
+from refqnn.doors import Features, Predictions, softmax
 from refqnn.errors import CircuitError, InvalidArgument, InvalidType, mismatch
 from refqnn.network import Network
-from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
+from refqnn.quantizers import Dequantizer, FloatArray, Quantizer, float_thresholds
 from refqnn.training import estimator_files
 from refqnn.training.base import PREFIXES, Callbacks, Classifier, Estimator, Regressor
 from refqnn.training.estimator_files import load, stored
@@ -140,10 +142,39 @@ class _QuantizedEstimator(Estimator):
         """Make masks and budgets permanent, and the integer network and its certificate anew."""
         self.module_ = self.training_module_.plain_copy()
         example = torch.zeros(2, self.n_features_in_)
-        self.network_: Network = from_brevitas(self.module_, example)
+        self.network_ = self._with_doors(from_brevitas(self.module_, example))
         self.certificate_: Certificate = certify(self.network_)
         if hasattr(self, "fhe_circuit_"):
             del self.fhe_circuit_  # of another network
+
+    def _with_doors(self, network: Network) -> Network:
+        """The network from raw rows to labels or targets.
+
+        Standardising and quantizing is a nondecreasing function of each float32 feature, so the
+        door holds the least float32 of each of its codes, found with that function itself.
+        """
+        inner, outer = network.input_quantizer, network.output_dequantizer
+        assert inner is not None
+        assert outer is not None
+        fmt, names = inner.format, getattr(self, "feature_names_in_", None)
+
+        def codes(columns: NDArray[np.float32]) -> NDArray[np.int64]:
+            return inner.quantize(self._standardise(columns.T)).T
+
+        wanted = np.tile(np.arange(fmt.q_min + 1, fmt.q_max + 1), (self.n_features_in_, 1))
+        thresholds = float_thresholds(codes, wanted)
+        return Network(
+            network.nodes,
+            input_shape=network.input_shape,
+            input_quantizer=Features(
+                thresholds, fmt, axis=1, names=None if names is None else tuple(names)
+            ),
+            output_dequantizer=self._output_door(outer),
+            output=network.output,
+        )
+
+    def _output_door(self, door: Dequantizer) -> Dequantizer:
+        raise NotImplementedError
 
     # -- one function in four forms --------------------------------------------------------------
 
@@ -181,17 +212,17 @@ class _QuantizedEstimator(Estimator):
 
     def quantize_input(self, X: ArrayLike) -> NDArray[np.int64]:
         """Input codes [n, features] of rows of features."""
-        scaled = self._scaled(X)
-        return self.network_.quantize_input(scaled)
+        check_is_fitted(self)
+        return self.network_.quantize_input(self._rows(X))
 
     def dequantize_output(self, acc: ArrayLike) -> FloatArray:
-        """Float outputs [n, outputs] of integer outputs: logits, or scaled targets."""
+        """Float outputs [n, outputs] of integer outputs: logits, or targets."""
         check_is_fitted(self)
         return self.network_.dequantize_output(acc)
 
     @property
     def input_quantizers(self) -> list[Quantizer]:
-        """The quantizer of the standardised features, in a list."""
+        """The quantizer of the raw features, in a list."""
         check_is_fitted(self)
         assert self.network_.input_quantizer is not None
         return [self.network_.input_quantizer]
@@ -220,10 +251,21 @@ class _QuantizedEstimator(Estimator):
 
         check_is_fitted(self)
         if X is not None:
-            self._scaled(X)
+            self.quantize_input(X)
         options.setdefault("certificate", self.certificate_)
         self.fhe_circuit_ = fhe.compile(self.network_, **options)
         return self.fhe_circuit_
+
+    def save_client(self, path: str | Path) -> None:
+        """Write what a client needs (`refqnn.fhe.Client`): raw rows in, labels or targets out.
+
+        Raises: as `fhe_circuit`.
+        """
+        self.fhe_circuit.save_client(path)
+
+    def save_server(self, path: str | Path) -> None:
+        """Write what a server needs (`refqnn.fhe.Server`).  Raises: as `fhe_circuit`."""
+        self.fhe_circuit.save_server(path)
 
     @property
     def fhe_circuit(self) -> Circuit:
@@ -425,7 +467,7 @@ class FloatNeuralNetClassifier(Classifier, _FloatEstimator):
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probabilities [n, classes]."""
-        return _softmax(self.infer(X).numpy())
+        return softmax(self.infer(X).numpy())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Labels [n]."""
@@ -477,7 +519,8 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
             their prefix, and prefixed parameters of skorch.
 
     Attributes:
-        network_: the integer `refqnn.Network`; its inputs are standardised features.
+        network_: the integer `refqnn.Network`, from raw rows to labels or targets: standardisation
+            lies in its input door (`refqnn.doors.Features`), labels in its output door.
         certificate_: proved bounds of its accumulators.
         module_: the trained `SparseQuantNeuralNetImpl`, masks and budgets written into its weights.
         classes_, n_features_in_, feature_names_in_: as in scikit-learn.
@@ -507,7 +550,16 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
     ) -> NDArray[np.float64]:
         """Probabilities [n, classes]: softmax of the dequantized outputs."""
         acc = self.accumulators(X, fhe, execute_in_fhe=execute_in_fhe)
-        return _softmax(self.dequantize_output(acc))
+        return softmax(self.dequantize_output(acc))
+
+    def _output_door(self, door: Dequantizer) -> Dequantizer:
+        """With the labels, where a file can hold them."""
+        labels = self.classes_
+        if labels.dtype == object and all(isinstance(label, str) for label in labels):
+            labels = labels.astype(str)
+        if labels.dtype.kind not in "biufU":
+            return door
+        return Predictions(door.scale, door.offset, door.precision, labels=labels)
 
 
 @stored
@@ -533,10 +585,12 @@ class NeuralNetRegressor(Regressor, _QuantizedEstimator):
     ) -> NDArray[np.float64]:
         """Targets [n] or [n, outputs].  See `accumulators`."""
         acc = self.accumulators(X, fhe, execute_in_fhe=execute_in_fhe)
-        return self._targets(self.dequantize_output(acc))
+        door = self.network_.output_dequantizer
+        assert isinstance(door, Predictions)
+        return door.predict(acc)
 
-
-def _softmax(logits: FloatArray) -> NDArray[np.float64]:
-    z = logits.astype(np.float64)
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    def _output_door(self, door: Dequantizer) -> Predictions:
+        """With the scale and mean of the targets, in float64."""
+        scale, offset = (np.float64(v) * self.target_scale_ for v in (door.scale, door.offset))
+        mean = offset + self.target_mean_
+        return Predictions(scale, mean, "float64", flat=self.target_ndim_ == 1)
