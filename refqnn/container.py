@@ -121,6 +121,14 @@ class Container:
         except MALFORMED as error:
             raise FileFormatError(f"{name}: malformed {self.what} file ({error!r})") from error
 
+    def describes(self, data: bytes) -> bool:
+        """Is it a file of this kind, by the names of its members?"""
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                return self._json in archive.namelist()
+        except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError, struct.error):
+            return False
+
     @property
     def _json(self) -> str:
         return f"{self.what}.json"

@@ -19,8 +19,6 @@ rounded, ties go to the earlier weight.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -213,7 +211,7 @@ def _sums(values: ArrayLike, name: str) -> list[int]:
 def _bias(bias: ArrayLike | None, rows: int) -> list[int]:
     if bias is None:
         return [0] * rows
-    values: NDArray[Any] = np.asarray(bias)
+    values = np.asarray(bias)
     if values.shape != (rows,):
         raise ShapeMismatch(mismatch("bias", f"shape {values.shape}", f"({rows},)"))
     if values.dtype.kind not in "iu":

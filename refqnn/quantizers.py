@@ -13,6 +13,7 @@ x is converted to it first.  NaN is an error; an infinity saturates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import frexp
@@ -39,6 +40,7 @@ __all__ = [
     "Quantizer",
     "SymmetricQuantizer",
     "ThresholdQuantizer",
+    "float_thresholds",
     "power_of_two_exponent",
 ]
 
@@ -413,6 +415,37 @@ def power_of_two_exponent(value: float, rounding: Literal["ceil", "round"]) -> i
     if rounding == "round":
         return e - 1 if 2 * Fraction(m) ** 2 < 1 else e
     raise InvalidArgument(mismatch("rounding", repr(rounding), "ceil or round"))
+
+
+def float_thresholds(
+    function: Callable[[NDArray[np.float32]], NDArray[Any]], codes: NDArray[Any]
+) -> NDArray[np.float32]:
+    """The least finite float32 x with function(x) >= code, for a nondecreasing function.
+
+    Args:
+        function: of float32 [rows, n]; integers of the same shape.
+        codes: [rows, n].
+
+    Returns: float32 [rows, n]; -inf where every finite x reaches the code, +inf where none does.
+    """
+    greatest = int(np.float32(np.finfo(np.float32).max).view(np.int32))
+
+    def float_at(
+        key: NDArray[Any],
+    ) -> NDArray[np.float32]:  # keys order the floats: ..., -1e-45, 0, 1e-45, ...
+        magnitude: NDArray[np.float32] = np.abs(key).astype(np.int32).view(np.float32)
+        return np.where(key < 0, -magnitude, magnitude)
+
+    below, reached = np.full(codes.shape, -greatest - 1), np.full(codes.shape, greatest + 1)
+    while (reached - below > 1).any():
+        middle = (below + reached) // 2
+        inside = np.clip(middle, -greatest, greatest)
+        hit = (function(float_at(inside)) >= codes) & (middle == inside)
+        below, reached = np.where(hit, below, middle), np.where(hit, middle, reached)
+    values = float_at(np.clip(reached, -greatest, greatest))
+    values[reached > greatest] = np.inf
+    values[reached == -greatest] = -np.inf
+    return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from refqnn.container import (
     read_file,
     write_atomically,
 )
+from refqnn.doors import Features, Predictions
 from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat
 from refqnn.graph import Node, inputs_of
@@ -45,13 +46,18 @@ FORMAT_VERSION = 1
 
 _FILE = Container("network", FORMAT_VERSION, listing="arrays")
 
+ESTIMATOR = Container("estimator", 1, listing="members")  # see refqnn.training.estimator_files
+NETWORK = "network.refqnn"  # its member that is the file of its network
+
 _OPS: dict[str, type[Op]] = {op.kind: op for op in ops.KINDS}
 _QUANTIZERS: dict[str, type[Quantizer]] = {
     SymmetricQuantizer.kind: SymmetricQuantizer,
     PowerOfTwoQuantizer.kind: PowerOfTwoQuantizer,
     AffineQuantizer.kind: AffineQuantizer,
     ThresholdQuantizer.kind: ThresholdQuantizer,
+    Features.kind: Features,
 }
+_DEQUANTIZERS = {"Dequantizer": Dequantizer, Predictions.kind: Predictions}
 
 
 def save(network: Network, path: str | Path) -> None:
@@ -64,7 +70,7 @@ def save(network: Network, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Network:
-    """The network in a file.  Raises: FileFormatError; OSError as open does."""
+    """The network in its own file or an estimator's.  Raises: FileFormatError; OSError as open."""
     return from_bytes(read_file(path), path)
 
 
@@ -80,15 +86,26 @@ def to_bytes(network: Network) -> bytes:
 
 def from_bytes(data: bytes, name: str | Path = "network") -> Network:
     """The network in the content of a file.  Raises: FileFormatError that begins with `name`."""
+    if ESTIMATOR.describes(data):
+        return ESTIMATOR.unpack(data, name, _network_of_estimator)
     return _FILE.unpack(data, name, _decode_network)
 
 
+def _network_of_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Network:
+    if NETWORK not in members:
+        raise FileFormatError(mismatch(NETWORK, "none", "the network of a quantized estimator"))
+    return _FILE.unpack(members[NETWORK], NETWORK, _decode_network)
+
+
 def digest(network: Network) -> str:
-    """sha256 of network.json, which holds the sha256 of every array.
+    """sha256 of network.json, which holds the sha256 of every array; less the names of features.
 
     Kinds of the user's own count with what `repr` says of their parameters.
     """
-    return hashlib.sha256(_FILE.text(*_encode_network(network))).hexdigest()
+    content, arrays = _encode_network(network)
+    if isinstance(network.input_quantizer, Features):
+        del content["input_quantizer"]["parameters"]["names"]
+    return hashlib.sha256(_FILE.text(content, arrays)).hexdigest()
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -168,8 +185,7 @@ def _decode_network(content: dict[str, Any], members: dict[str, bytes]) -> Netwo
         input_shape=tuple(content["input_shape"]),
         input_format=_decode(content["input_format"], arrays),
         input_quantizer=quantizer and _decode_fields(_QUANTIZERS, quantizer, arrays),
-        output_dequantizer=dequantizer
-        and _decode_fields({"Dequantizer": Dequantizer}, dequantizer, arrays),
+        output_dequantizer=dequantizer and _decode_fields(_DEQUANTIZERS, dequantizer, arrays),
         output=content["output"],
     )
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from refqnn.errors import NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
 from refqnn.ops.base import Shape
+from refqnn.quantizers import float_thresholds
 from refqnn.rounding import Rounding, round_float
 
 __all__ = [
@@ -481,33 +482,6 @@ def along_one(array: Array, axis: int | None) -> Array:
     """[n] or [1]: an array that varies along no other axis than this."""
     rows: Array = array if axis is None else np.moveaxis(array, axis, 0)
     return rows.reshape(rows.shape[0], -1)[:, 0] if axis is not None else rows.reshape(-1)[:1]
-
-
-def float_thresholds(function: Callable[[Float32], Array], codes: Array) -> Float32:
-    """The least finite float32 x with function(x) >= code, for a nondecreasing function.
-
-    Args:
-        function: of float32 [rows, n]; integers of the same shape.
-        codes: [rows, n].
-
-    Returns: float32 [rows, n]; -inf where every finite x reaches the code, +inf where none does.
-    """
-    greatest = int(np.float32(np.finfo(np.float32).max).view(np.int32))
-
-    def float_at(key: Array) -> Float32:  # keys order the floats: ..., -1e-45, 0, 1e-45, ...
-        magnitude: Float32 = np.abs(key).astype(np.int32).view(np.float32)
-        return np.where(key < 0, -magnitude, magnitude)
-
-    below, reached = np.full(codes.shape, -greatest - 1), np.full(codes.shape, greatest + 1)
-    while (reached - below > 1).any():
-        middle = (below + reached) // 2
-        inside = np.clip(middle, -greatest, greatest)
-        hit = (function(float_at(inside)) >= codes) & (middle == inside)
-        below, reached = np.where(hit, below, middle), np.where(hit, middle, reached)
-    values = float_at(np.clip(reached, -greatest, greatest))
-    values[reached > greatest] = np.inf
-    values[reached == -greatest] = -np.inf
-    return values
 
 
 def power_of_two(value: Fraction) -> bool:

@@ -10,69 +10,42 @@ Nothing in the file is unpickled or imported by name: classes are looked up in s
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.dataset import ValidSplit
 from skorch.history import History
 from torch import Tensor, nn
 
 from refqnn import storage
 from refqnn.accumulator import certify
-from refqnn.container import (
-    Container,
-    array_to_npy,
-    npy_to_array,
-    read_file,
-    write_atomically,
-)
+from refqnn.container import array_to_npy, npy_to_array, read_file, write_atomically
 from refqnn.errors import FileFormatError, NotCovered, mismatch
-from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
+from refqnn.training.base import Estimator
+from refqnn.training.modules import module_from_state, module_state
 
-__all__ = ["load", "module_from_state", "module_state", "save"]
+__all__ = ["load", "save", "stored"]
 
-_FILE = Container("estimator", 1, listing="members")
-_NETWORK = "network.refqnn"
-_MODULES: dict[str, type[nn.Module]] = {
-    "SparseQuantNeuralNetImpl": SparseQuantNeuralNetImpl,
-    "FloatMLP": FloatMLP,
-}
 _TORCH = {"nn": nn, "optim": torch.optim}
 _NOT_STORED = ("net_", "training_module_", "fhe_circuit_", "module_", "network_", "certificate_")
+_CLASSES: dict[str, type[Estimator]] = {}
+
+E = TypeVar("E", bound=type[Estimator])
 
 
-# --- the module ---------------------------------------------------------------------------------
-
-
-def module_state(module: nn.Module) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Class name, constructor arguments and arrays that make the module again."""
-    arrays = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
-    return type(module).__name__, dict(module.arguments), arrays
-
-
-def module_from_state(kind: str, arguments: dict[str, Any], arrays: dict[str, Any]) -> nn.Module:
-    """The module of `module_state`, in evaluation mode."""
-    if kind not in _MODULES:
-        raise FileFormatError(f"unknown module {kind!r}")
-    sizes = [arguments["input_dim"], *arguments["hidden_sizes"], arguments["n_outputs"]]
-    asked = sum(rows * columns for rows, columns in pairwise(sizes))
-    given = sum(np.size(array) for array in arrays.values())
-    if asked > given:
-        got = f"layers of {sizes} neurons, {asked} weights"
-        raise FileFormatError(mismatch("module", got, f"no more than the {given} in the file"))
-    with torch.random.fork_rng(devices=[]):
-        module = _MODULES[kind](**arguments)
-    module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
-    return module.eval()
+def stored(estimator: E) -> E:
+    """Decorator: what a file may hold is an estimator of this class, under its name."""
+    _CLASSES[estimator.__name__] = estimator
+    return estimator
 
 
 # --- writing ------------------------------------------------------------------------------------
 
 
-def save(estimator: Any, path: str | Path) -> None:
+def save(estimator: Estimator, path: str | Path) -> None:
     """Write a fitted estimator beside `path`, then rename.  See `NeuralNetClassifier.save`."""
     arrays: dict[str, bytes] = {}
     fitted = {
@@ -95,8 +68,8 @@ def save(estimator: Any, path: str | Path) -> None:
     }
     members = dict(arrays)
     if hasattr(estimator, "network_"):
-        members[_NETWORK] = storage.to_bytes(estimator.network_)
-    data = _FILE.pack(content, members)
+        members[storage.NETWORK] = storage.to_bytes(estimator.network_)
+    data = storage.ESTIMATOR.pack(content, members)
     write_atomically(path, lambda file: file.write(data))
 
 
@@ -135,7 +108,7 @@ def _encode(value: Any, arrays: dict[str, bytes], name: str) -> Any:
     raise NotCovered(mismatch(name, repr(value), expected))
 
 
-def _add(arrays: dict[str, bytes], array: Any) -> str:
+def _add(arrays: dict[str, bytes], array: NDArray[Any]) -> str:
     name = f"arrays/{len(arrays):03d}.npy"
     arrays[name] = array_to_npy(array)
     return name
@@ -144,23 +117,16 @@ def _add(arrays: dict[str, bytes], array: Any) -> str:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def load(path: str | Path) -> Any:
-    """The estimator in a file.  Raises: FileFormatError; OSError as open does."""
-    return _FILE.unpack(read_file(path), path, _decode_estimator)
+def load(path: str | Path) -> Estimator:
+    """The estimator in a file that `save` wrote.  Raises: FileFormatError; OSError as open does."""
+    return storage.ESTIMATOR.unpack(read_file(path), path, _decode_estimator)
 
 
-def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Any:
-    from refqnn.training import estimators
-
-    classes = {
-        name: getattr(estimators, name)
-        for name in estimators.__all__
-        if isinstance(getattr(estimators, name), type)
-    }
-    if content["class"] not in classes:
+def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Estimator:
+    if content["class"] not in _CLASSES:
         raise FileFormatError(f"unknown estimator {content['class']!r}")
     parameters = {n: _decode(v, members) for n, v in content["parameters"].items()}
-    estimator = classes[content["class"]](**parameters)
+    estimator = _CLASSES[content["class"]](**parameters)
     for name, value in content["fitted"].items():
         if not name.endswith("_") or "__" in name or name.startswith("_") or name in _NOT_STORED:
             raise FileFormatError(f"fitted: got {name!r}, expected the name of a fitted attribute")
@@ -169,8 +135,8 @@ def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Any
     estimator.module_ = module_from_state(
         module["kind"], _decode(module["arguments"], members), _decode(module["state"], members)
     )
-    if _NETWORK in members:
-        estimator.network_ = storage.from_bytes(members[_NETWORK])
+    if storage.NETWORK in members:
+        estimator.network_ = storage.from_bytes(members[storage.NETWORK])
         estimator.certificate_ = certify(estimator.network_)
     return estimator
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,10 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
-from refqnn.training.modules import (
-    FanIn,
-    FloatMLP,
-    SparseQuantNeuralNetImpl,
-    _QuantNet,
-    set_normalization_frozen,
-)
+from refqnn.training.blocks import FanIn, QuantNet
+from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
+from refqnn.training.normalization import set_normalization_frozen
+from refqnn.training.quantizers import check_integer
 
 __all__ = [
     "DemoConfig",
@@ -106,9 +104,8 @@ def fit(
     """
     inputs = _as_inputs(X)
     targets = _as_targets(y, len(inputs))
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InvalidArgument(mismatch(name, repr(number), "an integer >= 1"))
+    check_integer("epochs", epochs, 1)
+    check_integer("batch_size", batch_size, 1)
     if not (lr > 0.0 and math.isfinite(lr)):
         raise InvalidArgument(mismatch("lr", lr, "a finite number > 0"))
     if not 0.0 <= sparsify[0] <= sparsify[1] <= 1.0:
@@ -118,7 +115,7 @@ def fit(
 
     classify = not targets.is_floating_point()
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(module, _QuantNet):
+    if isinstance(module, QuantNet):
         module.calibrate(inputs)
     optimizer = torch.optim.Adam(module.parameters(), lr=lr, weight_decay=weight_decay)
     batches = max(1, math.ceil(len(inputs) / batch_size))
@@ -129,7 +126,7 @@ def fit(
     history: list[Epoch] = []
     for epoch in range(epochs):
         module.train()
-        if isinstance(module, _QuantNet):
+        if isinstance(module, QuantNet):
             module.sparsify(inputs, epoch, epochs, sparsify)
         set_normalization_frozen(module, epoch >= freeze * epochs)
         order = torch.randperm(len(inputs), generator=generator)
@@ -143,7 +140,7 @@ def fit(
                 loss = _loss(output, targets[batch], label_smoothing)
                 loss.backward()
             optimizer.step()
-            if isinstance(module, _QuantNet):
+            if isinstance(module, QuantNet):
                 module.shrink_to_budgets()
             schedule.step()
             loss_sum += float(loss.detach()) * len(batch)
@@ -172,30 +169,27 @@ def _score(output: Tensor, target: Tensor) -> float:
     return float((output.argmax(dim=1) == target).float().mean())
 
 
-def _as_inputs(X: ArrayLike) -> Tensor:
-    if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
-    array = np.asarray(X)
+def _real(name: str, data: ArrayLike, expected: str) -> NDArray[np.number[Any]]:
+    array = np.asarray(data.detach().cpu().numpy() if isinstance(data, Tensor) else data)
     if array.dtype.kind not in "fiu":
-        raise InvalidType(mismatch("X", f"dtype {array.dtype}", "real numbers"))
+        raise InvalidType(mismatch(name, f"dtype {array.dtype}", expected))
+    if not np.isfinite(array).all():
+        raise InvalidArgument(mismatch(name, "NaN or infinity", "finite values"))
+    return array
+
+
+def _as_inputs(X: ArrayLike) -> Tensor:
+    array = _real("X", X, "real numbers")
     if array.ndim < 2 or len(array) < 2:
         raise ShapeMismatch(mismatch("X", f"shape {array.shape}", "at least 2 rows of features"))
-    if not np.isfinite(array).all():
-        raise InvalidArgument(mismatch("X", "NaN or infinity", "finite values"))
     return torch.tensor(array.astype(np.float32))
 
 
 def _as_targets(y: ArrayLike, rows: int) -> Tensor:
-    if isinstance(y, Tensor):
-        y = y.detach().cpu().numpy()
-    array = np.asarray(y)
-    if array.dtype.kind not in "fiu":
-        raise InvalidType(mismatch("y", f"dtype {array.dtype}", "class indices or real targets"))
+    array = _real("y", y, "class indices or real targets")
     if array.ndim < 1 or len(array) != rows:
         raise ShapeMismatch(mismatch("y", f"shape {array.shape}", f"{rows} rows, as X"))
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise InvalidArgument(mismatch("y", "NaN or infinity", "finite targets"))
         return torch.tensor(array.astype(np.float32))
     if array.ndim != 1 or array.min() < 0:
         raise InvalidArgument(mismatch("y", f"shape {array.shape}", "class indices 0, 1, ..."))
@@ -221,6 +215,9 @@ def accuracy(module: nn.Module, X: ArrayLike, y: ArrayLike) -> float:
 # --- settings of the demonstration --------------------------------------------------------------
 
 
+_TRAINING = ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "float_epochs")
+
+
 @dataclass(frozen=True)
 class DemoConfig:
     """Network and training settings for one data set; see `demo_config`.
@@ -244,34 +241,22 @@ class DemoConfig:
     float_epochs: int = 60
 
     @property
+    def module(self) -> dict[str, Any]:
+        """Keyword arguments for `SparseQuantNeuralNetImpl`."""
+        return {name: value for name, value in vars(self).items() if name not in _TRAINING}
+
+    @property
     def training(self) -> dict[str, float | int]:
         """Keyword arguments for `fit`."""
-        return {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "weight_decay": self.weight_decay,
-            "label_smoothing": self.label_smoothing,
-        }
+        return {name: getattr(self, name) for name in _TRAINING if name != "float_epochs"}
 
+
+_SMALL = DemoConfig((16,), fan_in=4, table_bits=4, batch_size=16, lr=0.02, weight_decay=1e-3)
 
 _DEMO: dict[str, DemoConfig] = {
-    "iris": DemoConfig(
-        (16,), fan_in=2, table_bits=4, epochs=100, batch_size=16, lr=0.02, weight_decay=1e-3
-    ),
-    "wine": DemoConfig(
-        (16,), fan_in=4, table_bits=4, epochs=60, batch_size=16, lr=0.02, weight_decay=1e-3
-    ),
-    "breast_cancer": DemoConfig(
-        (16,),
-        n_input_bits=4,
-        fan_in=4,
-        table_bits=4,
-        epochs=40,
-        batch_size=32,
-        lr=0.02,
-        weight_decay=1e-3,
-    ),
+    "iris": replace(_SMALL, fan_in=2, epochs=100),
+    "wine": _SMALL,
+    "breast_cancer": replace(_SMALL, n_input_bits=4, epochs=40, batch_size=32),
     "digits": DemoConfig((64,), fan_in=5, table_bits=4, epochs=100, lr=0.02, input_signed=False),
     "mnist5k": DemoConfig((64,), fan_in=16, epochs=60, input_signed=False),
     "moons": DemoConfig((16,), n_input_bits=4, table_bits=5, epochs=80, lr=0.02),
@@ -312,17 +297,7 @@ def build(config: DemoConfig, n_features: int, n_outputs: int, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SparseQuantNeuralNetImpl(
-            input_dim=n_features,
-            n_layers=len(config.hidden_sizes) + 1,
-            n_outputs=n_outputs,
-            hidden_sizes=config.hidden_sizes,
-            n_w_bits=config.n_w_bits,
-            n_a_bits=config.n_a_bits,
-            n_input_bits=config.n_input_bits,
-            input_signed=config.input_signed,
-            quant_narrow=config.quant_narrow,
-            fan_in=config.fan_in,
-            table_bits=config.table_bits,
+            n_features, len(config.hidden_sizes) + 1, n_outputs, **config.module
         )
 
 

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, RandomSampler
 
 from refqnn.errors import InvalidArgument, mismatch
-from refqnn.training.modules import set_normalization_frozen
+from refqnn.training.normalization import set_normalization_frozen
 
 __all__ = ["Freeze", "OneCycle", "TrainingNet", "WeightTransforms"]
 
@@ -90,7 +90,7 @@ class TrainingNet(skorch.NeuralNet):
             self.steps_per_epoch_ = max(1, len(iterator))
         return iterator
 
-    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+    def infer(self, x: Any, **fit_params: object) -> Tensor:
         if isinstance(x, dict):
             x = x["x"]
         return self.module_(to_tensor(x, device=self.device), **fit_params)
@@ -117,7 +117,7 @@ class TrainingNet(skorch.NeuralNet):
         losses = losses.flatten(1).mean(dim=1) if losses.ndim > 1 else losses
         return (losses * weights).sum() / total.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
-    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+    def train_step_single(self, batch: Any, **fit_params: object) -> dict[str, Tensor]:
         if not self.module_.training:
             self._set_training(True)
             set_normalization_frozen(self.module_, self.frozen_)
@@ -129,7 +129,7 @@ class TrainingNet(skorch.NeuralNet):
         self._record_accuracy("train_acc", y_pred, yi)
         return {"loss": loss, "y_pred": y_pred}
 
-    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+    def validation_step(self, batch: Any, **fit_params: object) -> dict[str, Tensor]:
         step = super().validation_step(batch, **fit_params)
         self._record_accuracy("valid_acc", step["y_pred"], unpack_data(batch)[1])
         return step
@@ -155,11 +155,11 @@ class OneCycle(Callback):
         self.start = start
         self.stop = stop
 
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, net: TrainingNet, **kwargs: object) -> None:
         self.step_ = 0
         self.peaks_ = [float(group["lr"]) for group in net.optimizer_.param_groups]
 
-    def on_batch_begin(self, net: Any, training: bool = False, **kwargs: Any) -> None:
+    def on_batch_begin(self, net: TrainingNet, training: bool = False, **kwargs: object) -> None:
         if not training:
             return
         total = net.steps_per_epoch_ * max(1, net.max_epochs)
@@ -168,7 +168,7 @@ class OneCycle(Callback):
             group["lr"] = peak * factor
         self.step_ += 1
 
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+    def on_train_end(self, net: TrainingNet, **kwargs: object) -> None:
         for group, peak in zip(net.optimizer_.param_groups, self.peaks_):
             group["lr"] = peak
 
@@ -193,11 +193,11 @@ class Freeze(Callback):
     def __init__(self, start: float = 0.75) -> None:
         self.start = start
 
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, net: TrainingNet, **kwargs: object) -> None:
         self.epoch_ = 0
         net.module_.eval()  # the first step puts every part back into training
 
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(self, net: TrainingNet, **kwargs: object) -> None:
         net.frozen_ = self.epoch_ >= self.start * net.max_epochs and self.epoch_ > 0
         set_normalization_frozen(net.module_, net.frozen_)
         self.epoch_ += 1
@@ -217,13 +217,13 @@ class WeightTransforms(Callback):
         self.after_step = after_step
         self.at_epoch = at_epoch
 
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, net: TrainingNet, **kwargs: object) -> None:
         self.epoch_ = 0
 
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(self, net: TrainingNet, **kwargs: object) -> None:
         self.at_epoch(self.epoch_, net.max_epochs)
         self.epoch_ += 1
 
-    def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:
+    def on_batch_end(self, net: TrainingNet, training: bool = False, **kwargs: object) -> None:
         if training:
             self.after_step()

@@ -75,6 +75,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
+from refqnn.formats import IntFormat
 
 __all__ = [
     "ConstPowerOfTwoWeight",
@@ -306,11 +307,8 @@ def scale_from_data(
 # --- scaling modules ----------------------------------------------------------------------------
 
 
-class FixedScaling(nn.Module):
-    """A constant scale, kept in the state dict, that `calibrate` may set from data.
-
-    Brevitas' own constant scale is not part of the state dict, and its learned one, restricted to
-    powers of two and started on one, doubles after the first small step.
+class _Calibrated(nn.Module):
+    """A scale that `calibrate` may set from data.
 
     Args:
         exponent: initial log2 of the scale.
@@ -318,8 +316,6 @@ class FixedScaling(nn.Module):
         scale_method, scale_percentile, exponent_rounding: how `calibrate` chooses the scale.
         power_of_two_scale: whether calibration keeps to powers of two.
     """
-
-    scale: Tensor
 
     def __init__(
         self,
@@ -341,15 +337,15 @@ class FixedScaling(nn.Module):
         self.exponent_rounding: ExponentRounding = exponent_rounding
         self.power_of_two_scale = power_of_two_scale
         self.observing = False
-        self.register_buffer("scale", torch.tensor(math.ldexp(1.0, exponent)))
+        self._keep(exponent)
+
+    def _keep(self, exponent: int) -> None:
+        """Make what holds the scale."""
+        raise NotImplementedError
 
     def set_scale(self, scale: float) -> None:
         """Set the scale (> 0, finite; a power of two unless ``power_of_two_scale`` is False)."""
-        if not (scale > 0.0 and math.isfinite(scale)):
-            raise InvalidArgument(mismatch("scale", scale, "a finite number > 0"))
-        if self.power_of_two_scale and math.frexp(scale)[0] != 0.5:
-            raise InvalidArgument(mismatch("scale", scale, "a power of two"))
-        self.scale.fill_(scale)
+        raise NotImplementedError
 
     def observe(self, x: Tensor) -> None:
         """Set the scale from the values ``x``."""
@@ -365,6 +361,26 @@ class FixedScaling(nn.Module):
             )
         )
 
+
+class FixedScaling(_Calibrated):
+    """A constant scale, kept in the state dict, that `calibrate` may set from data.
+
+    Brevitas' own constant scale is not part of the state dict, and its learned one, restricted to
+    powers of two and started on one, doubles after the first small step.
+    """
+
+    scale: Tensor
+
+    def _keep(self, exponent: int) -> None:
+        self.register_buffer("scale", torch.tensor(math.ldexp(1.0, exponent)))
+
+    def set_scale(self, scale: float) -> None:
+        if not (scale > 0.0 and math.isfinite(scale)):
+            raise InvalidArgument(mismatch("scale", scale, "a finite number > 0"))
+        if self.power_of_two_scale and math.frexp(scale)[0] != 0.5:
+            raise InvalidArgument(mismatch("scale", scale, "a power of two"))
+        self.scale.fill_(scale)
+
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
         if self.observing:
             self.observe(x)
@@ -372,73 +388,35 @@ class FixedScaling(nn.Module):
 
 
 class _PowerOfTwoSte(torch.autograd.Function):
-    """2**round(v), with the gradient of 2**v at the rounded point."""
+    """2**round(v), with the gradient of 2**v at the rounded point times a constant."""
 
     @staticmethod
-    def forward(ctx: Any, log2_scale: Tensor) -> Tensor:
+    def forward(ctx: Any, log2_scale: Tensor, factor: float) -> Tensor:
         exponent = half_up(log2_scale).clamp(MIN_EXPONENT, MAX_EXPONENT)
         scale = power_of_two(exponent)
         ctx.save_for_backward(scale)
+        ctx.factor = factor
         return scale
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        (scale,) = ctx.saved_tensors
-        return grad_outputs[0] * scale * math.log(2.0)
-
-
-class _DampGradient(torch.autograd.Function):
-    """Identity forward; the gradient is multiplied by a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return grad_outputs[0] * ctx.factor, None
+        (scale,) = ctx.saved_tensors
+        return grad_outputs[0] * scale * math.log(2.0) * ctx.factor, None
 
 
-class LearnedPowerOfTwoScaling(nn.Module):
+class LearnedPowerOfTwoScaling(_Calibrated):
     """A learned scale 2**round(v).
 
     ``v`` starts on an integer, which is the centre of its rounding cell: the scale changes only
     after ``v`` has moved by half a unit, not after the first step.  The gradient is divided by
     sqrt(number of values x largest code), as in learned step size quantization (Esser et al. 2020,
     section 2.2), so that ``v`` moves at the pace of the weights.
-
-    Args: as `FixedScaling`.
     """
 
-    def __init__(
-        self,
-        exponent: int = 0,
-        bit_width: int = 8,
-        signed: bool = True,
-        narrow_range: bool = False,
-        scale_method: ScaleMethod = "mse",
-        scale_percentile: float = 99.9,
-        exponent_rounding: ExponentRounding = "ceil",
-    ) -> None:
-        super().__init__()
-        self.min_code, self.max_code = _code_range(bit_width, signed, narrow_range)
-        self.scale_method: ScaleMethod = scale_method
-        self.scale_percentile = scale_percentile
-        self.exponent_rounding: ExponentRounding = exponent_rounding
-        self.observing = False
+    def _keep(self, exponent: int) -> None:
         self.log2_scale = nn.Parameter(torch.tensor(float(exponent)))
 
-    def observe(self, x: Tensor) -> None:
-        """Restart the learned exponent from the values ``x``."""
-        scale = scale_from_data(
-            x,
-            self.min_code,
-            self.max_code,
-            method=self.scale_method,
-            percentile=self.scale_percentile,
-            rounding=self.exponent_rounding,
-        )
+    def set_scale(self, scale: float) -> None:
         with torch.no_grad():
             self.log2_scale.fill_(float(math.frexp(scale)[1] - 1))
 
@@ -446,8 +424,7 @@ class LearnedPowerOfTwoScaling(nn.Module):
         if self.observing:
             self.observe(x)
         factor = 1.0 / math.sqrt(x.numel() * self.max_code) if x.numel() else 1.0
-        v: Tensor = _DampGradient.apply(self.log2_scale, factor)
-        scale: Tensor = _PowerOfTwoSte.apply(v)
+        scale: Tensor = _PowerOfTwoSte.apply(self.log2_scale, factor)
         return scale
 
 
@@ -487,15 +464,19 @@ class MaxAbsPowerOfTwoScaling(nn.Module):
 
 def _code_range(bit_width: int, signed: bool, narrow_range: bool) -> tuple[int, int]:
     """Inclusive range of the codes, as Brevitas has it."""
-    if isinstance(bit_width, bool) or not isinstance(bit_width, int):
-        raise InvalidType(mismatch("bit_width", repr(bit_width), "an integer from 1 to 8"))
-    if not 1 <= bit_width <= 8 or (signed and bit_width == 1):
-        raise InvalidArgument(
-            mismatch("bit_width", bit_width, "2 to 8 when signed, 1 to 8 when unsigned")
-        )
-    if signed:
-        return -(2 ** (bit_width - 1)) + int(narrow_range), 2 ** (bit_width - 1) - 1
-    return 0, 2**bit_width - 1 - int(narrow_range)
+    check_integer("bit_width", bit_width, 2 if signed else 1, 8)
+    codes = IntFormat(bit_width, signed, narrow_range)
+    return codes.q_min, codes.q_max
+
+
+def check_integer(name: str, value: object, lowest: int, highest: float = math.inf) -> int:
+    """The value.  Raises: InvalidType, InvalidArgument unless it is an int in the range."""
+    within = f">= {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(mismatch(name, repr(value), f"an integer {within}"))
+    if not lowest <= value <= highest:
+        raise InvalidArgument(mismatch(name, value, f"an integer {within}"))
+    return value
 
 
 # --- calibration --------------------------------------------------------------------------------
@@ -678,13 +659,13 @@ class SignedAct(_Act, ActQuantSolver):
 class LearnedUnsignedAct(UnsignedAct):
     """`UnsignedAct` with a learned exponent."""
 
-    scaling_impl = LearnedPowerOfTwoScaling  # type: ignore[assignment]
+    scaling_impl = LearnedPowerOfTwoScaling
 
 
 class LearnedSignedAct(SignedAct):
     """`SignedAct` with a learned exponent."""
 
-    scaling_impl = LearnedPowerOfTwoScaling  # type: ignore[assignment]
+    scaling_impl = LearnedPowerOfTwoScaling
 
 
 class FloatUnsignedAct(UnsignedAct):

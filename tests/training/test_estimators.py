@@ -27,7 +27,7 @@ from refqnn.errors import (
     InvalidArgument,
     NotCovered,
 )
-from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, modules, progress
+from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, progress, quantizers
 from refqnn.training.estimators import FloatNeuralNetClassifier, FloatNeuralNetRegressor
 from refqnn.training.estimators import load as load_estimator
 
@@ -454,13 +454,13 @@ def nonzeros(model):
 
 def test_rows_shrink_to_their_fan_in_while_training(short_epochs, monkeypatch):
     kept = []
-    update = modules.RowSparsity.update
+    update = quantizers.RowSparsity.update
 
     def record(self, weight, keep=0.0):
         update(self, weight, keep)
         kept.append(int(self.mask.sum(dim=1).max()))
 
-    monkeypatch.setattr(modules.RowSparsity, "update", record)
+    monkeypatch.setattr(quantizers.RowSparsity, "update", record)
     X, y = load_breast_cancer(return_X_y=True)
     cheap = {"module__fan_in": 2, "module__table_bits": 4, "module__hidden_sizes": (12,)}
     model = NeuralNetClassifier(**{**QUICK, **cheap, "max_epochs": 8}).fit(X, y)

@@ -20,6 +20,7 @@ from brevitas.core.function_wrapper.ops_ste import RoundSte
 from torch import nn
 
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch
+from refqnn.training import blocks
 from refqnn.training import modules as m
 from refqnn.training.loop import fit
 
@@ -44,7 +45,7 @@ def scale_of(quant: nn.Module) -> Fraction:
     return Fraction(float(scaling.scale))
 
 
-def integer_layers(net: m._QuantNet) -> list[dict[str, Any]]:
+def integer_layers(net: blocks.QuantNet) -> list[dict[str, Any]]:
     """Weights, constants (in accumulator units, exact), shift and format of every layer."""
     layers = []
     for block in net.blocks():
@@ -67,7 +68,7 @@ def integer_layers(net: m._QuantNet) -> list[dict[str, Any]]:
     return layers
 
 
-def replay(net: m._QuantNet, x: torch.Tensor, max_code: int) -> np.ndarray:
+def replay(net: blocks.QuantNet, x: torch.Tensor, max_code: int) -> np.ndarray:
     """The network in Python integers and fractions, from the input codes on."""
     layers = integer_layers(net)
     codes = net.blocks()[0].input_quant(x).int().tolist()
@@ -313,8 +314,7 @@ def test_table_bits_hold_whatever_the_weights_become() -> None:
     assert all(found.table_bits <= 4 for found in net.accumulator_ranges()[:-1])
     with torch.no_grad():
         for block in net.blocks():
-            for weight in m._raw_weights(block.linear):
-                weight.fill_(-9.0)
+            blocks.raw_weight(block.linear).fill_(-9.0)
     assert all(found.table_bits <= 4 for found in net.accumulator_ranges()[:-1])
 
 
@@ -322,7 +322,7 @@ def test_units_touched_is_the_most_over_all_starts() -> None:
     for span in range(40):
         for shift in range(5):
             touched = max(((lo + span) >> shift) - (lo >> shift) + 1 for lo in range(2**shift))
-            assert m._units_touched(span, shift) == touched
+            assert blocks.units_touched(span, shift) == touched
 
 
 def test_state_dict_and_copy_give_the_same_bits() -> None:

@@ -1,0 +1,137 @@
+"""The doors of an estimator: rows of raw features come in, labels or targets go out.
+
+They hold everything that a model does around its integers, so that whoever has them (a client of an
+encrypted circuit, a file, another runtime) gives the answers of `predict`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
+from refqnn.formats import as_integers
+from refqnn.quantizers import Dequantizer, FloatArray, ThresholdQuantizer
+
+__all__ = ["Features", "Predictions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Features(ThresholdQuantizer):
+    """The input door: codes of raw features [n, features], one row of thresholds for each.
+
+    Args:
+        thresholds, format, axis: as for `ThresholdQuantizer`.
+        names: of the features, or None.
+
+    >>> from refqnn import IntFormat
+    >>> door = Features([[0.5], [2e9]], IntFormat(1, signed=False), axis=1, names=("a", "b"))
+    >>> door.quantize([[0.5, 1e9], [0.4, 3e9]]).tolist()
+    [[1, 0], [0, 1]]
+    """
+
+    kind: ClassVar[str] = "Features"
+
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.names is None:
+            return
+        if not all(isinstance(name, str) for name in self.names):
+            raise InvalidType(mismatch("names", repr(self.names), "text"))
+        if len(self.names) != len(self.thresholds):
+            expected = f"{len(self.thresholds)}, one for each feature"
+            raise ShapeMismatch(mismatch("names", f"{len(self.names)} names", expected))
+
+    def quantize(self, x: ArrayLike) -> NDArray[np.int64]:
+        """Codes [n, features] of a table: numbers, or a data frame with columns of these names.
+
+        Numbers become float64 first and float32 then, as `predict` of the estimator has them.
+
+        Raises: InvalidArgument for other columns, or the same in another order; and as
+            `Quantizer.quantize`.
+        """
+        columns = getattr(x, "columns", None)
+        if self.names is not None and columns is not None and tuple(columns) != self.names:
+            raise InvalidArgument(mismatch("columns of x", list(columns), f"{list(self.names)}"))
+        try:
+            table = np.asarray(x, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InvalidType(mismatch("x", type(x).__name__, "a table of numbers")) from None
+        return super().quantize(table)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions(Dequantizer):
+    """The output door: what the output integers [n, outputs] say.
+
+    Args:
+        scale, offset, precision: as for `Dequantizer`; with labels one of each, and scale > 0.
+        labels: numbers, truth values or text, one for each output of a classifier; None: targets.
+        flat: the one target of a row is given as [n], not as [n, 1].
+
+    >>> Predictions(0.5, labels=["no", "yes"]).predict([[3, 4], [1, 1]]).tolist()
+    ['yes', 'no']
+    >>> Predictions(0.5, 100.0, flat=True).predict([[3], [-2]]).tolist()
+    [101.5, 99.0]
+    """
+
+    kind: ClassVar[str] = "Predictions"
+
+    labels: Any = None
+    flat: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels is None:
+            return
+        labels = np.array(self.labels)
+        if labels.dtype.kind not in "biufU" or labels.ndim != 1:
+            got = f"{labels.dtype} of shape {labels.shape}"
+            raise InvalidType(mismatch("labels", got, "numbers, truth values or text, [outputs]"))
+        if self.scale.ndim or self.offset.ndim or self.scale < 0:
+            raise InvalidArgument(
+                mismatch("scale", self.scale, "one positive number for all labels")
+            )
+        labels.flags.writeable = False
+        object.__setattr__(self, "labels", labels)
+
+    def predict(self, acc: ArrayLike) -> NDArray[Any]:
+        """Labels [n]: of the largest integer, the first of equals; or targets [n] or [n, outputs].
+
+        Raises: as `Dequantizer.dequantize`.
+        """
+        if self.labels is None:
+            y = self.dequantize(acc)
+            return y[:, 0] if self.flat else y
+        integers = as_integers(acc, "acc")
+        if integers.ndim != 2 or integers.shape[1] != len(self.labels):
+            expected = f"[n, {len(self.labels)}], a label each"
+            raise ShapeMismatch(mismatch("acc", f"shape {integers.shape}", expected))
+        labels: NDArray[Any] = self.labels[integers.argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, acc: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities [n, classes]: softmax of the dequantized outputs, in float64.
+
+        Raises: NotCovered without labels; as `Dequantizer.dequantize`.
+        """
+        if self.labels is None:
+            raise NotCovered("predict_proba: these outputs are targets, not classes")
+        return softmax(self.dequantize(acc))
+
+
+def softmax(logits: FloatArray) -> NDArray[np.float64]:
+    """exp(z) / sum of exp(z) along each row, in float64.
+
+    >>> softmax(np.array([[0.0, 0.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+    z = logits.astype(np.float64)
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = e / e.sum(axis=1, keepdims=True)
+    return probabilities

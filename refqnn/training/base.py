@@ -1,0 +1,425 @@
+"""What every estimator is: parameters by name, rows and targets taken in, training by skorch."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import skorch
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+from skorch.history import History
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from refqnn.errors import InvalidArgument, mismatch
+from refqnn.quantizers import FloatArray
+from refqnn.training.modules import module_from_state, module_state
+from refqnn.training.progress import TrainingNet
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from sklearn.utils import Tags
+
+__all__ = ["PREFIXES", "Classifier", "Estimator", "Regressor"]
+
+Callbacks = list[tuple[str, skorch.callbacks.Callback]]
+Targets = NDArray[np.int64] | NDArray[np.float32]
+
+# As the documentation of Concrete ML writes them, without the prefix.
+_ALIASES = {name: f"module__{name}" for name in ("n_w_bits", "n_a_bits", "n_accum_bits")} | {
+    "power_of_two_scaling": "module__power_of_two_scaling"
+}
+
+_FROM_THE_DATA = ("module__input_dim", "module__n_outputs")
+_REFUSED = {
+    **dict.fromkeys(_FROM_THE_DATA, "nothing: it is taken from the data by fit"),
+    "module": "nothing: the module is SparseQuantNeuralNetImpl; use its module__ parameters",
+    "n_bits": "nothing: use n_w_bits for the weights and n_a_bits for the activations",
+}
+PREFIXES = ("criterion__", "optimizer__", "callbacks__", "iterator_train__", "iterator_valid__")
+
+# Parameters that go to skorch as they are, under the same name.
+_SHARED = ("optimizer", "lr", "max_epochs", "batch_size", "train_split", "verbose")
+
+_MAX_SCALED = 1e6  # beyond every code of every input quantizer, and exact in float32
+
+
+class Estimator(BaseEstimator):
+    """What quantized estimators and their float twins share: parameters, data, training."""
+
+    _module_class: ClassVar[type[nn.Module]]
+    _classify: ClassVar[bool]
+
+    # -- parameters ------------------------------------------------------------------------------
+
+    def _set_parameters(self, named: dict[str, Any], others: dict[str, Any]) -> None:
+        """For constructors: keep every parameter under its own name, as it came."""
+        for name in ("self", "__class__", "parameters"):
+            named.pop(name, None)
+        for name, value in named.items():
+            setattr(self, name, value)
+        for name, value in others.items():
+            setattr(self, self._canonical(name), value)
+
+    @classmethod
+    def _canonical(cls, name: str) -> str:
+        """The name a parameter is kept under.  Raises: InvalidArgument for what is none."""
+        if name in _REFUSED:
+            raise InvalidArgument(mismatch(name, "a value", _REFUSED[name]))
+        canonical = _ALIASES.get(name, name)
+        known = set(cls._get_param_names())
+        if canonical in known or canonical.startswith(PREFIXES):
+            return canonical
+        prefix, _, rest = canonical.partition("module__")
+        if prefix == "" and rest in inspect.signature(cls._module_class).parameters:
+            return canonical
+        expected = f"one of {', '.join(sorted(known))}, or a name that starts with " + ", ".join(
+            ("module__", *PREFIXES)
+        )
+        raise InvalidArgument(mismatch("parameter", repr(name), expected))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name, unprefixed aliases under their full names."""
+        names = list(self._get_param_names())
+        names += [name for name in vars(self) if "__" in name.strip("_") and name not in names]
+        return {name: getattr(self, name) for name in names}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set parameters by name; they count from the next fit on.  Returns: self."""
+        canonical = {name: self._canonical(name) for name in parameters}
+        for name, value in parameters.items():
+            setattr(self, canonical[name], value)
+        return self
+
+    def _with_prefix(self, prefix: str) -> dict[str, Any]:
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self.get_params().items()
+            if name.startswith(prefix)
+        }
+
+    # -- data ------------------------------------------------------------------------------------
+
+    def _training_data(
+        self, X: ArrayLike, y: ArrayLike | None, reset: bool, classes: ArrayLike | None
+    ) -> tuple[NDArray[np.float32], Targets]:
+        rows = self._rows(X, reset=reset, ensure_min_samples=2)
+        kept = _as_kept(rows)
+        _warn_of_coarse(rows, kept)
+        if y is None:
+            raise InvalidArgument(
+                f"y: got None, expected targets: this {type(self).__name__} estimator requires y "
+                "to be passed, but the target y is None"
+            )
+        targets = _to_array(y)
+        check_consistent_length(rows, targets)
+        return kept, self._encode_targets(targets, reset, classes)
+
+    def _encode_targets(self, y: ArrayLike, reset: bool, classes: ArrayLike | None) -> Targets:
+        raise NotImplementedError
+
+    def _scaled(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Standardised features, float32 [n, features]; X as the user brings it."""
+        check_is_fitted(self, "module_")
+        return self._standardise(_as_kept(self._rows(X)))
+
+    def _rows(self, X: ArrayLike, reset: bool = False, **checks: int) -> NDArray[np.float64]:
+        rows: NDArray[np.float64] = validate_data(
+            self, _to_array(X), reset=reset, dtype=np.float64, **checks
+        )
+        return rows
+
+    def _standardise(self, kept: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the module takes: a nondecreasing function of each feature."""
+        z = (kept.astype(np.float64) - self.input_mean_) / self.input_scale_
+        return np.clip(z, -_MAX_SCALED, _MAX_SCALED).astype(np.float32)
+
+    def _learn_scaling(self, kept: NDArray[np.float32], weight: NDArray[np.float32] | None) -> None:
+        rows = (kept if weight is None else kept[weight > 0]).astype(np.float64)
+        mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+        varies = deviation > 1e-12 * np.abs(rows).max(axis=0)
+        self.input_mean_ = mean
+        self.input_scale_ = np.where(varies, deviation, 1.0)
+
+    # -- training --------------------------------------------------------------------------------
+
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Train on rows X and targets y.
+
+        Args:
+            X: numbers [n, features]: numpy, pandas, torch or lists; finite.
+            y: labels [n]; for regressors numbers [n] or [n, outputs].
+            sample_weight: numbers [n], >= 0.
+
+        Returns: self.
+
+        Raises: InvalidArgument for settings that no network can meet, before any training;
+            ValueError as scikit-learn's validation does.
+        """
+        again = self.warm_start and hasattr(self, "module_")
+        return self._train(X, y, sample_weight, reset=not again)
+
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Train ``max_epochs`` more epochs, starting from the network as it is.
+
+        Args:
+            classes: every label that will ever occur; needed in the first call of a classifier
+                whose first y lacks some.
+            X, y, sample_weight: as in `fit`.
+        """
+        fitted = hasattr(self, "module_")
+        return self._train(X, y, sample_weight, reset=not fitted, classes=classes)
+
+    def _train(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        *,
+        reset: bool,
+        classes: ArrayLike | None = None,
+        start: nn.Module | None = None,
+    ) -> Self:
+        rows, targets = self._training_data(X, y, reset, classes)
+        weight = None if sample_weight is None else _checked_weight(sample_weight, rows)
+        if reset:
+            self._learn_scaling(rows, weight)
+        inputs = self._standardise(rows)
+        seed = self._seed()
+        if reset or start is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.training_module_ = start if start is not None else self._build(rows.shape[1])
+                self._prepare(inputs)
+            self.history_ = History()
+        data = {"x": inputs} if weight is None else {"x": inputs, "sample_weight": weight}
+        net = self._make_net(seed, inputs if reset else None)
+        net.initialize()
+        net.history_ = History([*self.history_])
+        if self.max_epochs > 0:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                net.partial_fit(data, targets)
+        self.net_ = net
+        self.history_ = History([{**row, "batches": []} for row in net.history_])
+        self.on_train_end(net, rows, targets)
+        return self
+
+    def _seed(self) -> int:
+        """random_state, or the next number of torch's generator."""
+        if self.random_state is None:
+            return int(torch.randint(2**31 - 1, ()))
+        if isinstance(self.random_state, np.random.RandomState):
+            return int(self.random_state.randint(2**31 - 1))
+        return int(self.random_state)
+
+    def _make_net(self, seed: int, inputs: NDArray[np.float32] | None) -> TrainingNet:
+        """A skorch net around the module in training; inputs: of one that starts from nothing."""
+        if getattr(self, "training_module_", None) is None:
+            self.training_module_ = self._reopened()
+        criterion = self.criterion
+        if criterion is None:
+            criterion = nn.CrossEntropyLoss if self._classify else nn.MSELoss
+        options = {
+            name: value
+            for name, value in self.get_params().items()
+            if name.startswith(PREFIXES) and name != "criterion__weight"
+        }
+        weight = getattr(self, "criterion__weight", None)
+        if weight is not None:
+            weight = torch.as_tensor(np.asarray(_to_array(weight), dtype=np.float32))
+            options["criterion__weight"] = weight
+        if isinstance(self.callbacks, str):
+            expected = "a list of skorch callbacks or None; verbose=0 silences the table"
+            raise InvalidArgument(mismatch("callbacks", repr(self.callbacks), expected))
+        callbacks = list(self.callbacks or []) + self._callbacks(inputs)
+        return TrainingNet(
+            self.training_module_,
+            seed=seed,
+            classify=self._classify,
+            criterion=criterion,
+            callbacks=callbacks,
+            iterator_train=DataLoader,
+            **{name: getattr(self, name) for name in _SHARED},
+            **options,
+        )
+
+    def _callbacks(self, inputs: NDArray[np.float32] | None) -> Callbacks:
+        return []
+
+    def _build(self, n_features: int) -> nn.Module:
+        raise NotImplementedError
+
+    def _prepare(self, inputs: NDArray[np.float32]) -> None:
+        """Constants that come from data, before the first step."""
+
+    def _reopened(self) -> nn.Module:
+        """The module to go on training, after a load."""
+        return self.module_
+
+    def on_train_end(
+        self,
+        net: TrainingNet | None = None,
+        X: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        **kwargs: object,
+    ) -> None:
+        """What happens when training ends; skorch's signature."""
+        self.module_ = self.training_module_.eval()
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        """In which the module computes what `predict` does."""
+        return nullcontext()
+
+    def infer(self, x: ArrayLike) -> Tensor:
+        """Outputs of the torch module, float32 [n, outputs], before softmax or target scale.
+
+        Args:
+            x: rows of features as for `predict`.
+        """
+        inputs = torch.from_numpy(self._scaled(x))
+        with torch.no_grad(), self._arithmetic():
+            return self.module_.eval()(inputs)
+
+    @property
+    def history(self) -> History:
+        """skorch's record of the epochs: ``history[:, "train_loss"]``."""
+        check_is_fitted(self, "history_")
+        return self.history_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "module_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        for name in ("net_", "training_module_", "fhe_circuit_"):  # can be made again
+            state.pop(name, None)
+        if "module_" in state:
+            state["module_"] = module_state(state["module_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "module_" in state:
+            self.module_ = module_from_state(*state["module_"])
+
+
+class Classifier(ClassifierMixin):
+    """Labels to indices and back."""
+
+    _classify = True
+
+    def _encode_targets(
+        self, y: ArrayLike, reset: bool, classes: ArrayLike | None
+    ) -> NDArray[np.int64]:
+        labels = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+        check_array(labels, ensure_2d=False, dtype=None)
+        if reset:
+            self.classes_ = np.unique(labels) if classes is None else unique_labels(classes)
+            if len(self.classes_) < 2:
+                expected = "at least 2 classes; a classifier needs more than one class"
+                raise InvalidArgument(mismatch("y", f"{len(self.classes_)} class", expected))
+        index = np.searchsorted(self.classes_, labels)
+        index = np.minimum(index, len(self.classes_) - 1)
+        unknown = np.asarray(self.classes_[index] != labels)
+        if unknown.any():
+            label = np.asarray(labels)[unknown][0]
+            raise InvalidArgument(mismatch("y", f"label {label!r}", f"one of {self.classes_}"))
+        return index.astype(np.int64)
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.classes_)
+
+
+class Regressor(RegressorMixin):
+    """Targets to mean 0 and deviation 1, and back."""
+
+    _classify = False
+
+    def _encode_targets(
+        self, y: ArrayLike, reset: bool, classes: ArrayLike | None
+    ) -> NDArray[np.float32]:
+        if classes is not None:
+            raise InvalidArgument(mismatch("classes", "a value", "None for a regressor"))
+        targets = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        if targets.ndim > 2:
+            raise InvalidArgument(mismatch("y", f"shape {targets.shape}", "[n] or [n, outputs]"))
+        columns = targets.reshape(len(targets), -1)
+        if reset:
+            self.target_ndim_ = targets.ndim
+            self.target_mean_ = columns.mean(axis=0)
+            deviation = columns.std(axis=0)
+            self.target_scale_ = np.where(deviation > 0.0, deviation, 1.0)
+        elif columns.shape[1] != self._n_outputs:
+            expected = f"{self._n_outputs} outputs, as before"
+            raise InvalidArgument(mismatch("y", f"{columns.shape[1]} outputs", expected))
+        return ((columns - self.target_mean_) / self.target_scale_).astype(np.float32)
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.target_mean_)
+
+    def _targets(self, outputs: FloatArray) -> NDArray[np.float64]:
+        y = outputs.astype(np.float64) * self.target_scale_ + self.target_mean_
+        return y[:, 0] if self.target_ndim_ == 1 else y
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        return tags
+
+
+def _to_array(data: ArrayLike) -> ArrayLike:
+    return data.detach().cpu().numpy() if isinstance(data, Tensor) else data
+
+
+def _as_kept(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rows as the input door of the network takes them."""
+    greatest = float(np.finfo(np.float32).max)
+    return np.clip(rows, -greatest, greatest).astype(np.float32)
+
+
+def _warn_of_coarse(rows: NDArray[np.float64], kept: NDArray[np.float32]) -> None:
+    """Name the features that float32 cannot tell apart: they vary too little for their size."""
+    if (np.abs(rows) > np.finfo(np.float32).max).any():
+        raise InvalidArgument(mismatch("X", "values beyond 3.4e38", "float32 magnitudes"))
+    lost = np.abs(rows - kept).max(axis=0)
+    for column in np.flatnonzero((np.ptp(rows, axis=0) > 0) & (lost > rows.std(axis=0) / 128)):
+        got = f"values within {np.ptp(rows[:, column]):.3g} around {rows[:, column].mean():.6g}"
+        expected = f"a finer feature: float32 moves them by {lost[column]:.3g}; subtract a constant"
+        warnings.warn(mismatch(f"X[:, {column}]", got, expected), stacklevel=5)
+
+
+def _checked_weight(weight: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    checked: NDArray[np.float32] = _check_sample_weight(
+        _to_array(weight), rows, dtype=np.float32, ensure_non_negative=True
+    )
+    if not (checked > 0.0).any():
+        raise InvalidArgument(mismatch("sample_weight", "only zeros", "one positive weight"))
+    return checked

@@ -1,0 +1,273 @@
+"""An estimator deployed: raw rows in, labels or targets out, wherever its network goes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_iris
+
+import refqnn
+from refqnn import exact
+from refqnn.doors import Features, Predictions
+from refqnn.errors import FileFormatError, InvalidArgument, InvalidType, NotCovered, ShapeMismatch
+from refqnn.formats import IntFormat
+from refqnn.training import (
+    FloatNeuralNetClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+    estimator_files,
+)
+
+IRIS = load_iris()
+SMALL = {"module__fan_in": 1, "module__hidden_sizes": (6,), "max_epochs": 2}
+QUICK = {**SMALL, "verbose": 0, "random_state": 0}
+GREATEST = float(np.finfo(np.float32).max)
+
+
+def odd_rows(n: int = 300, seed: int = 0) -> np.ndarray:
+    """Features of 1e9 and 1e-9, a constant one, a large one that varies little, one of integers."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, 6))
+    z[:, 2] = 0.1
+    return z * [1e9, 1e-9, 1.0, 5.0, 1.0, 40.0] + [0.0, 0.0, 0.0, 1e4, -3.0, 7.0]
+
+
+def fitted(kind: str, **parameters: object) -> tuple:
+    """An estimator, and rows that it did not see."""
+    X = odd_rows()
+    signal = X[:, 0] / 1e9 + X[:, 1] * 1e9
+    if kind == "regressor":
+        model = NeuralNetRegressor(**{**QUICK, **parameters}).fit(X, 1e5 + 300.0 * signal)
+    elif kind == "regressor of two":
+        y = np.stack([1e5 + 300.0 * signal, 1e-7 * X[:, 4]], axis=1)
+        model = NeuralNetRegressor(**{**QUICK, **parameters}).fit(X, y)
+    else:
+        names = {
+            "text": ["no", "yes", "über"],
+            "objects": np.array(["a", "bb", "ccc"], dtype=object),
+            "numbers": [5, -2, 300],
+            "truth": [False, True, True],
+        }[kind]
+        y = np.asarray(names)[np.digitize(signal, [-0.5, 0.5])]
+        model = NeuralNetClassifier(**{**QUICK, **parameters}).fit(X, y)
+    return model, np.vstack([odd_rows(50, seed=1), X[:5] * 1e3, -X[:5]])
+
+
+KINDS = ["text", "objects", "numbers", "truth", "regressor", "regressor of two"]
+
+
+def of_the_network(network: refqnn.Network, X: np.ndarray) -> np.ndarray:
+    """Answers by the doors of a network alone."""
+    return network.output_dequantizer.predict(network.forward(network.quantize_input(X)))
+
+
+# --- the input door -----------------------------------------------------------------------------
+
+
+def around(value: np.float32, steps: int = 40) -> np.ndarray:
+    """Every float32 within some steps of one, and the same further away."""
+    found = [value]
+    for side in (-np.inf, np.inf):
+        at = value
+        for _ in range(steps):
+            at = np.nextafter(at, np.float32(side))
+            found.append(at)
+    found += [value * np.float32(0.999), value * np.float32(1.001)]
+    return np.array(found, dtype=np.float32)
+
+
+@pytest.mark.parametrize("power_of_two", [True, False])
+def test_the_door_is_the_estimators_own_arithmetic(power_of_two: bool) -> None:
+    """On every float32 near every threshold, in float64 from the documented formula."""
+    model, _ = fitted("text", power_of_two_scaling=power_of_two, n_a_bits=4)
+    door = model.network_.input_quantizer
+    inner = refqnn.from_brevitas(model.module_, np.zeros((2, 6), np.float32)).input_quantizer
+    for column, thresholds in enumerate(door.thresholds):
+        finite = thresholds[np.isfinite(thresholds)]
+        values = np.concatenate(
+            [around(t) for t in finite] + [np.float32([0, GREATEST, -GREATEST])]
+        )
+        values = values[np.isfinite(values)]
+        X = np.zeros((len(values), 6))
+        X[:, column] = values
+        z = (X - model.input_mean_) / model.input_scale_
+        expected = inner.quantize(np.clip(z, -1e6, 1e6).astype(np.float32))
+        codes = model.quantize_input(X)
+        assert np.array_equal(codes, expected)
+        assert len(np.unique(expected[:, column])) == len(np.unique(finite)) + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_module_gives_the_integers_of_raw_rows(kind: str) -> None:
+    model, X = fitted(kind)
+    outputs = model.infer(X).numpy().astype(np.float64)
+    acc = model.network_.forward(model.network_.quantize_input(X))
+    if kind.startswith("regressor"):
+        outputs = outputs * model.target_scale_ + model.target_mean_
+    assert np.array_equal(outputs, model.network_.dequantize_output(acc))
+    assert np.array_equal(outputs, model.network_.predict(X))
+
+
+def test_rows_of_float64_are_rounded_once_and_everywhere() -> None:
+    """Values between two float32 numbers, on both sides of every threshold."""
+    model, _ = fitted("regressor")
+    network = model.network_
+    t = network.input_quantizer.thresholds[0].astype(np.float64)
+    beside = np.concatenate([t * (1 + s * 2.0**-k) for s in (-1, 1) for k in (24, 25, 26, 40)])
+    X = np.tile(model.input_mean_, (len(beside), 1))
+    X[:, 0] = beside
+    assert np.array_equal(model.quantize_input(X), network.quantize_input(X.astype(np.float32)))
+    assert np.array_equal(model.predict(X), of_the_network(network, X))
+    assert np.array_equal(exact.quantize(network.input_quantizer, X), model.quantize_input(X))
+    huge = np.where(X > 0, 1e300, -1e300)
+    assert np.array_equal(model.predict(huge), of_the_network(network, huge))
+
+
+def test_values_that_float32_does_not_tell_apart_are_said() -> None:
+    X = IRIS.data.copy()
+    X[:, 2] += 1e9
+    with pytest.warns(UserWarning, match=r"X\[:, 2\]: got values within .* around 1e\+09"):
+        NeuralNetClassifier(**QUICK).fit(X, IRIS.target)
+    X[:, 2] *= 1e30
+    with pytest.raises(InvalidArgument, match=r"3\.4e38"):
+        NeuralNetClassifier(**QUICK).fit(X, IRIS.target)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_travel_in_the_file_of_the_network_and_of_the_estimator(
+    kind: str, tmp_path: Path
+) -> None:
+    model, X = fitted(kind)
+    expected = model.predict(X)
+    model.network_.save(tmp_path / "network")
+    model.save(tmp_path / "estimator")
+    for name in ("network", "estimator"):
+        network = refqnn.load(tmp_path / name)
+        assert network.digest == model.network_.digest
+        answers = of_the_network(network, X)
+        assert answers.shape == expected.shape
+        assert answers.tolist() == expected.tolist()
+    loaded = type(model).load(tmp_path / "estimator")
+    assert loaded.predict(X).tolist() == expected.tolist()
+    if not kind.startswith("regressor"):
+        codes = model.quantize_input(X)
+        probabilities = model.network_.output_dequantizer.predict_proba(network.forward(codes))
+        assert np.array_equal(probabilities, model.predict_proba(X))
+
+
+def test_a_float_estimator_has_no_network(tmp_path: Path) -> None:
+    twin = FloatNeuralNetClassifier(max_epochs=1, verbose=0).fit(IRIS.data, IRIS.target)
+    estimator_files.save(twin, tmp_path / "twin")
+    with pytest.raises(FileFormatError, match="network"):
+        refqnn.load(tmp_path / "twin")
+
+
+# --- the doors by themselves --------------------------------------------------------------------
+
+
+def test_columns_must_be_those_of_fit() -> None:
+    frame = pd.DataFrame(IRIS.data, columns=list("dacb"))
+    model = NeuralNetClassifier(**QUICK).fit(frame, IRIS.target)
+    door = model.network_.input_quantizer
+    assert door.names == tuple("dacb")
+    assert np.array_equal(door.quantize(frame), model.quantize_input(frame))
+    assert np.array_equal(door.quantize(IRIS.data), model.quantize_input(frame))
+    mixed = frame.astype({"a": "Float64", "c": object})
+    assert np.array_equal(door.quantize(mixed), model.quantize_input(mixed))
+    with pytest.raises(InvalidArgument, match="columns of x"):
+        door.quantize(frame[list("abcd")])
+    with pytest.raises(InvalidType, match="table of numbers"):
+        door.quantize([["a", "b", "c", "d"]])
+
+
+def test_doors_refuse_what_makes_no_sense() -> None:
+    one_bit = IntFormat(1, signed=False)
+    with pytest.raises(ShapeMismatch, match="names"):
+        Features([[0.0], [1.0]], one_bit, axis=1, names=("a",))
+    with pytest.raises(InvalidType, match="names"):
+        Features([[0.0]], one_bit, axis=1, names=(3,))
+    for labels in ([["a"]], [object()], "a", np.array(["2020"], "M8[Y]")):
+        with pytest.raises(InvalidType, match="labels"):
+            Predictions(1.0, labels=labels)
+    with pytest.raises(InvalidArgument, match="one positive number"):
+        Predictions([1.0, 2.0], labels=["a", "b"])
+    with pytest.raises(InvalidArgument, match="one positive number"):
+        Predictions(-1.0, labels=["a", "b"])
+    with pytest.raises(ShapeMismatch, match="acc"):
+        Predictions(1.0, labels=["a", "b"]).predict([[1, 2, 3]])
+    with pytest.raises(NotCovered, match="targets"):
+        Predictions(1.0).predict_proba([[1]])
+
+
+# --- two processes ------------------------------------------------------------------------------
+
+SERVER = """
+import sys
+from refqnn.fhe import Server
+server = Server.load(sys.argv[1])
+server.load_evaluation_keys(sys.argv[2])
+server.answer(sys.argv[3], sys.argv[4])
+"""
+
+CLIENT = """
+import sys, numpy as np, pandas as pd
+from refqnn.fhe import Client, Server
+client = Client.load(sys.argv[1])
+X = pd.read_pickle(sys.argv[2])
+if sys.argv[3] == "ask":
+    client.save_keys("keys"), client.save_evaluation_keys("evaluation")
+    client.save_requests(client.quantize(X), "requests")
+else:
+    client.load_keys("keys")
+    acc = client.read_answers("answers")
+    print(repr(client.predictions.predict(acc).tolist()))
+    if client.predictions.labels is not None:
+        print(repr(client.predictions.predict_proba(acc).tolist()))
+assert "torch" not in sys.modules and "sklearn" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("kind", ["objects", "regressor"])
+def test_client_and_server_in_two_processes(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("concrete.fhe")
+    model, rows = fitted(kind)
+    frame = pd.DataFrame(rows[::12])
+    frame.to_pickle(tmp_path / "rows")
+    model.compile()
+    model.save_client(tmp_path / "client")
+    model.save_server(tmp_path / "server")
+
+    def process(program: str, *arguments: str) -> str:
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    process(CLIENT, "client", "rows", "ask")
+    process(SERVER, "server", "evaluation", "requests", "answers")
+    answers, *probabilities = process(CLIENT, "client", "rows", "read").splitlines()
+    assert answers == repr(model.predict(frame).tolist())
+    if probabilities:
+        assert probabilities == [repr(model.predict_proba(frame).tolist())]
+
+
+def test_a_client_predicts_through_a_server(tmp_path: Path) -> None:
+    fhe = pytest.importorskip("refqnn.fhe")
+    model, rows = fitted("text")
+    model.compile()
+    model.save_client(tmp_path / "client")
+    model.save_server(tmp_path / "server")
+    client = fhe.Client.load(tmp_path / "client")
+    server = fhe.Server.load(tmp_path / "server")
+    server.load_keys(client.evaluation_keys())
+    few = rows[::20]
+    assert client.predict(few, server.run).tolist() == model.predict(few).tolist()
+    assert np.array_equal(client.predict_proba(few, server.run), model.predict_proba(few))
