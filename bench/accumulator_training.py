@@ -20,9 +20,6 @@ A run is a violation when a certified width exceeds n.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +27,7 @@ from statistics import mean
 
 import numpy as np
 import torch
+from common import Session
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -41,7 +39,6 @@ CODES = IntFormat(3, signed=False)
 HIDDEN, EPOCHS, BATCH, RATE = 64, 40, 32, 5e-3
 METHODS = ("omega", "4 x omega", "a2q", "sign-split")
 WIDTHS = (7, 8, 9)
-FOLDER = Path(__file__).parent
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -218,35 +215,25 @@ def plot(runs: list[Run], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, n = 8, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("accumulator_training", __doc__, "one seed, n = 8, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
 
     def report(run: Run) -> None:
-        seconds = time.perf_counter() - start
         mark = "  violates" if run.violates else ""
-        print(
-            f"{seconds:6.0f} s  n={run.bits:<2}  {run.method:<14} seed {run.seed}  "
-            f"{run.accuracy:.3f}  {run.widths} bits{mark}",
-            flush=True,
+        session.say(
+            f"n={run.bits:<2}  {run.method:<14} seed {run.seed}  "
+            f"{run.accuracy:.3f}  {run.widths} bits{mark}"
         )
 
-    runs = measure(1 if arguments.quick else 4, (8,) if arguments.quick else WIDTHS, report)
-    if arguments.quick:
+    runs = measure(1 if session.quick else 4, (8,) if session.quick else WIDTHS, report)
+    if session.quick:
         return
     content = {
-        "what": __doc__.splitlines()[0],
         "epochs": EPOCHS,
-        "seconds": round(time.perf_counter() - start),
         "torch": torch.__version__,
         "runs": [asdict(run) for run in runs],
     }
-    path = arguments.output / "accumulator_training.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    plot(runs, path.with_suffix(".png"))
+    plot(runs, session.write(content))
 
 
 if __name__ == "__main__":

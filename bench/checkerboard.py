@@ -27,8 +27,6 @@ ours: compare the gaps between its rows, not only the rows.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import FOLDER, write_results
+from common import Session
 from torch import nn
 from torch.nn.utils import prune
 
@@ -304,24 +302,18 @@ def plot(runs: list[Run], network: Network, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one short seed, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("checkerboard", __doc__, "one short seed, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
 
     def report(run: Run) -> None:
-        seconds = time.perf_counter() - start
         bits = f"  {run.widths} bits" if run.widths else ""
         differ = "" if run.differ is None else f", {run.differ} differ"
-        print(
-            f"{seconds:5.0f} s  seed {run.seed}  {run.row:<22} {run.accuracy:.3f}"
-            f" (ceiling {run.ceiling:.3f}){bits}{differ}",
-            flush=True,
+        session.say(
+            f"seed {run.seed}  {run.row:<22} {run.accuracy:.3f}"
+            f" (ceiling {run.ceiling:.3f}){bits}{differ}"
         )
 
-    if arguments.quick:
+    if session.quick:
         table(measure(0, report, neurons=(10, 30), epochs=1)[0])
         return
     runs, networks = [], []
@@ -331,9 +323,7 @@ def main() -> None:
         networks.append(network)
     table(runs)
     content = {
-        "what": __doc__.splitlines()[0],
         "epochs": EPOCHS,
-        "seconds": round(time.perf_counter() - start),
         "literature": LITERATURE,
         "mean_accuracy": {
             row: round(mean(run.accuracy for run in runs if run.row == row), 4)
@@ -342,8 +332,7 @@ def main() -> None:
         "mean_ceiling": round(mean(run.ceiling for run in runs), 4),
         "runs": [asdict(run) for run in runs],
     }
-    path = write_results("checkerboard", content, arguments.output)
-    plot(runs, networks[0], path.with_suffix(".png"))
+    plot(runs, networks[0], session.write(content))
 
 
 if __name__ == "__main__":

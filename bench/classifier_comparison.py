@@ -14,8 +14,6 @@ Classes of the PyTorch module and of the integers are compared on every point of
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -23,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import FOLDER, write_results
+from common import Session
 from numpy.typing import NDArray
 from sklearn.datasets import make_circles, make_moons
 from sklearn.model_selection import train_test_split
@@ -195,24 +193,19 @@ def plot(pictures: list[Picture], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="moons, one seed, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("classifier_comparison", __doc__, "moons, one seed, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
     pictures: list[Picture] = []
 
     def report(picture: Picture) -> None:
         pictures.append(picture)
-        print(
-            f"{time.perf_counter() - start:5.0f} s  {picture.plane:<20} seed {picture.seed}"
+        session.say(
+            f"{picture.plane:<20} seed {picture.seed}"
             f"  float {picture.float_accuracy:.3f}  ours {picture.accuracy:.3f}"
-            f"  {picture.widths} bits, {picture.differ} differ",
-            flush=True,
+            f"  {picture.widths} bits, {picture.differ} differ"
         )
 
-    if arguments.quick:
+    if session.quick:
         report(measure("moons", 0, epochs=3))
         table(pictures)
         return
@@ -221,17 +214,14 @@ def main() -> None:
             report(measure(plane, seed))
     table(pictures)
     content = {
-        "what": __doc__.splitlines()[0],
         "settings": SETTINGS,
-        "seconds": round(time.perf_counter() - start),
         "mean_accuracy": {
             plane: dict(zip(("ours", "float"), (round(v, 4) for v in means(pictures, plane))))
             for plane in PLANES
         },
         "runs": [picture.to_json() for picture in pictures],
     }
-    path = write_results("classifier_comparison", content, arguments.output)
-    plot(pictures, path.with_suffix(".png"))
+    plot(pictures, session.write(content))
 
 
 if __name__ == "__main__":

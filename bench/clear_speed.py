@@ -30,7 +30,6 @@ import os
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # before numpy and torch are loaded
 
-import argparse
 import ctypes
 import itertools
 import time
@@ -47,7 +46,7 @@ from brevitas.quant import (
     Int8WeightPerTensorFixedPoint,
     Uint8ActPerTensorFixedPoint,
 )
-from common import write_results
+from common import Session
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -376,18 +375,13 @@ MARKERS = "os^Dv<|"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two networks, nothing written")
-    arguments = parser.parse_args()
+    session = Session("clear_speed", __doc__, "two networks, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
-
-    def report(text: str) -> None:
-        print(f"{time.perf_counter() - start:4.0f} s  {text}", flush=True)
+    report = session.say
 
     report("about 2 minutes; milliseconds of one call, in brackets as multiples of refqnn's")
     results, agreement, peaks = [], {}, {}
-    for name in list(NETWORKS)[: 2 if arguments.quick else None]:
+    for name in list(NETWORKS)[: 2 if session.quick else None]:
         subject = Subject(name)
         agreement[name] = check(subject)
         report(f"{name}: outputs that agree {agreement[name]}")
@@ -402,20 +396,17 @@ def main() -> None:
     for claim, ratio in summaries["seconds"].items():
         cpu = summaries["cpu_seconds"][claim]
         report(f"{claim}: {ratio:.3g} (by processor time {cpu:.3g})")
-    if arguments.quick:
+    if session.quick:
         return
     content = {
-        "what": __doc__.splitlines()[0],
         "threads": 1,
         "rounds": ROUNDS,
-        "duration_seconds": round(time.perf_counter() - start),
         "summary": summaries,
         "agreement": agreement,
         "added_mib": peaks,
         "results": results,
     }
-    path = write_results("clear_speed", content)
-    plot(results, path.with_suffix(".png"))
+    plot(results, session.write(content))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ says how long it takes, shows progress, and writes NAME.json and NAME.png beside
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +29,36 @@ PACKAGES = (
     "onnxruntime",
     "qonnx",
 )
+
+
+class Session:
+    """One run of a bench: what was asked of it, its clock, where its results go.
+
+    Args:
+        name: of the bench; its results are NAME.json and NAME.png.
+        doc: its docstring, whose first line says what it measures.
+        quick: what --quick does.
+    """
+
+    def __init__(self, name: str, doc: str, quick: str) -> None:
+        self.name, self.what = name, doc.splitlines()[0]
+        parser = argparse.ArgumentParser(description=self.what)
+        parser.add_argument("--quick", action="store_true", help=quick)
+        parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
+        arguments = parser.parse_args()
+        self.quick: bool = arguments.quick
+        self._output: Path = arguments.output
+        self._start = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        print(f"{time.perf_counter() - self._start:6.0f} s  {text}", flush=True)
+
+    def write(self, content: Mapping[str, Any]) -> Path:
+        """Write the results.  Returns: where their figure goes."""
+        seconds = round(time.perf_counter() - self._start)
+        results = {"what": self.what, **content, "seconds": seconds}
+        return write_results(self.name, results, self._output).with_suffix(".png")
 
 
 def machine() -> dict[str, Any]:

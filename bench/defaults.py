@@ -15,8 +15,6 @@ and quantized network (one split each).
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from typing import Any
 
 import sklearn.datasets
 import torch
-from common import FOLDER, write_results
+from common import Session
 from sklearn.model_selection import StratifiedKFold
 
 from refqnn.training import NeuralNetClassifier
@@ -163,24 +161,19 @@ def plot(runs: list[Fold], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="iris, two folds, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("defaults", __doc__, "iris, two folds, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
     runs: list[Fold] = []
 
     def report(run: Fold) -> None:
         runs.append(run)
         differ = "" if run.differ is None else f"  {run.differ} of {run.rows} differ"
-        print(
-            f"{time.perf_counter() - start:5.0f} s  {run.data:<14} seed {run.seed} fold {run.fold}"
-            f"  float {run.float_accuracy:.3f}  ours {run.accuracy:.3f}  {run.widths} bits{differ}",
-            flush=True,
+        session.say(
+            f"{run.data:<14} seed {run.seed} fold {run.fold}"
+            f"  float {run.float_accuracy:.3f}  ours {run.accuracy:.3f}  {run.widths} bits{differ}"
         )
 
-    if arguments.quick:
+    if session.quick:
         quick = folds("iris", seed=0)
         for _ in range(2):
             report(next(quick))
@@ -192,16 +185,13 @@ def main() -> None:
                 report(run)
     table(runs)
     content = {
-        "what": __doc__.splitlines()[0],
         "folds": FOLDS,
         "limit": LIMIT,
-        "seconds": round(time.perf_counter() - start),
         "peer": PEER,
         "summary": summary(runs),
         "runs": [asdict(run) for run in runs],
     }
-    path = write_results("defaults", content, arguments.output)
-    plot(runs, path.with_suffix(".png"))
+    plot(runs, session.write(content))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Of every quantized network: the certified widths, whether `fhe="simulate"` predi
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from common import FOLDER, write_results
+from common import Session
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import train_test_split
 
@@ -111,35 +110,27 @@ def plot(runs: list[Run], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("diabetes", __doc__, "one seed, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
 
     def report(r: Run) -> None:
-        print(
-            f"{time.perf_counter() - start:6.0f} s  seed {r.seed}  R2 {r.r2:.3f}  "
+        session.say(
+            f"seed {r.seed}  R2 {r.r2:.3f}  "
             f"float {r.r2_float:.3f}  {r.widths} bits  {r.simulated_differ} of {r.rows} differ "
-            f"in simulation, {r.executed_differ} of {r.executed} encrypted",
-            flush=True,
+            f"in simulation, {r.executed_differ} of {r.executed} encrypted"
         )
 
-    if arguments.quick:
+    if session.quick:
         measure(1, 0, report)
         return
     runs = measure(SEEDS, 1, report)
     content = {
-        "what": __doc__.splitlines()[0],
         "settings": SETTINGS,
-        "seconds": round(time.perf_counter() - start),
         "r2": mean(r.r2 for r in runs),
         "r2_float": mean(r.r2_float for r in runs),
         "runs": [asdict(r) for r in runs],
     }
-    path = write_results("diabetes", content, arguments.output)
-    plot(runs, path.with_suffix(".png"))
+    plot(runs, session.write(content))
 
 
 if __name__ == "__main__":

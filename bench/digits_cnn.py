@@ -21,7 +21,6 @@ The literature reports .90 in clear and random answers quantized for a network o
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import FOLDER, write_results
+from common import Session
 from numpy.typing import NDArray
 
 import refqnn
@@ -203,35 +202,27 @@ def plot(runs: list[Run], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few epochs, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("digits_cnn", __doc__, "a few epochs, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
 
     def report(r: Run) -> None:
-        print(
-            f"{time.perf_counter() - start:6.0f} s  {r.variant:<5} seed {r.seed}  "
+        session.say(
+            f"{r.variant:<5} seed {r.seed}  "
             f"{r.accuracy:.3f}  {r.signed_bits} bits, span {r.span_bits}  "
-            f"{r.codes_differ} of {r.codes} codes differ",
-            flush=True,
+            f"{r.codes_differ} of {r.codes} codes differ"
         )
 
-    if arguments.quick:
+    if session.quick:
         report(run("tiny", 0, epochs=4)[0])
         return
     runs, encrypted = measure(report)
     content = {
-        "what": __doc__.splitlines()[0],
         "variants": {name: asdict(variant) for name, variant in VARIANTS.items()},
-        "seconds": round(time.perf_counter() - start),
         "accuracy": {n: mean(r.accuracy for r in runs if r.variant == n) for n in VARIANTS},
         "encrypted": encrypted,
         "runs": [asdict(r) for r in runs],
     }
-    path = write_results("digits_cnn", content, arguments.output)
-    plot(runs, path.with_suffix(".png"))
+    plot(runs, session.write(content))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ The literature reports .947 in clear, .895 quantized and .895 encrypted for this
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from common import FOLDER, write_results
+from common import Session
 from sklearn.datasets import load_iris
 from sklearn.model_selection import StratifiedKFold
 
@@ -136,33 +134,26 @@ def plot(scores: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two folds, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("iris", __doc__, "two folds, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
 
     def report(f: Fold) -> None:
-        print(
-            f"{time.perf_counter() - start:6.0f} s  seed {f.seed} fold {f.fold}  "
+        session.say(
+            f"seed {f.seed} fold {f.fold}  "
             f"{f.right} of {f.rows}, simulated {f.right_simulated}, float {f.right_float}  "
             f"{f.widths} bits, {f.outputs_differ} outputs differ, "
-            f"{f.encrypted_differ} of {f.encrypted} encrypted",
-            flush=True,
+            f"{f.encrypted_differ} of {f.encrypted} encrypted"
         )
 
-    if arguments.quick:
+    if session.quick:
         for fold in range(2):
             report(run(0, fold, encrypt=False))
         return
     found = measure(report)
     scores = accuracies(found)
     content = {
-        "what": __doc__.splitlines()[0],
         "settings": SETTINGS,
         "literature": LITERATURE,
-        "seconds": round(time.perf_counter() - start),
         "accuracy": scores,
         "widest": max(max(f.widths) for f in found),
         "outputs_differ": sum(f.outputs_differ for f in found),
@@ -170,8 +161,7 @@ def main() -> None:
         "encrypted_differ": sum(f.encrypted_differ for f in found),
         "folds": [asdict(f) for f in found],
     }
-    path = write_results("iris", content, arguments.output)
-    plot(scores, path.with_suffix(".png"))
+    plot(scores, session.write(content))
 
 
 if __name__ == "__main__":

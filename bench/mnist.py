@@ -15,7 +15,6 @@ module.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from statistics import mean
 
 import numpy as np
 import torch
-from common import FOLDER, write_results
+from common import Session
 from numpy.typing import NDArray
 
 import refqnn
@@ -141,27 +140,21 @@ def plot(runs: list[Run], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two epochs, nothing written")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
-    arguments = parser.parse_args()
+    session = Session("mnist", __doc__, "two epochs, nothing written")
     torch.set_num_threads(1)
-    start = time.perf_counter()
 
     def report(r: Run) -> None:
-        print(
-            f"{time.perf_counter() - start:6.0f} s  seed {r.seed}  {r.accuracy:.3f}  float "
+        session.say(
+            f"seed {r.seed}  {r.accuracy:.3f}  float "
             f"{r.accuracy_float:.3f}  {r.signed_bits} bits  {r.codes_differ} of {r.codes} codes "
-            "differ",
-            flush=True,
+            "differ"
         )
 
-    if arguments.quick:
+    if session.quick:
         report(run(0, epochs=2))
         return
     runs = measure(SEEDS, report)
     content = {
-        "what": __doc__.splitlines()[0],
         "settings": {
             "sizes": [196, HIDDEN, 10],
             "bits": BITS,
@@ -170,13 +163,11 @@ def main() -> None:
             "batch_size": BATCH,
             "lr": RATE,
         },
-        "seconds": round(time.perf_counter() - start),
         "accuracy": mean(r.accuracy for r in runs),
         "accuracy_float": mean(r.accuracy_float for r in runs),
         "runs": [asdict(r) for r in runs],
     }
-    path = write_results("mnist", content, arguments.output)
-    plot(runs, path.with_suffix(".png"))
+    plot(runs, session.write(content))
 
 
 if __name__ == "__main__":

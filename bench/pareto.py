@@ -12,7 +12,6 @@ The cross is what the peer measures of itself on these digits (two layers, 3 bit
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from statistics import mean, median
 import digits_cnn
 import numpy as np
 import torch
-from common import FOLDER, write_results
+from common import Session
 from fhe_networks import digits_alone
 
 import refqnn
@@ -151,26 +150,20 @@ def plot(points: Iterable[Point], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one small network, one seed")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the results")
-    arguments = parser.parse_args()
+    session = Session("pareto", __doc__, "one small network, one seed")
     torch.set_num_threads(1)
-    names = ["16 hidden, ternary"] if arguments.quick else [*MLPS, *CNNS]
+    names = ["16 hidden, ternary"] if session.quick else [*MLPS, *CNNS]
     points = []
     for name in names:
-        point = measure(name, 1 if arguments.quick else SEEDS)
+        point = measure(name, 1 if session.quick else SEEDS)
         points.append(point)
-        print(
+        session.say(
             f"{name:28} accuracy {point.accuracy:.3f}  {point.certified_bits:2} bits  "
-            f"{point.seconds:6.2f} s  {point.pbs}  {point.wrong_samples} wrong",
-            flush=True,
+            f"{point.seconds:6.2f} s  {point.pbs}  {point.wrong_samples} wrong"
         )
-    if arguments.quick:
+    if session.quick:
         return
-    results = {"what": __doc__.splitlines()[0], "peer": PEER, "points": [asdict(p) for p in points]}
-    write_results("pareto", results, arguments.output)
-    plot(points, arguments.output / "pareto.png")
+    plot(points, session.write({"peer": PEER, "points": [asdict(p) for p in points]}))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Any
+from types import FrameType
 
 from refqnn.errors import MissingExtra
 
 _signals: list[int] = []  # that have come
 
 
-def _interrupt(number: int, frame: Any) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """SIGTERM unwinds as Ctrl-C does, so that temporary files are removed."""
     _signals.append(number)
     signal.setitimer(signal.ITIMER_REAL, 1.0)  # and again: some libraries swallow the exception
@@ -25,10 +26,12 @@ def main() -> None:
 
     A command that a signal ends exits with 128 + its number, as shells have it.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error does
+        sys.stdout.reconfigure(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _interrupt)
     try:
-        from refqnn.cli import refqnn
+        from refqnn.commands.cli import refqnn
 
         refqnn()
     except ModuleNotFoundError as error:

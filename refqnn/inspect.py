@@ -13,7 +13,7 @@ act1 Requantize (1,) 0 3 3 3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from refqnn.ops.base import Shape, is_sum
 __all__ = ["Row", "describe"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One value of the program.
 
@@ -48,13 +48,13 @@ class Row:
     inputs: tuple[str, ...]
     shape: Shape
     format: str | None
-    shift: int | None
+    shift: int | None = None
     lo: int
     hi: int
     signed_bits: int
     span_bits: int
-    arithmetic: str | None
-    parameters: int
+    arithmetic: str | None = None
+    parameters: int = 0
 
 
 def describe(network: Network, domain: Interval | None = None) -> list[Row]:
@@ -71,16 +71,11 @@ def describe(network: Network, domain: Interval | None = None) -> list[Row]:
 
 
 def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
-    op, arithmetic = node.op, None
+    op, inputs, arithmetic = node.op, inputs_of(node), None
     if is_sum(op):
-        mass = op.prepare(*(ranges[name] for name in inputs_of(node)))
-        arithmetic = Arithmetic.for_mass(mass).name.lower()
-    return _row(
-        node.name,
-        op.kind,
-        inputs_of(node),
-        ranges[node.name],
-        getattr(op, "format", None),
+        arithmetic = Arithmetic.for_mass(op.prepare(*map(ranges.__getitem__, inputs))).name.lower()
+    return replace(
+        _row(node.name, op.kind, inputs, ranges[node.name], getattr(op, "format", None)),
         shift=getattr(op, "shift", None),
         arithmetic=arithmetic,
         parameters=_parameters(op),
@@ -88,15 +83,7 @@ def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
 
 
 def _row(
-    node: str,
-    kind: str,
-    inputs: tuple[str, ...],
-    interval: Interval,
-    fmt: IntFormat | None,
-    *,
-    shift: int | None = None,
-    arithmetic: str | None = None,
-    parameters: int = 0,
+    node: str, kind: str, inputs: tuple[str, ...], interval: Interval, codes: IntFormat | None
 ) -> Row:
     lo, hi = int(interval.lo.min()), int(interval.hi.max())
     ends = zip(interval.lo.ravel().tolist(), interval.hi.ravel().tolist())
@@ -105,14 +92,11 @@ def _row(
         kind=kind,
         inputs=inputs,
         shape=interval.shape,
-        format=None if fmt is None else str(fmt),
-        shift=shift,
+        format=None if codes is None else str(codes),
         lo=lo,
         hi=hi,
         signed_bits=signed_bits(lo, hi),
         span_bits=max(span_bits(low, high) for low, high in ends),
-        arithmetic=arithmetic,
-        parameters=parameters,
     )
 
 

@@ -100,19 +100,13 @@ def decision_regions(
 
 def layer_bits(axes: Any, rows: list[LayerBits]) -> None:
     """Grouped bars: certified, observed and span width of each layer's accumulators."""
-    positions = np.arange(len(rows))
-    bars = (
-        ("certified, any input", [row.certified for row in rows]),
-        ("observed on the test set", [row.observed for row in rows]),
-        ("certified span", [row.span for row in rows]),
-    )
-    for i, (label, heights) in enumerate(bars):
-        drawn = axes.bar(positions + (i - 1) * 0.27, heights, 0.25, label=label, color=COLOURS[i])
-        axes.bar_label(drawn)
-    axes.set_xticks(positions, [row.layer for row in rows])
-    axes.set_ylabel("bits (two's complement)")
+    groups = {
+        "certified, any input": [row.certified for row in rows],
+        "observed on the test set": [row.observed for row in rows],
+        "certified span": [row.span for row in rows],
+    }
+    _grouped_bars(axes, [row.layer for row in rows], groups)
     axes.legend(loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def certificate_figure(
@@ -140,30 +134,35 @@ def certificate_widths(
         seen: `observed(network, X)`, or None.
     """
     layers = certificate.layers
-    groups: list[tuple[str, list[int]]] = [
-        ("datatype", [layer.datatype_bits or 0 for layer in layers.values()]),
-        ("weights", [layer.weight_bits or 0 for layer in layers.values()]),
-        ("interval", [layer.interval_bits or 0 for layer in layers.values()]),
-        ("proved", [layer.signed_bits for layer in layers.values()]),
-    ]
+    groups = {
+        "datatype": [layer.datatype_bits or 0 for layer in layers.values()],
+        "weights": [layer.weight_bits or 0 for layer in layers.values()],
+        "interval": [layer.interval_bits or 0 for layer in layers.values()],
+        "proved": [layer.signed_bits for layer in layers.values()],
+    }
     reached = [layer.reached_bits or 0 for layer in layers.values()]
     if seen is not None:
         widths = [signed_bits(int(seen[n].lo.min()), int(seen[n].hi.max())) for n in layers]
-        groups.append(("observed", widths))
+        groups["observed"] = widths
         reached = [max(pair) for pair in zip(reached, widths)]
-    positions, width = np.arange(len(layers)), 0.86 / len(groups)
-    for i, (label, heights) in enumerate(groups):
-        offset = (i - (len(groups) - 1) / 2) * width
-        drawn = axes.bar(
-            positions + offset, heights, 0.92 * width, label=label, color=COLOURS[i % len(COLOURS)]
-        )
-        texts = [str(height) for height in heights]
-        if label == "proved":
-            texts = [
-                f"{'' if known == bits else '≤'}{bits}" for known, bits in zip(reached, heights)
-            ]
-        axes.bar_label(drawn, texts)
-    axes.set_xticks(positions, list(layers))
-    axes.set_ylabel("bits (two's complement)")
+    proved = groups["proved"]
+    marked = [f"{'' if known == bits else '≤'}{bits}" for known, bits in zip(reached, proved)]
+    _grouped_bars(axes, list(layers), groups, {"proved": marked})
     axes.legend(ncols=len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+
+
+def _grouped_bars(
+    axes: Any,
+    names: list[str],
+    groups: Mapping[str, list[int]],
+    texts: Mapping[str, list[str]] | None = None,
+) -> None:
+    """For each name one bar of every group, in bits; `texts` replace the figures above a group."""
+    positions, width = np.arange(len(names)), 0.86 / len(groups)
+    for i, (label, heights) in enumerate(groups.items()):
+        places = positions + (i - (len(groups) - 1) / 2) * width
+        drawn = axes.bar(places, heights, 0.92 * width, label=label, color=COLOURS[i])
+        axes.bar_label(drawn, (texts or {}).get(label, [str(height) for height in heights]))
+    axes.set_xticks(positions, names, parse_math=False)  # names come from files
+    axes.set_ylabel("bits (two's complement)")
     axes.spines[["top", "right"]].set_visible(False)

@@ -13,8 +13,8 @@ pytest.importorskip("rich")
 
 from click.testing import CliRunner
 
-from refqnn import benches
 from refqnn.cli import refqnn
+from refqnn.commands import bench as benches
 from refqnn.errors import InvalidArgument
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "speed.py").write_text(SCRIPT.format(name="speed"))
     (folder / "test_latency.py").write_text('"""How late."""\n\n\ndef test_one():\n    pass\n')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(benches, "__file__", str(tmp_path / "site-packages" / "refqnn" / "x.py"))
+    installed = tmp_path / "site-packages" / "refqnn" / "commands" / "x.py"
+    monkeypatch.setattr(benches, "__file__", str(installed))
     return tmp_path
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from refqnn import IntFormat, Linear, Network, Node, Requantize, load
+from refqnn import IntFormat, Linear, Network, Node, Requantize, certify, load
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+import click
 from click.testing import CliRunner
 
+from refqnn.accumulator import Proof
 from refqnn.cli import refqnn
+from refqnn.commands.console import Command, NewFile
 
 
 @pytest.fixture
@@ -35,6 +41,9 @@ def network_file(tmp_path: Path) -> Path:
     path = tmp_path / "net.npz"
     network.save(path)
     return path
+
+
+Named = tuple[tuple[str, ...], click.Command]
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -190,3 +199,183 @@ def test_certify_compares_with_observed_widths(network_file: Path, tmp_path: Pat
     text = run("certify", network_file, "--inputs", samples, "--plot", plot)
     assert "observed" in text
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+# --- a file given twice -----------------------------------------------------------------------
+
+
+def commands(group: click.Group = refqnn, path: tuple[str, ...] = ()) -> Iterator[Named]:
+    """Every command with the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_command_checks_its_files() -> None:
+    assert len(list(commands())) >= 16
+    assert all(isinstance(command, Command) for _, command in commands())
+
+
+def pairs() -> Iterator[tuple[tuple[str, ...], click.Command, str, str]]:
+    """Every two arguments of a command that name files, one of them to write."""
+    for path, command in commands():
+        files = [p for p in command.params if isinstance(p.type, click.Path)]
+        for i, a in enumerate(files):
+            for b in files[:i]:
+                if isinstance(a.type, NewFile) or isinstance(b.type, NewFile):
+                    yield path, command, str(a.name), str(b.name)
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize(("path", "command", "a", "b"), list(pairs()))
+def test_no_file_is_written_that_is_given_twice(
+    path: tuple[str, ...], command: click.Command, a: str, b: str, link: bool, tmp_path: Path
+) -> None:
+    """Under one name or two: the command ends before it touches anything."""
+    ending = ".png" if "plot_file" in (a, b) else ""
+    twice, other = tmp_path / f"twice{ending}", tmp_path / f"other{ending}"
+    twice.write_bytes(b"private keys")
+    if link:
+        other.symlink_to(twice)
+    words: list[str] = list(path)
+    for param in command.params:
+        value = str(other if link and param.name == b else twice)
+        if param.name not in (a, b):
+            if not param.required:
+                continue
+            value = str(tmp_path / f"{param.name}")
+            Path(value).touch()
+        words += [value] if isinstance(param, click.Argument) else [param.opts[0], value]
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    assert "are one file" in run(*words, code=2)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_report_does_not_replace_the_program(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("pass")
+    words = ("conform", "--report", program, "--", sys.executable, program)
+    assert "are one file" in run(*words, code=2)
+    assert program.read_text() == "pass"
+
+
+def test_a_device_may_be_given_twice(network_file: Path) -> None:
+    run("certify", network_file, "--json", os.devnull, "--inputs", os.devnull, code=2)
+    run("certify", network_file, "--json", "/dev/null")
+
+
+# --- text from files --------------------------------------------------------------------------
+
+NAMES = [
+    "[/red]",
+    "[bold]x",
+    ":smile:",
+    "\x1b[31mred",
+    "a\nError: b",
+    "\u202eabc",
+    "\x07",
+    "\x9b2J",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_printed_as_they_are_or_escaped(name: str, tmp_path: Path) -> None:
+    op = Requantize.from_shift(1, IntFormat(2, signed=False))
+    nodes = [Node(name, Linear([[3, -2]])), Node("r", op), Node(name * 2, Linear([[1]]))]
+    network = Network(nodes, input_shape=(2,), input_format=IntFormat(3, signed=False))
+    file, other, samples = tmp_path / "net", tmp_path / "other", tmp_path / "X.npy"
+    network.save(file)
+    nodes[0] = Node(name, Linear([[3, -1]]))
+    Network(nodes, input_shape=(2,), input_format=network.input_format).save(other)
+    np.save(samples, np.array([[1, 1]]))
+
+    shown = name.encode("unicode_escape").decode()
+    for words, code in (
+        (("inspect", file), 0),
+        (("certify", file, "--bits", 5), 1),
+        (("certify", file, "--bits", 5, "--layer", name + "?"), 2),
+        (("diff", file, other, "--inputs", samples), 1),
+    ):
+        text = run(*words, code=code)
+        assert shown in text
+        assert all(character.isprintable() for character in text.replace("\n", ""))
+        assert "\nError: b" not in text
+
+
+def test_a_figure_shows_names_as_they_are(tmp_path: Path) -> None:
+    """No mathematics of matplotlib's: a lone command of it would be an error."""
+    pytest.importorskip("matplotlib")
+    nodes = [Node(r"$\frac$", Linear([[3, -2]]))]
+    network = Network(nodes, input_shape=(2,), input_format=IntFormat(3, signed=False))
+    network.save(tmp_path / "net")
+    run("certify", tmp_path / "net", "--plot", tmp_path / "widths.png")
+
+
+def test_a_narrow_encoding_shows_escapes(network_file: Path, tmp_path: Path) -> None:
+    network = load(network_file)
+    nodes = [Node("é≤", Linear([[3, -2]]))]
+    Network(nodes, input_shape=(2,), input_format=network.input_format).save(tmp_path / "net")
+    command = [sys.executable, "-m", "refqnn", "inspect", str(tmp_path / "net")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert r"\xe9\u2264" in result.stdout
+
+
+# --- certificates -----------------------------------------------------------------------------
+
+
+def test_certify_verify_holds_a_certificate_against_its_network(
+    network_file: Path, tmp_path: Path
+) -> None:
+    network, saved = load(network_file), tmp_path / "certificate.json"
+    certify(network, method="interval").save(saved)
+    text = run("certify", network_file, "--verify", saved, "--bits", 6)
+    assert "holds: " in text
+    assert "interval" in text.partition("holds: ")[2].partition("\n")[0]
+    assert "no overflow" in text
+
+    other = tmp_path / "other.npz"
+    nodes = [Node("fc1", Linear([[3, -1]])), *network.nodes[1:]]
+    Network(nodes, input_shape=(2,), input_format=network.input_format).save(other)
+    text = run("certify", other, "--verify", saved, code=1)
+    assert text.startswith("Error: ")
+    assert text.count("\n") == 1
+    assert "not a JSON file" in run("certify", network_file, "--verify", network_file, code=2)
+
+
+def test_certify_verify_finds_a_forged_bound(network_file: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "certificate.json"
+    certify(load(network_file), method="interval").save(saved)
+    content = json.loads(saved.read_text())
+    del content["sha256"]
+    (layer,) = (node for node in content["nodes"] if node["name"] == "fc1")
+    assert layer["hi"] == {"shape": [1], "values": 21}
+    layer["hi"]["values"] = 20
+    text = json.dumps(content, sort_keys=True)
+    content["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    saved.write_text(json.dumps(content))
+    assert "fc1" in run("certify", network_file, "--verify", saved, code=1)
+
+
+def test_certify_verify_does_not_trust_unless_told(tmp_path: Path) -> None:
+    """Bounds of a search among 2**24 inputs, which no time is left to repeat."""
+    weight = np.array([[1] * 8, [-1] * 8])  # never both positive
+    network = Network(
+        [
+            Node("fc1", Linear(weight, [-28, 28])),
+            Node("act1", Requantize.from_shift(2, IntFormat(2, signed=False))),
+            Node("fc2", Linear([[1, 1]])),
+        ],
+        input_shape=(8,),
+        input_format=IntFormat(3, signed=False),
+    )
+    file, saved = tmp_path / "net", tmp_path / "certificate.json"
+    network.save(file)
+    certificate = certify(network, method="search", budget_s=20)
+    assert (certificate["fc2"].proof == Proof.BOX_SEARCH).any()
+    certificate.save(saved)
+    words = ("certify", file, "--verify", saved, "--budget", 0)
+    assert "Error: " in run(*words, code=1)
+    assert "trusted" in run(*words, "--allow-trusted")

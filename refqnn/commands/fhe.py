@@ -1,6 +1,6 @@
 """`refqnn fhe`: compile, make keys, encrypt, run and decrypt, each a command on files.
 
-Registers itself with the command line of refqnn.cli.  Concrete is imported where it is used.
+Concrete is imported where it is used.
 """
 
 from __future__ import annotations
@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from refqnn.cli import (
-    _FILE,
-    _NEW_FILE,
-    _Bars,
-    _load_array,
-    console,
-    messages,
-    refqnn,
-)
+from refqnn.commands import console
 from refqnn.container import array_to_npy, write_atomically
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.onnx import open_network
@@ -30,7 +22,7 @@ if TYPE_CHECKING:
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-@refqnn.group(short_help="Encrypted inference, client and server apart.")
+@click.group(cls=console.Group, short_help="Encrypted inference, client and server apart.")
 def fhe() -> None:
     """Encrypted inference with files: the client keeps its keys, the server sees ciphertexts.
 
@@ -45,42 +37,32 @@ def fhe() -> None:
     """
 
 
-def _said(*lines: str) -> None:
-    for line in lines:
-        messages.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 # --- the owner of the network -----------------------------------------------------------------
 
 
 @fhe.command(name="compile", short_help="A network as a client's and a server's file.")
-@click.argument("network", type=_FILE)
-@click.option("--client", "client_file", type=_NEW_FILE, required=True)
-@click.option("--server", "server_file", type=_NEW_FILE, required=True)
+@click.argument("network", type=console.FILE)
+@click.option("--client", "client_file", type=console.NewFile(), required=True)
+@click.option("--server", "server_file", type=console.NewFile(), required=True)
 @click.option("--p-error", type=_PROBABILITY, help="Of one lookup, at most.")
 @click.option(
-    "--global-p-error",
-    type=_PROBABILITY,
-    help="Of one inference, at most.  [default: 2**-40]",
+    "--global-p-error", type=_PROBABILITY, help="Of one inference, at most.  [default: 2**-40]"
 )
 @click.option(
     "--parameters",
     type=click.Choice(["multi", "mono"]),
     default="multi",
-    show_default=True,
     help="One set of parameters per width, or one: smaller keys, slower lookups.",
 )
 @click.option(
     "--input-levels/--no-input-levels",
     default=True,
-    show_default=True,
     help="Clients send the levels of inputs that a neuron reads alone: fewer lookups.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Further alternatives to try, about a second each.",
 )
 def compile_network(
@@ -99,7 +81,7 @@ def compile_network(
     """
     from refqnn.fhe import compile
 
-    with _Bars() as bars, bars.stage("compile", None):
+    with console.Bars() as bars, bars.stage("compile", None):
         circuit = compile(
             open_network(network),
             p_error=p_error,
@@ -111,16 +93,13 @@ def compile_network(
     circuit.save_client(client_file)
     circuit.save_server(server_file)
     sizes = circuit.key_sizes
-    console.print(circuit.explain(), highlight=False, markup=False, soft_wrap=True)
-    console.print(
+    console.show(
+        *circuit.explain().split("\n"),
         f"evaluation keys: {sizes.travelling / 1e6:.1f} MB as they travel, "
         f"{sizes.resident / 1e6:,.0f} MB of the server's memory",
         f"an inference fails with probability {circuit.global_p_error:.1e} at most",
-        sep="\n",
-        highlight=False,
-        soft_wrap=True,
     )
-    _said(
+    console.say(
         f"wrote {client_file} and {server_file}",
         f"next: refqnn fhe client keygen {client_file} --keys KEYS --evaluation-keys EVALUATION",
     )
@@ -151,10 +130,12 @@ def _client(file: Path, keys: Path) -> Client:
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=_FILE)
-@click.option("--keys", type=_NEW_FILE, required=True, help="Private keys, for the owner alone.")
+@click.argument("file", metavar="CLIENT", type=console.FILE)
 @click.option(
-    "--evaluation-keys", type=_NEW_FILE, required=True, help="What the server gets of them."
+    "--keys", type=console.NewFile(), required=True, help="Private keys, for the owner alone."
+)
+@click.option(
+    "--evaluation-keys", type=console.NewFile(), required=True, help="What the server gets of them."
 )
 @click.option("--force", is_flag=True, help="Replace keys: what they encrypted is lost.")
 def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
@@ -165,39 +146,39 @@ def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
     if keys.exists() and not force:
         expected = "a new file; --force replaces keys, and what they encrypted is lost"
         raise InvalidArgument(mismatch("--keys", f"{keys}, which exists", expected))
-    with _Bars() as bars, bars.stage("generate keys", None):
+    with console.Bars() as bars, bars.stage("generate keys", None):
         loaded.keygen()
     loaded.save_keys(keys)
     loaded.save_evaluation_keys(evaluation_keys)
     megabytes = evaluation_keys.stat().st_size / 1e6
-    _said(
+    console.say(
         f"wrote {keys} (keep it) and {evaluation_keys} ({megabytes:.1f} MB, for the server)",
         f"next: refqnn fhe client encrypt {file} X.npy REQUESTS --keys {keys}",
     )
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=_FILE)
-@click.argument("samples", metavar="X.npy", type=_FILE)
-@click.argument("requests", type=_NEW_FILE)
+@click.argument("file", metavar="CLIENT", type=console.FILE)
+@click.argument("samples", metavar="X.npy", type=console.FILE)
+@click.argument("requests", type=console.NewFile())
 @_KEYS
 def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     """Encrypt the samples of X.npy, floats or integer input codes, into REQUESTS."""
     loaded = _client(file, keys)
-    X = _load_array(samples)
+    X = console.load_array(samples)
     codes = X if np.issubdtype(X.dtype, np.integer) else loaded.quantize(X)
-    with _Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
+    with console.Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
         loaded.save_requests(codes, requests, advance)
-    _said(
+    console.say(
         f"wrote {requests}: {len(codes):,} samples",
         f"next: refqnn fhe server run SERVER {requests} ANSWERS --evaluation-keys EVALUATION",
     )
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=_FILE)
-@click.argument("answers", type=_FILE)
-@click.argument("outputs", metavar="Y.npy", type=_NEW_FILE)
+@click.argument("file", metavar="CLIENT", type=console.FILE)
+@click.argument("answers", type=console.FILE)
+@click.argument("outputs", metavar="Y.npy", type=console.NewFile())
 @_KEYS
 @click.option(
     "--as",
@@ -209,11 +190,11 @@ def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
 def decrypt(file: Path, answers: Path, outputs: Path, keys: Path, form: str | None) -> None:
     """Decrypt ANSWERS into Y.npy, in the order of the samples."""
     loaded = _client(file, keys)
-    with _Bars() as bars, bars.stage("decrypt", None) as advance:
+    with console.Bars() as bars, bars.stage("decrypt", None) as advance:
         integers = loaded.read_answers(answers, advance)
     result = _as(form, integers, loaded)
     write_atomically(outputs, lambda out: out.write(array_to_npy(result)))
-    _said(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
+    console.say(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
 
 
 def _as(form: str | None, integers: Any, loaded: Client) -> Any:
@@ -236,10 +217,12 @@ def server() -> None:
 
 
 @server.command(name="run")
-@click.argument("file", metavar="SERVER", type=_FILE)
-@click.argument("requests", type=_FILE)
-@click.argument("answers", type=_NEW_FILE)
-@click.option("--evaluation-keys", type=_FILE, required=True, help="From the client's keygen.")
+@click.argument("file", metavar="SERVER", type=console.FILE)
+@click.argument("requests", type=console.FILE)
+@click.argument("answers", type=console.NewFile())
+@click.option(
+    "--evaluation-keys", type=console.FILE, required=True, help="From the client's keygen."
+)
 @click.option(
     "--jobs",
     type=click.IntRange(1),
@@ -255,14 +238,14 @@ def run_server(
 
     with reading(requests, "requests") as asked:
         n = asked.field("samples", int)
-    with _Bars() as bars, bars.stage("run encrypted", n) as advance:
+    with console.Bars() as bars, bars.stage("run encrypted", n) as advance:
         if jobs is None:
             loaded = Server.load(file)
             loaded.load_evaluation_keys(evaluation_keys)
             loaded.answer(requests, answers, advance)
         else:
             answer_on_workers(file, evaluation_keys, requests, answers, jobs, advance)
-    _said(
+    console.say(
         f"wrote {answers}: {n:,} samples",
         f"next: refqnn fhe client decrypt CLIENT {answers} Y.npy --keys KEYS",
     )

@@ -1,0 +1,94 @@
+"""`refqnn conform` and `refqnn vectors`: the test vectors, asked of programs or as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from refqnn.commands import console
+
+if TYPE_CHECKING:
+    from refqnn.conformance import Report
+
+_REPORT = console.save_option("--report", "report_file", "Write verdicts as JSON lines.")
+
+
+@click.command(
+    cls=console.Command,
+    context_settings={"ignore_unknown_options": True},
+    short_help="Ask the test vectors of a program.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    help="Time limit of one answer.",
+)
+@click.option("--operation", "operations", multiple=True, help="Ask these operations alone.")
+@click.option("--profile", "profiles", multiple=True, help="Choices the program shares.")
+@_REPORT
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def conform(
+    command: tuple[str, ...],
+    seconds: float,
+    operations: tuple[str, ...],
+    profiles: tuple[str, ...],
+    report_file: Path | None,
+) -> None:
+    """Ask every test vector of a program: refqnn conform -- ./program args.
+
+    The program speaks JSON lines on its standard input and output (see vectors/README.md).
+    Exits with 1 if an answer is wrong, with 2 if the program cannot be talked to.
+    """
+    from refqnn import conformance
+
+    report = conformance.conform(
+        command, operations=operations or None, profiles=profiles or None, seconds=seconds
+    )
+    _finish(report, report_file)
+
+
+@click.group(cls=console.Group)
+def vectors() -> None:
+    """The test vectors: generate, emit questions, verify answers."""
+
+
+@vectors.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if files are out of date.")
+def generate(check: bool) -> None:
+    """Write the vector files anew, deterministically."""
+    from refqnn import conformance
+
+    changed = conformance.stale() if check else conformance.generate()  # type: ignore[operator]
+    console.show(*changed, f"{len(changed)} files {'are out of date' if check else 'changed'}")
+    if check and changed:
+        console.show("mend with: refqnn vectors generate")
+        raise SystemExit(console.DIFFERENT)
+
+
+@vectors.command()
+@click.argument("file", type=console.NewFile())
+def emit(file: Path) -> None:
+    """Write all questions to FILE, one JSON object a line."""
+    from refqnn import conformance
+
+    console.show(f"wrote {conformance.emit(file)} questions to {file}")
+
+
+@vectors.command()
+@click.argument("file", type=console.FILE)
+@_REPORT
+def verify(file: Path, report_file: Path | None) -> None:
+    """Judge the answers in FILE; exits with 1 if one is wrong."""
+    from refqnn import conformance
+
+    _finish(conformance.verify(file), report_file)
+
+
+def _finish(report: Report, report_file: Path | None) -> None:
+    console.show(*report.summary().split("\n"))
+    console.written(report_file, report.write)
+    if not report.conforms:
+        raise SystemExit(console.DIFFERENT)

@@ -1,0 +1,289 @@
+"""Commands on files of networks: inspect, certify, compare, convert, diff."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from refqnn import accumulator, onnx, plotting
+from refqnn.commands import console
+from refqnn.errors import CertificateError
+from refqnn.formats import signed_bits
+from refqnn.inspect import describe
+from refqnn.ops import Interval
+
+if TYPE_CHECKING:
+    from refqnn.network import Network
+
+
+@click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
+@click.argument("file", type=console.FILE)
+def inspect(file: Path) -> None:
+    """Show a network (ours or ONNX) as a table: nodes, formats, proved ranges, bits, parameters."""
+    imported = onnx.open_file(file)
+    network = imported.network
+    console.print_table(
+        f"{file.name}  {network.digest[:12]}",
+        (
+            {
+                "node": row.node,
+                "kind": row.kind,
+                "inputs": ", ".join(row.inputs),
+                "shape": "x".join(str(d) for d in row.shape),
+                "codes": (row.format or "").partition(" codes")[0],
+                "shift": row.shift,
+                "range": f"[{row.lo:,}, {row.hi:,}]",
+                "bits": row.signed_bits,
+                "span": row.span_bits,
+                "sums in": row.arithmetic,
+                "parameters": row.parameters,
+            }
+            for row in describe(network)
+        ),
+    )
+    console.show(
+        *(f"left out behind the output: {node}" for node in imported.dropped),
+        "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",
+        "bits: two's complement; span: after the best constant is added to each neuron.",
+    )
+
+
+# --- certify ----------------------------------------------------------------------------------
+
+
+@click.command(cls=console.Command, short_help="Prove accumulator ranges; find an overflow.")
+@click.argument("file", type=console.FILE)
+@click.option("--bits", type=click.IntRange(1, 64), help="Ask: does any accumulator overflow?")
+@click.option("--unsigned", is_flag=True, help="--bits means unsigned accumulators.")
+@click.option("--layer", help="Ask about this layer alone.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "interval", "exhaustive", "search", "solver"]),
+    default="auto",
+    help="Intervals alone, every input, box search, or a solver; auto takes what is quick.",
+)
+@click.option("--budget", type=click.FloatRange(0), default=60.0, help="Seconds for the searches.")
+@console.save_option("--json", "json_file", "Save the certificate to FILE.")
+@console.save_option(
+    "--plot",
+    "plot_file",
+    "Write a figure of the widths per layer to FILE.",
+    *console.FIGURES,
+)
+@click.option(
+    "--inputs",
+    type=console.FILE,
+    help="A .npy file of samples: show the widths observed on them too.",
+)
+@click.option(
+    "--verify", "stated", type=console.FILE, help="Recheck this certificate, prove none anew."
+)
+@click.option("--allow-trusted", is_flag=True, help="--verify accepts what it cannot recheck.")
+def certify(
+    file: Path,
+    bits: int | None,
+    unsigned: bool,
+    layer: str | None,
+    method: str,
+    budget: float,
+    json_file: Path | None,
+    plot_file: Path | None,
+    inputs: Path | None,
+    stated: Path | None,
+    allow_trusted: bool,
+) -> None:
+    """Prove the range of every accumulator of a network (ours or ONNX), for every input.
+
+    With --bits: exits with 0 when no accumulator can overflow, with 1 and an input that overflows
+    when one can, and with 3 when the time ran out before either was found.
+
+    With --verify: exits with 1 when the certificate does not hold for the network.
+    """
+    network = onnx.open_network(file)
+    if stated is not None:
+        certificate = _verified(stated, network, budget, allow_trusted)
+    else:
+        with console.Bars() as bars:
+            certificate = accumulator.certify(
+                network,
+                method=cast(Any, method),
+                budget_s=budget if method in ("search", "solver") else None,
+                progress=bars.progress,
+            )
+    seen = None if inputs is None else accumulator.observed(network, console.load_array(inputs))
+    _print_certificate(file, certificate, seen)
+    console.written(json_file, certificate.save)
+    console.written(plot_file, lambda path: plotting.certificate_figure(certificate, path, seen))
+    if bits is not None:
+        with console.Bars() as bars:
+            answer = accumulator.find_overflow(
+                network,
+                layer,
+                bits=bits,
+                signed=not unsigned,
+                budget_s=budget,
+                certificate=certificate,
+                progress=bars.progress,
+            )
+        _print_overflow(answer)
+
+
+def _verified(
+    file: Path, network: Network, budget: float, allow_trusted: bool
+) -> accumulator.Certificate:
+    """The certificate of a file, rechecked; prints how many bounds were confirmed, by proof."""
+    certificate = accumulator.Certificate.load(file)
+    try:
+        counts = certificate.verify(network, budget_s=budget)
+    except CertificateError as error:
+        raise console.DoesNotHold(f"{file}: {error}") from error
+    said = ", ".join(f"{count:,} {proof}" for proof, count in counts.items())
+    if not allow_trusted and any(proof.startswith("trusted") for proof in counts):
+        raise console.DoesNotHold(f"{file}: not all could be rechecked: {said}")
+    console.show(f"{file} holds: {said}")
+    return certificate
+
+
+def _print_certificate(
+    file: Path, certificate: accumulator.Certificate, seen: dict[str, Interval] | None
+) -> None:
+    console.print_table(
+        f"{file.name}: accumulators, {certificate.domain}",
+        (
+            {
+                "layer": row.layer,
+                "neurons": row.neurons,
+                "range": f"[{row.lo:,}, {row.hi:,}]",
+                "datatype": str(row.datatype_bits),
+                "weights": str(row.weight_bits),
+                "proved": row.signed_bits,
+                "span": row.span_bits,
+                **({} if seen is None else {"observed": _bits(seen[row.layer])}),
+                "exact": f"{row.exact:,} of {row.neurons:,}",
+                "proof": row.proofs,
+            }
+            for row in certificate.table()
+        ),
+    )
+
+
+def _bits(seen: Interval) -> int:
+    return signed_bits(int(seen.lo.min()), int(seen.hi.max()))
+
+
+def _print_overflow(
+    answer: accumulator.Overflow | accumulator.NoOverflow | accumulator.Unknown,
+) -> None:
+    console.show(answer)
+    if isinstance(answer, accumulator.Overflow):
+        console.show("input codes: " + json.dumps(answer.witness.tolist()))
+        raise SystemExit(console.OVERFLOW_POSSIBLE)
+    if isinstance(answer, accumulator.Unknown):
+        console.show("try a larger --budget")
+        raise SystemExit(console.OVERFLOW_UNKNOWN)
+
+
+# --- compare ----------------------------------------------------------------------------------
+
+
+@click.command(cls=console.Command, short_help="Check a Brevitas module against its network.")
+@click.argument("target", metavar="PACKAGE.MODULE:FUNCTION")
+@console.save_option("--save", "network_file", "Save the integer network to FILE.")
+def compare(target: str, network_file: Path | None) -> None:
+    """Convert a Brevitas module and compare every code of every quantizer with it.
+
+    FUNCTION takes no argument and returns (module, X): a trained Brevitas module and float inputs
+    [n, ...].  Exits with 1 if a difference is not a proved near tie.
+    """
+    from refqnn.brevitas import from_brevitas, verify_against
+
+    module, X = _call(target)
+    network = from_brevitas(module, X[:1])
+    report = verify_against(module, network, X)
+    for title, layers in (
+        ("Each layer fed with the module's codes", report.teacher_forced),
+        ("The network by itself, from the float inputs", report.free_running),
+    ):
+        console.print_table(
+            title,
+            (
+                {
+                    "quantizer": layer.name,
+                    "compared": layer.codes,
+                    "equal": layer.equal,
+                    "near ties": layer.near_tie,
+                    "inherited": layer.inherited,
+                    "unexplained": layer.unexplained,
+                    "first": layer.first,
+                }
+                for layer in layers
+            ),
+        )
+    console.written(network_file, network.save)
+    if not report.ok:
+        raise SystemExit(console.DIFFERENT)
+
+
+def _call(target: str) -> tuple[Any, Any]:
+    """What package.module:function returns; the working directory may hold the module."""
+    name, _, function = target.partition(":")
+    if not name or not function:
+        raise click.BadParameter(f"got {target!r}, expected PACKAGE.MODULE:FUNCTION")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        made = getattr(import_module(name), function)()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise click.BadParameter(f"{target}: {error}") from error
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise click.BadParameter(f"{target} returned {type(made).__name__}, expected (module, X)")
+    return made
+
+
+# --- convert and diff -------------------------------------------------------------------------
+
+
+@click.command(cls=console.Command, short_help="Convert between our files and ONNX.")
+@click.argument("source", type=console.FILE)
+@click.argument("target", type=console.NewFile())
+@click.option(
+    "--flavour",
+    type=click.Choice(onnx.FLAVOURS),
+    default="qonnx",
+    help="Of a target that ends in .onnx.",
+)
+@click.option(
+    "--input", "input_name", help="ONNX tensor to start from, or UINT8, INT4, ...: what comes in."
+)
+@click.option("--output", "output_name", help="ONNX tensor to stop at.")
+def convert(
+    source: Path, target: Path, flavour: str, input_name: str | None, output_name: str | None
+) -> None:
+    """Read SOURCE (ours or ONNX), write TARGET (.onnx, or ours under any other name)."""
+    network = onnx.convert(
+        source, target, flavour=cast(Any, flavour), input=input_name, output=output_name
+    )
+    console.say(f"wrote {target}: {len(network.nodes)} nodes")
+
+
+@click.command(cls=console.Command, short_help="Find where two networks part first.")
+@click.argument("a", type=console.FILE)
+@click.argument("b", type=console.FILE)
+@click.option(
+    "--inputs",
+    required=True,
+    type=console.FILE,
+    help="A .npy file of samples: floats, or integer input codes.",
+)
+def diff(a: Path, b: Path, inputs: Path) -> None:
+    """Run two networks (ours or ONNX) on the same samples; exits with 1 where they part first."""
+    samples = console.load_array(inputs)
+    difference = onnx.compare(onnx.open_network(a), onnx.open_network(b), samples)
+    if difference is not None:
+        console.show(difference)
+        raise SystemExit(console.DIFFERENT)
+    console.show(f"equal on {len(samples):,} samples")
