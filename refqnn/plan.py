@@ -43,6 +43,7 @@ from refqnn.limits import (
     NUMPY_BUFFER,
 )
 from refqnn.ops import (
+    KINDS,
     Add,
     Concat,
     Conv1d,
@@ -58,7 +59,9 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Interval, Op, Shape
 from refqnn.ops.conv import Convolution
+from refqnn.ops.movement import Movement
 from refqnn.ops.requantize import ALWAYS, NEVER
+from refqnn.ops.structure import PADDING
 from refqnn.ops.weighted import WeightedSum
 from refqnn.ops.windows import Padding
 
@@ -473,6 +476,20 @@ class _Reshape:
 
 
 @dataclass(frozen=True, eq=False)
+class _Moved:
+    """Values that stand at other places, as the `sources` of a node say."""
+
+    sources: NDArray[np.int64]  # [*shape]
+    fill: int
+
+    def __call__(self, *x: Values) -> Values:
+        flat = np.concatenate([v.reshape(-1, v.shape[-1]) for v in x])
+        values = flat.take(self.sources, axis=0, mode="wrap")
+        values[self.sources == PADDING] = self.fill
+        return values
+
+
+@dataclass(frozen=True, eq=False)
 class _Specified:
     """The node's own forward, for what has no faster form here.
 
@@ -687,6 +704,9 @@ class _Preparation:
             return self._sum(node, followers)
         if type(node.op) in _STEPS:
             return _STEPS[type(node.op)](self, node, node.op)
+        if isinstance(node.op, Movement) and type(node.op) in KINDS:
+            sources = node.op.sources(*(self.shapes[name] for name in inputs_of(node)))
+            return _Moved(sources, node.op.fill)
         return _Specified(node.op, self.dtype(node.name))
 
     def _sum(self, node: Node, followers: list[Node]) -> Step:
