@@ -39,13 +39,13 @@ from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.ladder import Method, climbed
 from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
-from refqnn.accumulator.samples import samples
+from refqnn.accumulator.samples import sampled
 from refqnn.container import MALFORMED, read_json, write_atomically
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
-from refqnn.graph import INPUT, inputs_of
+from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
-from refqnn.ops.base import IntArray, Interval, is_sum
+from refqnn.ops.base import Ends, IntArray, Interval, is_sum
 
 __all__ = [
     "HI",
@@ -398,11 +398,22 @@ def _certificate(
                 layer,
                 mass=node.op.absolute_mass(*(ranges[name] for name in inputs_of(node))),
                 datatype=formats[node.name],
-                by_weights=node.op.out_range(*full_ranges(network, node, formats)).ends,
+                by_weights=_by_weights(network, node, formats, intervals),
                 by_interval=intervals[node.name].ends,
             )
         layers[node.name] = layer
     return Certificate(layers, network.digest, domain, witnesses)
+
+
+def _by_weights(
+    network: Network, node: Node, formats: dict[str, Ends], intervals: dict[str, Interval]
+) -> Ends:
+    """The ends of a sum whose operands are as free as their formats allow."""
+    full = full_ranges(network, node, formats)
+    known = [intervals[name] for name in inputs_of(node)]
+    if all((a.lo == b.lo).all() and (a.hi == b.hi).all() for a, b in zip(full, known)):
+        return intervals[node.name].ends
+    return node.op.out_range(*full).ends
 
 
 def _layer(name: str, kind: str, b: Bounds) -> LayerCertificate:
@@ -416,8 +427,8 @@ def _hold_against(certificate: Certificate, network: Network, seed: int) -> None
 
     Raises: CertificateError, which is a fault of ours and not of whoever called.
     """
-    for codes in samples(network, certificate.domain, certificate.witnesses, seed):
-        for name, values in network.trace(codes).items():
+    for trace in sampled(network, certificate.domain, certificate.witnesses, seed):
+        for name, values in trace.items():
             if not certificate[name].range.contains(values):
                 raise CertificateError(
                     f"internal error: a bound of {name!r} does not hold for an input of network "

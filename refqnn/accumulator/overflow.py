@@ -14,7 +14,7 @@ from refqnn.accumulator.certificate import Certificate, certify, check_usable
 from refqnn.accumulator.cone import Cone
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.rungs import exhaustive_bounds
-from refqnn.accumulator.samples import samples
+from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.search import climb, maximise, neuron_box
 from refqnn.accumulator.solver import decide, solver_installed
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
@@ -186,10 +186,10 @@ def _hold_against(
     seed: int,
 ) -> None:
     """Raises: CertificateError, an internal error, where the network contradicts a proof."""
-    for codes in samples(network, domain, np.zeros((0, *network.input_shape), np.int64), seed):
-        trace = network.trace(codes)
+    none = np.zeros((0, *network.input_shape), dtype=np.int64)
+    for trace in sampled(network, domain, none, seed):
         for name in names:
-            values = trace[name].reshape(len(codes), -1)
+            values = trace[name].reshape(len(trace[name]), -1)
             if only is not None:
                 values = values[:, np.ravel_multi_index(only, network.shapes[name])]
             if not limits[LO] <= values.min() <= values.max() <= limits[HI]:
