@@ -16,13 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from refqnn.accumulator import Certificate, certify
 from refqnn.errors import CircuitError, InvalidArgument, ShapeMismatch, mismatch
-from refqnn.fhe import prices
+from refqnn.fhe import backend, prices
 from refqnn.fhe.batch import run_all
-from refqnn.fhe.bounds import FittingConstants, ProvedWidths
-from refqnn.fhe.estimation import KeySizes, key_sizes, work
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
-from refqnn.fhe.memory import kept_between_runs, require_memory
+from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_memory
 from refqnn.fhe.parties import save_client, save_server
 from refqnn.fhe.tables import Lowering
 from refqnn.network import Network
@@ -87,18 +85,21 @@ def compile(
 
     def compiled(lowered: Lowered) -> Circuit:
         per_event = None if global_p_error is None else global_p_error / lowered.events
-        configuration = fhe.Configuration(
-            p_error=min(p for p in (p_error, per_event) if p is not None),
-            global_p_error=1.0,
-            parameter_selection_strategy=parameters,
-            compress_evaluation_keys=compress_keys,
-            compress_input_ciphertexts=True,
-            additional_pre_processors=[ProvedWidths(lowered.program.tops)],
-            additional_post_processors=[FittingConstants()],
-            dump_artifacts_on_unexpected_failures=False,
-            **options,
-        )
-        return Circuit(network, lowered, _compile(lowered, configuration))
+        try:
+            circuit = backend.compiled(
+                lowered.program,
+                p_error=min(p for p in (p_error, per_event) if p is not None),
+                global_p_error=1.0,
+                parameter_selection_strategy=parameters,
+                compress_evaluation_keys=compress_keys,
+                compress_input_ciphertexts=True,
+                **options,
+            )
+        except RuntimeError as error:
+            if "NoParametersFound" not in str(error):
+                raise
+            raise CircuitError(_no_parameters(lowered)) from error
+        return Circuit(network, lowered, circuit)
 
     smallest = _smallest(network, certificate, input_levels)
     lowered_as = partial(lower, *smallest, input_levels=input_levels)
@@ -188,22 +189,6 @@ def _with_narrow_output(
             break
         best = min(best, narrower, key=lambda circuit: circuit.work)
     return best
-
-
-def _compile(lowered: Lowered, configuration: fhe.Configuration) -> fhe.Circuit:
-    program = lowered.program
-    ends = [np.full(program.input_shape, end, dtype=np.int64) for end in (0, program.input_top)]
-
-    def circuit(x: Any) -> Any:
-        return program(x)
-
-    try:
-        with held_back():
-            return fhe.Compiler(circuit, {"x": "encrypted"}).compile(ends, configuration)
-    except RuntimeError as error:
-        if "NoParametersFound" not in str(error):
-            raise
-        raise CircuitError(_no_parameters(lowered)) from error
 
 
 def _no_parameters(lowered: Lowered) -> str:
@@ -337,15 +322,18 @@ class Circuit:
     def save_client(self, path: str | Path) -> None:
         """Write what a client needs: the doors, the encryption parameters, and which inputs some
         neuron reads alone; no weight, no key."""
-        parameters = self._concrete.client.specs.serialize()
-        save_client(self.network, self.lowered, parameters, path)
+        save_client(self.network, self.lowered, self._parameters, path)
 
     def save_server(self, path: str | Path) -> None:
         """Write what a server needs: the compiled circuit, no key."""
         # Compiled circuits live in a temporary folder of Concrete's library object.
         library = self._concrete.server._library.get_output_dir_path()
-        parameters = self._concrete.client.specs.serialize()
-        save_server(self.network, self.lowered, parameters, library, path)
+        save_server(self.network, self.lowered, self._parameters, library, path)
+
+    @property
+    def _parameters(self) -> bytes:
+        """The encryption parameters, serialized."""
+        return bytes(self._concrete.client.specs.serialize())
 
     def _arguments(self, codes: ArrayLike) -> NDArray[np.int64]:
         """Checked codes as the circuit's unsigned integers [n, *program.input_shape]."""
@@ -369,10 +357,10 @@ class Circuit:
 
     @property
     def work(self) -> float:
-        """Predicted cost of one inference, in operations; see refqnn.fhe.estimation."""
+        """Predicted cost of one inference, in operations; see refqnn.fhe.prices."""
         removed_bits = sum(layer.removed_bits for layer in self.layers)
         inputs = prod(self.lowered.program.input_shape)
-        return work(self.complexity, self.key_sizes, removed_bits, inputs)
+        return prices.work(self.complexity, self.key_sizes.bootstrap, removed_bits, inputs)
 
     @property
     def p_error(self) -> float:
@@ -392,8 +380,7 @@ class Circuit:
     @cached_property
     def key_sizes(self) -> KeySizes:
         """Sizes of the evaluation keys, known before they are made."""
-        parameters = self._concrete.client.specs.serialize()
-        return key_sizes(parameters, self._concrete.configuration.compress_evaluation_keys)
+        return key_sizes(self._parameters)
 
     @property
     def evaluation_key_bytes(self) -> int:

@@ -1,12 +1,4 @@
-"""What a client sends: codes, and the levels of those inputs that some neuron reads alone.
-
-A function of one code c, of q_min, q_min + s, ..., q_max, is a sum over the levels that c reaches:
-
-    f(c) = f(q_min) + sum_j (f(q_min + j s) - f(q_min + (j - 1) s)) * [c >= q_min + j s]
-
-So a neuron that depends on a single input needs no lookup when the client sends the bits
-[c >= q_min + j s] beside c.  It sends all of them: it has to know which inputs, and no f.
-"""
+"""Neurons that depend on one input: sums of its levels (refqnn.fhe.doors), no lookup."""
 
 from __future__ import annotations
 
@@ -18,46 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.formats import IntFormat
+from refqnn.fhe.doors import level_codes
 from refqnn.graph import INPUT, inputs_of
 from refqnn.network import Network
 from refqnn.ops import Concat, Conv1d, Conv2d, Flatten, Linear, Lookup, Op, Reshape
 from refqnn.ops.requantize import Requantize
 
-__all__ = ["SumsOfLevels", "arguments", "level_codes", "only_inputs", "sums_of_levels"]
+__all__ = ["SumsOfLevels", "only_inputs", "sums_of_levels"]
 
 IntVector = NDArray[np.int64]
 
 _MOST_LEVELS = 4096  # that a client sends; each is a ciphertext of 16 kB for the server
-
-
-def level_codes(fmt: IntFormat) -> IntVector:
-    """The codes above the lowest one, [levels - 1]."""
-    return fmt.q_min + fmt.step * np.arange(1, fmt.levels)
-
-
-def arguments(
-    codes: IntVector, fmt: IntFormat, low: int, step: int, read_alone: IntVector
-) -> IntVector:
-    """The integers that a circuit takes for codes.
-
-    Args:
-        codes: [n, *input_shape], checked.
-        low, step: a code c enters as (c - low) / step.
-        read_alone: flat indices [k] of the inputs whose levels are sent.
-
-    Returns: [n, *input_shape], or for k > 0 the codes and then the levels of each of these inputs:
-        [n, size + k * (levels - 1)].
-
-    >>> arguments(np.array([[2, 0]]), IntFormat(2, signed=False), 0, 1, np.array([0])).tolist()
-    [[2, 0, 1, 1, 0]]
-    """
-    entered = (codes - low) // step
-    if len(read_alone) == 0:
-        return entered
-    n = len(codes)
-    bits = codes.reshape(n, -1)[:, read_alone, None] >= level_codes(fmt)  # [n, k, levels - 1]
-    return np.concatenate([entered.reshape(n, -1), bits.reshape(n, -1)], axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
 from refqnn.fhe import prices, program, tables
-from refqnn.fhe.levels import arguments, sums_of_levels
-from refqnn.fhe.parties import output_of
+from refqnn.fhe.doors import Encoding
+from refqnn.fhe.levels import sums_of_levels
 from refqnn.fhe.program import INPUT, Program, Step
-from refqnn.formats import IntFormat
 from refqnn.graph import Node, inputs_of
 from refqnn.network import INPUT as NETWORK_INPUT
 from refqnn.network import Network
@@ -83,25 +82,19 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Lowered:
+class Lowered(Encoding):
     """A program and how its integers stand for the network's.
 
-    Codes x enter as (x - input_low) / input_step, and then the levels of the inputs `read_alone`
-    (flat indices).  The circuit's result is r [parts * out] or [*output_shape], and the network's
-    output is output_low + output_step * (sum of the parts of r).
-
-    `without_lookup` counts, by node, the values that are sums of levels.
+    Attributes:
+        layers: what each layer of lookups costs.
+        without_lookup: by node, how many values are sums of levels.
+        output_bits: width of the circuit's result.
+        output_parts: how many of its integers add up to one output.
     """
 
     program: Program
     layers: list[Layer]
     without_lookup: dict[str, int]
-    input_format: IntFormat
-    read_alone: IntVector
-    input_low: int
-    input_step: int
-    output_low: IntVector
-    output_step: IntVector
     output_bits: int
     output_parts: int
 
@@ -110,15 +103,6 @@ class Lowered:
         """Lookups and decrypted integers: each can fail, nothing else can."""
         lookups = sum(sum(layer.lookups.values()) for layer in self.layers)
         return lookups + self.output_parts * self.output_low.size
-
-    def arguments(self, codes: IntVector) -> IntVector:
-        """What the circuit takes for checked codes [n, *input_shape]: [n, *program.input_shape]."""
-        fmt, alone = self.input_format, self.read_alone
-        return arguments(codes, fmt, self.input_low, self.input_step, alone)
-
-    def outputs(self, result: NDArray[Any]) -> IntVector:
-        """The network's output [*output_shape] from the circuit's decrypted result."""
-        return output_of(result, self.output_low, self.output_step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,17 +216,12 @@ class _Lowering:
                 self.values[node.name] = self._node(node)
         low, step, bits = self._output() if parts == 1 else self._output_in_parts(last, parts)
         return Lowered(
-            Program(_live(self.steps), argument_shape, input_top),
-            self.layers,
-            self.alone.sizes,
-            network.input_format,
-            self.alone.inputs,
-            input_low,
-            input_step,
-            low,
-            step,
-            bits,
-            parts,
+            *(network.input_format, input_low, input_step, self.alone.inputs, low, step),
+            program=Program(_live(self.steps), argument_shape, input_top),
+            layers=self.layers,
+            without_lookup=self.alone.sizes,
+            output_bits=bits,
+            output_parts=parts,
         )
 
     # --- doors ------------------------------------------------------------------------------

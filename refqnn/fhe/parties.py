@@ -56,14 +56,13 @@ from refqnn.errors import (
     mismatch,
 )
 from refqnn.fhe import files
-from refqnn.fhe.estimation import KeySizes
+from refqnn.fhe.doors import Encoding
 from refqnn.fhe.interrupts import held_back
-from refqnn.fhe.levels import arguments
-from refqnn.fhe.memory import kept_between_runs, key_sizes, require_memory
+from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_memory
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
-__all__ = ["Client", "Server", "output_of", "save_client", "save_server"]
+__all__ = ["Client", "Server", "save_client", "save_server"]
 
 KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
@@ -72,19 +71,6 @@ _LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_fe
 
 OnSample = Callable[[str], None]
 Run = Callable[[bytes], bytes]
-
-
-def output_of(
-    result: NDArray[Any], low: NDArray[np.int64], step: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The network's output from a decrypted result: low + step * (sum of its parts).
-
-    Args:
-        result: [parts * size of low] or [*shape of low], nonnegative integers.
-    """
-    parts = result.astype(np.int64).reshape(-1, *low.shape)
-    output: NDArray[np.int64] = low + step * parts.sum(axis=0)
-    return output
 
 
 class Client:
@@ -96,25 +82,19 @@ class Client:
         doors: a network without weights that has the input and output formats.
         digest: of the network that the circuit computes.
         circuit: names the circuit; the server's file and all keys and ciphertexts have the same.
-        read_alone: flat indices of the inputs whose levels are sent besides the codes, because some
-            neuron reads them alone (refqnn.fhe.levels).
     """
 
     def __init__(
         self,
         doors: Network,
-        header: dict[str, Any],
-        read_alone: NDArray[np.int64],
-        output_low: NDArray[np.int64],
-        output_step: NDArray[np.int64],
+        encoding: Encoding,
+        digest: str,
+        circuit: str,
         parameters: ProgramInfo,
     ) -> None:
         self.doors = doors
-        self.digest: str = header["digest"]
-        self.circuit: str = header["circuit"]
-        self._input_low, self._input_step = int(header["input_low"]), int(header["input_step"])
-        self.read_alone = read_alone
-        self._output_low, self._output_step = output_low, output_step
+        self.digest, self.circuit = digest, circuit
+        self._encoding = encoding
         self._parameters = parameters
         self._keys: tuple[Keyset, str] | None = None  # and their name
 
@@ -122,10 +102,8 @@ class Client:
     def load(cls, path: str | Path) -> Client:
         """Raises: FileFormatError for a damaged, foreign or newer file."""
         with files.reading(path, "client") as file, tempfile.TemporaryDirectory() as folder:
-            for name, kind in (("digest", str), ("circuit", str)):
-                file.field(name, kind)
-            for name in ("input_low", "input_step"):
-                file.field(name, int)
+            digest, circuit = (file.field(name, str) for name in ("digest", "circuit"))
+            input_low, input_step = (file.field(name, int) for name in ("input_low", "input_step"))
             saved_doors = Path(folder, _DOORS)
             saved_doors.write_bytes(file[_DOORS])
             doors = load(saved_doors)
@@ -133,7 +111,14 @@ class Client:
             if alone.dtype != np.int64 or not np.isin(alone, range(prod(doors.input_shape))).all():
                 raise FileFormatError(f"{path}: {_ALONE} is no list of inputs")
             parameters = _whole(ProgramInfo.deserialize, file[_PARAMETERS], path)
-            return cls(doors, file.header, alone, low, step, parameters)
+            encoding = Encoding(doors.input_format, input_low, input_step, alone, low, step)
+            return cls(doors, encoding, digest, circuit, parameters)
+
+    @property
+    def read_alone(self) -> NDArray[np.int64]:
+        """Flat indices of the inputs whose levels are sent besides the codes, because some neuron
+        reads them alone (refqnn.fhe.doors)."""
+        return self._encoding.read_alone
 
     # --- doors ------------------------------------------------------------------------------
 
@@ -242,7 +227,7 @@ class Client:
         circuit = self._circuit()
         with held_back():
             value = circuit.process_output(TransportValue.deserialize(bytes(answer)), 0)
-        return output_of(np.asarray(value.to_py_val()), self._output_low, self._output_step)
+        return self._encoding.outputs(np.asarray(value.to_py_val()))
 
     def save_requests(
         self, codes: ArrayLike, path: str | Path, on_sample: OnSample | None = None
@@ -286,8 +271,7 @@ class Client:
         return np.stack(outputs)
 
     def _encrypted(self, checked: NDArray[np.int64]) -> bytes:
-        fmt, low, step = self.doors.input_format, self._input_low, self._input_step
-        (argument,) = arguments(checked[None], fmt, low, step, self.read_alone)
+        (argument,) = self._encoding.arguments(checked[None])
         self.keygen()
         circuit = self._circuit()
         with held_back():
@@ -390,11 +374,11 @@ class Server:
 # --- files ------------------------------------------------------------------------------------
 
 
-def save_client(network: Network, lowered: Any, parameters: bytes, path: str | Path) -> None:
+def save_client(network: Network, encoding: Encoding, parameters: bytes, path: str | Path) -> None:
     """Write what `Client.load` reads.
 
     Args:
-        lowered: the `Lowered` form of the network.
+        encoding: of the circuit that computes the network.
         parameters: serialized encryption parameters of the circuit.
     """
     doors = Network(
@@ -410,42 +394,42 @@ def save_client(network: Network, lowered: Any, parameters: bytes, path: str | P
         saved_doors = file.read_bytes()
     header = {
         "digest": network.digest,
-        "circuit": _circuit(network, lowered, parameters),
-        "input_low": lowered.input_low,
-        "input_step": lowered.input_step,
+        "circuit": _circuit(network, encoding, parameters),
+        "input_low": encoding.input_low,
+        "input_step": encoding.input_step,
     }
     members = {
         _DOORS: saved_doors,
-        _ALONE: array_to_npy(lowered.read_alone),
-        _LOW: array_to_npy(lowered.output_low),
-        _STEP: array_to_npy(lowered.output_step),
+        _ALONE: array_to_npy(encoding.read_alone),
+        _LOW: array_to_npy(encoding.output_low),
+        _STEP: array_to_npy(encoding.output_step),
         _PARAMETERS: parameters,
     }
     files.write(path, "client", header, members.items())
 
 
 def save_server(
-    network: Network, lowered: Any, parameters: bytes, library: str | Path, path: str | Path
+    network: Network, encoding: Encoding, parameters: bytes, library: str | Path, path: str | Path
 ) -> None:
     """Write what `Server.load` reads.
 
     Args:
-        lowered, parameters: as for `save_client`.
+        encoding, parameters: as for `save_client`.
         library: the folder into which the circuit was compiled.
     """
     header = {
         "digest": network.digest,
-        "circuit": _circuit(network, lowered, parameters),
+        "circuit": _circuit(network, encoding, parameters),
         "machine": platform.machine(),
     }
     members = {name: Path(library, name).read_bytes() for name in _LIBRARY}
     files.write(path, "server", header, members.items())
 
 
-def _circuit(network: Network, lowered: Any, parameters: bytes) -> str:
+def _circuit(network: Network, encoding: Encoding, parameters: bytes) -> str:
     """Equal for circuits that may share keys and ciphertexts and mean the same by them."""
-    doors = f"{network.digest} {lowered.input_low} {lowered.input_step}"
-    arrays = (lowered.read_alone, lowered.output_low, lowered.output_step)
+    doors = f"{network.digest} {encoding.input_low} {encoding.input_step}"
+    arrays = (encoding.read_alone, encoding.output_low, encoding.output_step)
     return files.identity(doors.encode(), parameters, *map(array_to_npy, arrays))
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Requantize, exact, fhe, testing
 from refqnn.errors import FileFormatError
-from refqnn.fhe.levels import arguments, level_codes, only_inputs
+from refqnn.fhe.doors import Encoding, level_codes
+from refqnn.fhe.levels import only_inputs
 from refqnn.fhe.lowering import lower, proved_ranges
 from refqnn.ops import Add, Concat, Conv2d, Flatten, Lookup, Reshape
 
@@ -86,7 +87,9 @@ def test_arguments_are_codes_and_levels(fmt: IntFormat) -> None:
     values = codes_of(fmt)
     assert level_codes(fmt).tolist() == values[1:]
     codes = np.array([[value, values[0]] for value in values])
-    got = arguments(codes, fmt, fmt.q_min, 1, np.array([0]))
+    none = np.zeros(0, dtype=np.int64)
+    encoding = Encoding(fmt, fmt.q_min, 1, np.array([0]), none, none)
+    got = encoding.arguments(codes)
     for row, value in zip(got.tolist(), values, strict=True):
         levels = [int(value >= level) for level in values[1:]]
         assert row == [value - fmt.q_min, 0, *levels]

@@ -17,7 +17,7 @@ from fhe_networks import U2
 
 from refqnn import IntFormat, Linear, Network, Node, PowerOfTwoQuantizer, Requantize, fhe
 from refqnn.errors import CircuitError, FileFormatError, OutOfRange
-from refqnn.fhe import estimation, files
+from refqnn.fhe import files, memory
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -223,12 +223,12 @@ def test_another_version_is_refused(
 
 def test_memory_is_asked_for_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fhe.Server.load(folder / "s")
-    monkeypatch.setattr(estimation, "available_memory", lambda: 2 * 10**7)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 * 10**7)
     with pytest.raises(CircuitError, match=r"keys of this circuit take 0\.\d+ GB .* 0\.02 GB are"):
         server.load_evaluation_keys(folder / "evaluation")
     with pytest.raises(CircuitError, match=r"0\.02 GB are available"):
         fhe.Client.load(folder / "c").keygen()
-    monkeypatch.setattr(estimation, "available_memory", lambda: server.memory_bytes * 3 // 2)
+    monkeypatch.setattr(memory, "available_memory", lambda: server.memory_bytes * 3 // 2)
     served = ("server", "run", folder / "s", folder / "asked", folder / "answers", "--jobs", 2)
     said = run(*served, "--evaluation-keys", folder / "evaluation", code=2)
     assert "the keys in 2 workers" in said

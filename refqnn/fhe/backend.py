@@ -1,4 +1,4 @@
-"""Widths from proofs: what the compiler would measure on samples is set from the program.
+"""Concrete as a backend of refqnn.fhe.program, with widths from proofs.
 
 The compiler sizes every value by running an input set.  `ProvedWidths` runs before it assigns
 widths and replaces each measured range by the proved one, so no sample has a say.  Constants do
@@ -8,13 +8,65 @@ not take part in that assignment: `FittingConstants` runs after it and stores ea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
+from concrete import fhe
 from concrete.fhe.dtypes import Integer
 from concrete.fhe.representation import Graph, GraphProcessor, Node, Operation
 
-__all__ = ["FittingConstants", "ProvedWidths"]
+from refqnn.fhe.interrupts import held_back
+from refqnn.fhe.program import Conv, IntVector, Program, Value
+from refqnn.ops.base import Shape
+
+__all__ = ["Tracing", "compiled"]
+
+
+class Tracing:
+    """Steps on the compiler's tracers."""
+
+    def tagged(self, name: str) -> AbstractContextManager[Any]:
+        return fhe.tag(name)
+
+    def conv(self, x: Value, step: Conv) -> Value:
+        geometry = {"strides": step.stride, "dilations": step.dilation, "group": step.groups}
+        return fhe.conv(x, step.weight, **geometry)
+
+    def zeros(self, shape: Shape) -> Value:
+        return fhe.zeros(shape)  # without noise
+
+    def truncate(self, x: Value, shift: int) -> Value:
+        return fhe.truncate_bit_pattern(x, shift)
+
+    def bits(self, x: Value, start: int, stop: int) -> Value:
+        return fhe.bits(x)[start:stop]
+
+    def lookup(self, function: Callable[[IntVector], IntVector], x: Value) -> Value:
+        return fhe.univariate(lambda probed: function(np.asarray(probed)))(x)
+
+
+def compiled(program: Program, **options: Any) -> fhe.Circuit:
+    """The circuit of a program.  Raises: RuntimeError where no parameters serve it.
+
+    Args:
+        options: fields of Concrete's Configuration.
+    """
+    configuration = fhe.Configuration(
+        additional_pre_processors=[ProvedWidths(program.tops)],
+        additional_post_processors=[FittingConstants()],
+        dump_artifacts_on_unexpected_failures=False,
+        **options,
+    )
+    ends = [np.full(program.input_shape, end, dtype=np.int64) for end in (0, program.input_top)]
+
+    def circuit(x: Value) -> Value:
+        return program(x, Tracing())
+
+    with held_back():
+        return fhe.Compiler(circuit, {"x": "encrypted"}).compile(ends, configuration)
 
 
 class ProvedWidths(GraphProcessor):
