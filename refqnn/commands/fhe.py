@@ -1,17 +1,26 @@
 """`refqnn fhe`: compile, make keys, encrypt, run and decrypt, each a command on files.
 
-Concrete is imported where it is used.
+Registers itself with the command line of refqnn.cli.  Concrete is imported where it is used.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from refqnn.commands import console
+from refqnn.cli import (
+    _FILE,
+    _NEW_FILE,
+    _Bars,
+    _load_array,
+    console,
+    messages,
+    refqnn,
+)
 from refqnn.container import array_to_npy, write_atomically
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.onnx import open_network
@@ -22,7 +31,7 @@ if TYPE_CHECKING:
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-@click.group(cls=console.Group, short_help="Encrypted inference, client and server apart.")
+@refqnn.group(short_help="Encrypted inference, client and server apart.")
 def fhe() -> None:
     """Encrypted inference with files: the client keeps its keys, the server sees ciphertexts.
 
@@ -31,38 +40,60 @@ def fhe() -> None:
         client   refqnn fhe client keygen client.fhe --keys keys --evaluation-keys evaluation
         client   refqnn fhe client encrypt client.fhe X.npy requests --keys keys
         server   refqnn fhe server run server.fhe requests answers --evaluation-keys evaluation
-        client   refqnn fhe client decrypt client.fhe answers Y.npy --keys keys
+        client   refqnn fhe client decrypt client.fhe answers Y.npy --keys keys --requests requests
 
     The server needs the files server.fhe, evaluation and requests; keys never leave the client.
     """
+
+
+def _said(*lines: str) -> None:
+    for line in lines:
+        messages.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _apart(read: dict[str, Path], written: dict[str, Path]) -> None:
+    """What is written is no other file of the command, and takes no private keys' place."""
+    from refqnn.fhe.files import refuse_keys
+
+    named = {path.resolve(): name for name, path in read.items()}
+    for name, path in written.items():
+        other = named.setdefault(path.resolve(), name)
+        if other != name:
+            raise InvalidArgument(mismatch(name, f"{path}, as {other}", "a file of its own"))
+        refuse_keys(path)
 
 
 # --- the owner of the network -----------------------------------------------------------------
 
 
 @fhe.command(name="compile", short_help="A network as a client's and a server's file.")
-@click.argument("network", type=console.FILE)
-@click.option("--client", "client_file", type=console.NewFile(), required=True)
-@click.option("--server", "server_file", type=console.NewFile(), required=True)
+@click.argument("network", type=_FILE)
+@click.option("--client", "client_file", type=_NEW_FILE, required=True)
+@click.option("--server", "server_file", type=_NEW_FILE, required=True)
 @click.option("--p-error", type=_PROBABILITY, help="Of one lookup, at most.")
 @click.option(
-    "--global-p-error", type=_PROBABILITY, help="Of one inference, at most.  [default: 2**-40]"
+    "--global-p-error",
+    type=_PROBABILITY,
+    help="Of one inference, at most.  [default: 2**-40]",
 )
 @click.option(
     "--parameters",
     type=click.Choice(["multi", "mono"]),
     default="multi",
+    show_default=True,
     help="One set of parameters per width, or one: smaller keys, slower lookups.",
 )
 @click.option(
     "--input-levels/--no-input-levels",
     default=True,
+    show_default=True,
     help="Clients send the levels of inputs that a neuron reads alone: fewer lookups.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(0),
     default=0,
+    show_default=True,
     help="Further alternatives to try, about a second each.",
 )
 def compile_network(
@@ -81,7 +112,8 @@ def compile_network(
     """
     from refqnn.fhe import compile
 
-    with console.Bars() as bars, bars.stage("compile", None):
+    _apart({"NETWORK": network}, {"--client": client_file, "--server": server_file})
+    with _Bars() as bars, bars.stage("compile", None):
         circuit = compile(
             open_network(network),
             p_error=p_error,
@@ -93,13 +125,16 @@ def compile_network(
     circuit.save_client(client_file)
     circuit.save_server(server_file)
     sizes = circuit.key_sizes
-    console.show(
-        *circuit.explain().split("\n"),
+    console.print(circuit.explain(), highlight=False, markup=False, soft_wrap=True)
+    console.print(
         f"evaluation keys: {sizes.travelling / 1e6:.1f} MB as they travel, "
         f"{sizes.resident / 1e6:,.0f} MB of the server's memory",
         f"an inference fails with probability {circuit.global_p_error:.1e} at most",
+        sep="\n",
+        highlight=False,
+        soft_wrap=True,
     )
-    console.say(
+    _said(
         f"wrote {client_file} and {server_file}",
         f"next: refqnn fhe client keygen {client_file} --keys KEYS --evaluation-keys EVALUATION",
     )
@@ -130,56 +165,61 @@ def _client(file: Path, keys: Path) -> Client:
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=console.FILE)
+@click.argument("file", metavar="CLIENT", type=_FILE)
+@click.option("--keys", type=_NEW_FILE, required=True, help="Private keys, for the owner alone.")
 @click.option(
-    "--keys", type=console.NewFile(), required=True, help="Private keys, for the owner alone."
+    "--evaluation-keys", type=_NEW_FILE, required=True, help="What the server gets of them."
 )
-@click.option(
-    "--evaluation-keys", type=console.NewFile(), required=True, help="What the server gets of them."
-)
-@click.option("--force", is_flag=True, help="Replace keys: what they encrypted is lost.")
+@click.option("--force", is_flag=True, help="Where there are keys, set them aside as KEYS.1, ...")
 def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
     """Make keys for the circuit of CLIENT."""
     from refqnn.fhe import Client
 
     loaded = Client.load(file)
     if keys.exists() and not force:
-        expected = "a new file; --force replaces keys, and what they encrypted is lost"
+        expected = "a new file; --force sets keys aside, and new ones cannot decrypt what they did"
         raise InvalidArgument(mismatch("--keys", f"{keys}, which exists", expected))
-    with console.Bars() as bars, bars.stage("generate keys", None):
+    _apart({"CLIENT": file, "--keys": keys}, {"--evaluation-keys": evaluation_keys})
+    with _Bars() as bars, bars.stage("generate keys", None):
         loaded.keygen()
+    if keys.exists():
+        aside = next(p for i in count(1) if not (p := keys.with_name(f"{keys.name}.{i}")).exists())
+        keys.rename(aside)
+        _said(f"the keys that were there are in {aside}")
     loaded.save_keys(keys)
     loaded.save_evaluation_keys(evaluation_keys)
     megabytes = evaluation_keys.stat().st_size / 1e6
-    console.say(
+    _said(
         f"wrote {keys} (keep it) and {evaluation_keys} ({megabytes:.1f} MB, for the server)",
         f"next: refqnn fhe client encrypt {file} X.npy REQUESTS --keys {keys}",
     )
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=console.FILE)
-@click.argument("samples", metavar="X.npy", type=console.FILE)
-@click.argument("requests", type=console.NewFile())
+@click.argument("file", metavar="CLIENT", type=_FILE)
+@click.argument("samples", metavar="X.npy", type=_FILE)
+@click.argument("requests", type=_NEW_FILE)
 @_KEYS
 def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     """Encrypt the samples of X.npy, floats or integer input codes, into REQUESTS."""
+    _apart({"CLIENT": file, "X.npy": samples, "--keys": keys}, {"REQUESTS": requests})
     loaded = _client(file, keys)
-    X = console.load_array(samples)
+    X = _load_array(samples)
     codes = X if np.issubdtype(X.dtype, np.integer) else loaded.quantize(X)
-    with console.Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
+    with _Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
         loaded.save_requests(codes, requests, advance)
-    console.say(
+    _said(
         f"wrote {requests}: {len(codes):,} samples",
         f"next: refqnn fhe server run SERVER {requests} ANSWERS --evaluation-keys EVALUATION",
     )
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=console.FILE)
-@click.argument("answers", type=console.FILE)
-@click.argument("outputs", metavar="Y.npy", type=console.NewFile())
+@click.argument("file", metavar="CLIENT", type=_FILE)
+@click.argument("answers", type=_FILE)
+@click.argument("outputs", metavar="Y.npy", type=_NEW_FILE)
 @_KEYS
+@click.option("--requests", type=_FILE, required=True, help="What ANSWERS must be the answers to.")
 @click.option(
     "--as",
     "form",
@@ -187,14 +227,18 @@ def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     help="Dequantized, the network's integers, or the index of the largest.  "
     "[default: floats if the network has output scales, else integers]",
 )
-def decrypt(file: Path, answers: Path, outputs: Path, keys: Path, form: str | None) -> None:
+def decrypt(
+    file: Path, answers: Path, outputs: Path, keys: Path, requests: Path, form: str | None
+) -> None:
     """Decrypt ANSWERS into Y.npy, in the order of the samples."""
+    read = {"CLIENT": file, "ANSWERS": answers, "--keys": keys, "--requests": requests}
+    _apart(read, {"Y.npy": outputs})
     loaded = _client(file, keys)
-    with console.Bars() as bars, bars.stage("decrypt", None) as advance:
-        integers = loaded.read_answers(answers, advance)
+    with _Bars() as bars, bars.stage("decrypt", None) as advance:
+        integers = loaded.read_answers(answers, advance, requests=requests)
     result = _as(form, integers, loaded)
     write_atomically(outputs, lambda out: out.write(array_to_npy(result)))
-    console.say(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
+    _said(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
 
 
 def _as(form: str | None, integers: Any, loaded: Client) -> Any:
@@ -217,12 +261,10 @@ def server() -> None:
 
 
 @server.command(name="run")
-@click.argument("file", metavar="SERVER", type=console.FILE)
-@click.argument("requests", type=console.FILE)
-@click.argument("answers", type=console.NewFile())
-@click.option(
-    "--evaluation-keys", type=console.FILE, required=True, help="From the client's keygen."
-)
+@click.argument("file", metavar="SERVER", type=_FILE)
+@click.argument("requests", type=_FILE)
+@click.argument("answers", type=_NEW_FILE)
+@click.option("--evaluation-keys", type=_FILE, required=True, help="From the client's keygen.")
 @click.option(
     "--jobs",
     type=click.IntRange(1),
@@ -236,16 +278,18 @@ def run_server(
     from refqnn.fhe.batch import answer_on_workers
     from refqnn.fhe.files import reading
 
+    read = {"SERVER": file, "REQUESTS": requests, "--evaluation-keys": evaluation_keys}
+    _apart(read, {"ANSWERS": answers})
     with reading(requests, "requests") as asked:
-        n = asked.field("samples", int)
-    with console.Bars() as bars, bars.stage("run encrypted", n) as advance:
+        n = asked.samples()
+    with _Bars() as bars, bars.stage("run encrypted", n) as advance:
         if jobs is None:
             loaded = Server.load(file)
             loaded.load_evaluation_keys(evaluation_keys)
             loaded.answer(requests, answers, advance)
         else:
             answer_on_workers(file, evaluation_keys, requests, answers, jobs, advance)
-    console.say(
+    _said(
         f"wrote {answers}: {n:,} samples",
-        f"next: refqnn fhe client decrypt CLIENT {answers} Y.npy --keys KEYS",
+        f"next: refqnn fhe client decrypt CLIENT {answers} Y.npy --keys KEYS --requests {requests}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from refqnn.fhe.batch import run_all
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
 from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_memory
-from refqnn.fhe.parties import save_client, save_server
+from refqnn.fhe.parties import Halves, save_client, save_server
 from refqnn.fhe.tables import Lowering
 from refqnn.network import Network
 from refqnn.ops import Interval
@@ -218,6 +219,7 @@ class Circuit:
         self.lowered = lowered
         self.layers: list[Layer] = lowered.layers
         self._concrete = concrete
+        self._salt = secrets.token_bytes(16)  # nobody but the server may recompute its identity
 
     # --- integers in, integers out ------------------------------------------------------------
 
@@ -320,15 +322,18 @@ class Circuit:
     # --- files --------------------------------------------------------------------------------
 
     def save_client(self, path: str | Path) -> None:
-        """Write what a client needs: the doors, the encryption parameters, and which inputs some
-        neuron reads alone; no weight, no key."""
-        save_client(self.network, self.lowered, self._parameters, path)
+        """Write what a client needs: the doors, the encryption parameters, the range of each
+        output, and which inputs some neuron reads alone; no weight, no key."""
+        save_client(self._files(), path)
 
     def save_server(self, path: str | Path) -> None:
         """Write what a server needs: the compiled circuit, no key."""
+        save_server(self._files(), path)
+
+    def _files(self) -> Halves:
         # Compiled circuits live in a temporary folder of Concrete's library object.
         library = self._concrete.server._library.get_output_dir_path()
-        save_server(self.network, self.lowered, self._parameters, library, path)
+        return Halves(self.network, self.lowered, self._parameters, Path(library), self._salt)
 
     @property
     def _parameters(self) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.errors import CircuitError, mismatch
 from refqnn.formats import IntFormat
 
 __all__ = ["Encoding", "level_codes"]
@@ -38,6 +39,8 @@ class Encoding:
         read_alone: flat indices [k] of the inputs whose levels are sent.
         output_low, output_step: the output is output_low + output_step * (sum of the result's
             parts).
+        output_top: the highest value of each of the result's integers, proved;
+            [parts * size of the output] or [*output_shape].
     """
 
     input_format: IntFormat
@@ -46,6 +49,7 @@ class Encoding:
     read_alone: IntVector
     output_low: IntVector
     output_step: IntVector
+    output_top: IntVector
 
     def arguments(self, codes: IntVector) -> IntVector:
         """The integers that a circuit takes for checked codes [n, *input_shape].
@@ -54,7 +58,8 @@ class Encoding:
             inputs: [n, size + k * (levels - 1)].
 
         >>> two, none = IntFormat(2, signed=False), np.zeros(0, int)
-        >>> Encoding(two, 0, 1, np.array([0]), none, none).arguments(np.array([[2, 0]])).tolist()
+        >>> encoding = Encoding(two, 0, 1, np.array([0]), none, none, none)
+        >>> encoding.arguments(np.array([[2, 0]])).tolist()
         [[2, 0, 1, 1, 0]]
         """
         entered = (codes - self.input_low) // self.input_step
@@ -74,3 +79,15 @@ class Encoding:
         parts = result.astype(np.int64).reshape(-1, *self.output_low.shape)
         output: IntVector = self.output_low + self.output_step * parts.sum(axis=0)
         return output
+
+    def require(self, result: NDArray[Any]) -> None:
+        """Raises: CircuitError for a value that the circuit cannot give: it was decrypted with
+        other keys, or altered, or a lookup has failed."""
+        if result.shape != self.output_top.shape:
+            expected = f"shape {self.output_top.shape}"
+            raise CircuitError(mismatch("decrypted result", f"shape {result.shape}", expected))
+        wrong = (result < 0) | (result > self.output_top)
+        if wrong.any():
+            value, top = int(result[wrong][0]), int(self.output_top[wrong][0])
+            expected = f"at most {top}: is it the answer to this client's request?"
+            raise CircuitError(mismatch("decrypted result", value, expected))

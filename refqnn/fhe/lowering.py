@@ -89,15 +89,18 @@ class Lowered(Encoding):
     Attributes:
         layers: what each layer of lookups costs.
         without_lookup: by node, how many values are sums of levels.
-        output_bits: width of the circuit's result.
         output_parts: how many of its integers add up to one output.
     """
 
     program: Program
     layers: list[Layer]
     without_lookup: dict[str, int]
-    output_bits: int
     output_parts: int
+
+    @property
+    def output_bits(self) -> int:
+        """Width of the circuit's result."""
+        return max(1, int(self.output_top.max()).bit_length())
 
     @property
     def events(self) -> int:
@@ -215,13 +218,12 @@ class _Lowering:
         for node in self.nodes:
             if not (self._fused_into_next(node) or (node is last and parts > 1)):
                 self.values[node.name] = self._node(node)
-        low, step, bits = self._output() if parts == 1 else self._output_in_parts(last, parts)
+        low, step, top = self._output() if parts == 1 else self._output_in_parts(last, parts)
         return Lowered(
-            *(network.input_format, input_low, input_step, self.alone.inputs, low, step),
+            *(network.input_format, input_low, input_step, self.alone.inputs, low, step, top),
             program=Program(_live(self.steps), argument_shape, input_top),
             layers=self.layers,
             without_lookup=self.alone.sizes,
-            output_bits=bits,
             output_parts=parts,
         )
 
@@ -245,21 +247,20 @@ class _Lowering:
         self.values[NETWORK_INPUT] = _Value(codes, zero, np.array([step]), top)
         return fmt.q_min, step, top, argument_shape
 
-    def _output(self) -> tuple[IntVector, IntVector, int]:
-        """Bring the output to [0, span]; returns (low, step, bits)."""
+    def _output(self) -> tuple[IntVector, IntVector, IntVector]:
+        """Bring the output to [0, top]; returns (low, step, top)."""
         name = self.network.output
         value, interval = self.values[name], self.ranges[name]
         gain = np.broadcast_to(_channelwise(value.gain, interval.shape), interval.shape)
         lo = _first_multiple(interval.lo, value.zero, gain)  # [*shape]
-        top = int(((interval.hi - lo) // gain).max())
-        bits = max(1, top.bit_length())
+        top = np.maximum((interval.hi - lo) // gain, 0)  # [*shape]
         offset = (value.zero - lo) // gain
         if value.top is None or value.step == INPUT or offset.any():
-            self._emit(program.Offset, f"{name} out", value.step, top, constant=offset)
-        return lo, gain, bits
+            self._emit(program.Offset, f"{name} out", value.step, int(top.max()), constant=offset)
+        return lo, gain, top
 
-    def _output_in_parts(self, node: Node, parts: int) -> tuple[IntVector, IntVector, int]:
-        """Each part sums every `parts`-th input in the order of weight; (low, step, bits)."""
+    def _output_in_parts(self, node: Node, parts: int) -> tuple[IntVector, IntVector, IntVector]:
+        """Each part sums every `parts`-th input in the order of weight; (low, step, top)."""
         op: Any = node.op
         (source,) = inputs_of(node)
         x, interval = self.values[source], self.ranges[source]
@@ -271,14 +272,14 @@ class _Lowering:
         stacked = weights.reshape(-1, op.weight.shape[1])  # [parts * out, in]
         sums = Linear(stacked).out_range(interval)
         offset = stacked @ x.zero - sums.lo
-        top = int((sums.hi - sums.lo).max())
+        top = sums.hi - sums.lo  # [parts * out]
         weight = (stacked * x.gain.item()).T
         step = self._emit(program.MatMul, node.name, x.step, 1, weight=weight)
-        self._emit(program.Offset, f"{node.name} out", step, top, constant=offset)
+        self._emit(program.Offset, f"{node.name} out", step, int(top.max()), constant=offset)
         low = sums.lo.reshape(parts, -1).sum(axis=0)
         if op.bias is not None:
             low = low + op.bias
-        return low, _ONE, max(1, top.bit_length())
+        return low, _ONE, top
 
     # --- nodes ------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def test_arguments_are_codes_and_levels(fmt: IntFormat) -> None:
     assert level_codes(fmt).tolist() == values[1:]
     codes = np.array([[value, values[0]] for value in values])
     none = np.zeros(0, dtype=np.int64)
-    encoding = Encoding(fmt, fmt.q_min, 1, np.array([0]), none, none)
+    encoding = Encoding(fmt, fmt.q_min, 1, np.array([0]), none, none, none)
     got = encoding.arguments(codes)
     for row, value in zip(got.tolist(), values, strict=True):
         levels = [int(value >= level) for level in values[1:]]

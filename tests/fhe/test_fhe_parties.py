@@ -84,6 +84,7 @@ def test_two_processes_on_the_command_line(folder: Path, tmp_path: Path) -> None
     assert "3 samples" in said
     assert "next: refqnn fhe client decrypt" in said
     decrypt = ("client", "decrypt", folder / "c", cloud / "answers", tmp_path / "Y.npy")
+    decrypt = (*decrypt, "--requests", folder / "asked")
     said = run(*decrypt, "--keys", folder / "keys")
     assert "int64 of shape (3, 3)" in said
     expected = network().forward(network().quantize_input(X))
@@ -97,6 +98,7 @@ def test_workers_answer_the_same(folder: Path, tmp_path: Path) -> None:
     served = ("server", "run", folder / "s", folder / "asked", tmp_path / "answers", "--jobs", 2)
     run(*served, "--evaluation-keys", folder / "evaluation")
     decrypt = ("client", "decrypt", folder / "c", tmp_path / "answers", tmp_path / "Y.npy")
+    decrypt = (*decrypt, "--requests", folder / "asked")
     run(*decrypt, "--keys", folder / "keys", "--as", "integers")
     expected = network().forward(network().quantize_input(X))
     np.testing.assert_array_equal(np.load(tmp_path / "Y.npy"), expected)
@@ -114,7 +116,7 @@ def test_the_client_file_holds_no_weight_and_no_key(folder: Path) -> None:
     with zipfile.ZipFile(folder / "c") as archive:
         assert set(archive.namelist()) == {
             *("refqnn.json", "doors", "parameters.json"),
-            *("read_alone.npy", "output_low.npy", "output_step.npy"),
+            *("read_alone.npy", "output_low.npy", "output_step.npy", "output_top.npy"),
         }
     content, whole = (folder / "c").read_bytes(), (folder / "network").read_bytes()
     found = 0
@@ -195,7 +197,7 @@ def content(name: str, path: Path) -> list[object]:
     """What a client's file or a file of requests says."""
     if name == "c":
         client = fhe.Client.load(path)
-        return [client.circuit, client.digest, client.quantize(X).tolist()]
+        return [client.circuit, client.doors.digest, client.quantize(X).tolist()]
     with files.reading(path, "requests") as file:
         return [file[str(i)] for i in range(file.field("samples", int))]
 

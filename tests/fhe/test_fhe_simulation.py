@@ -328,7 +328,7 @@ class Doubled(Linear):
 
 def test_a_kind_of_a_users_own_has_no_encrypted_form() -> None:
     network = Network([Node("own", Doubled([[1, 1]]))], input_shape=(2,), input_format=U2)
-    with pytest.raises(NotCovered, match="'own'.*Doubled"):
+    with pytest.raises(NotCovered, match=r"'own'.*Doubled"):
         lower(network, proved_ranges(network))
 
 
