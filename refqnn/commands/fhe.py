@@ -70,12 +70,22 @@ def _apart(read: dict[str, Path], written: dict[str, Path]) -> None:
 @click.argument("network", type=_FILE)
 @click.option("--client", "client_file", type=_NEW_FILE, required=True)
 @click.option("--server", "server_file", type=_NEW_FILE, required=True)
-@click.option("--p-error", type=_PROBABILITY, help="Of one lookup, at most.")
 @click.option(
-    "--global-p-error",
-    type=_PROBABILITY,
-    help="Of one inference, at most.  [default: 2**-40]",
+    "--security",
+    type=click.Choice(["ind-cpa-d", "ind-cpa"]),
+    default="ind-cpa-d",
+    show_default=True,
+    help="Failures of an inference: 2**-128 at most, or 2**-64 if no other learns results.",
 )
+@click.option(
+    "--model",
+    type=click.Choice(["secret", "public"]),
+    default="secret",
+    show_default=True,
+    help="Public: outputs may be sums of what the client sends, which tell the weights.",
+)
+@click.option("--p-error", type=_PROBABILITY, help="Of one lookup, instead of --security.")
+@click.option("--global-p-error", type=_PROBABILITY, help="Of one inference, likewise.")
 @click.option(
     "--parameters",
     type=click.Choice(["multi", "mono"]),
@@ -87,7 +97,7 @@ def _apart(read: dict[str, Path], written: dict[str, Path]) -> None:
     "--input-levels/--no-input-levels",
     default=True,
     show_default=True,
-    help="Clients send the levels of inputs that a neuron reads alone: fewer lookups.",
+    help="Of a public model: clients send the levels of inputs that a neuron reads alone.",
 )
 @click.option(
     "--trials",
@@ -100,6 +110,8 @@ def compile_network(
     network: Path,
     client_file: Path,
     server_file: Path,
+    security: str,
+    model: str,
     p_error: float | None,
     global_p_error: float | None,
     parameters: str,
@@ -116,6 +128,8 @@ def compile_network(
     with _Bars() as bars, bars.stage("compile", None):
         circuit = compile(
             open_network(network),
+            security=security,
+            model=model,
             p_error=p_error,
             global_p_error=global_p_error,
             parameters=parameters,
@@ -129,8 +143,6 @@ def compile_network(
     console.print(
         f"evaluation keys: {sizes.travelling / 1e6:.1f} MB as they travel, "
         f"{sizes.resident / 1e6:,.0f} MB of the server's memory",
-        f"an inference fails with probability {circuit.global_p_error:.1e} at most",
-        sep="\n",
         highlight=False,
         soft_wrap=True,
     )

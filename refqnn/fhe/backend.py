@@ -4,6 +4,20 @@ The compiler sizes every value by running an input set.  `ProvedWidths` runs bef
 widths and replaces each measured range by the proved one, so no sample has a say.  Constants do
 not take part in that assignment: `FittingConstants` runs after it and stores each one modulo
 2**(bits + 1), the modulus of the values it meets.
+
+**Assumptions on Concrete 2.11** (tests/fhe/test_fhe_assumptions.py has one test for each).  It is
+not maintained any more, and wrong results are reported for it (issues 1303, 1304, 1305, 1306, 1316
+of zama-ai/concrete: indexing, bounds of constants and input sets, GPUs, rounding, strategies).
+
+    1  widths set by a processor are those that are used; what an input set shows is not
+    2  sums are exact modulo 2**(bits + 1), whatever leaves the range in between
+    3  constants are reduced to the modulus by us, negative ones too
+    4  truncate_bit_pattern and bits are exact on the whole proved range; rounding is not used
+    5  a univariate table is right at both ends of the range, for tensors with tables of their own
+    6  indices, strided slices, reshape, concatenation and encrypted zeros move the right values
+    7  no GPU, single precision, other strategy or approximation: options that could are refused
+    8  its messages have one form for given parameters (refqnn.fhe.messages)
+    9  p_error below 2**-128 is taken and honoured by the optimizer; 132 bits cost more than 128
 """
 
 from __future__ import annotations
@@ -15,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from concrete import fhe
+from concrete.fhe.compilation.configuration import SecurityLevel
 from concrete.fhe.dtypes import Integer
 from concrete.fhe.representation import Graph, GraphProcessor, Node, Operation
 
@@ -22,7 +37,15 @@ from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.program import Conv, IntVector, Program, Value
 from refqnn.ops.base import Shape
 
-__all__ = ["Tracing", "compiled"]
+__all__ = ["OPTIONS", "Tracing", "compiled"]
+
+# Fields of Concrete's Configuration that change no integer.
+OPTIONS = (
+    *("verbose", "show_graph", "show_assigned_graph", "show_mlir", "show_optimizer"),
+    *("show_bit_width_constraints", "show_bit_width_assignments", "show_statistics"),
+    *("show_progress", "progress_title", "progress_tag"),
+    *("loop_parallelize", "dataflow_parallelize", "auto_parallelize"),
+)
 
 
 class Tracing:
@@ -48,15 +71,17 @@ class Tracing:
         return fhe.univariate(lambda probed: function(np.asarray(probed)))(x)
 
 
-def compiled(program: Program, **options: Any) -> fhe.Circuit:
+def compiled(program: Program, *, security_level: int = 128, **options: Any) -> fhe.Circuit:
     """The circuit of a program.  Raises: RuntimeError where no parameters serve it.
 
     Args:
-        options: fields of Concrete's Configuration.
+        security_level: bits, 128 or 132.
+        options: further fields of Concrete's Configuration.
     """
     configuration = fhe.Configuration(
         additional_pre_processors=[ProvedWidths(program.tops)],
         additional_post_processors=[FittingConstants()],
+        security_level=SecurityLevel(security_level),
         dump_artifacts_on_unexpected_failures=False,
         **options,
     )

@@ -117,6 +117,11 @@ class Step(ABC):
     sources: tuple[str, ...]
     top: int
 
+    @property
+    def linear(self) -> bool:
+        """Is the result a sum of the sources' ciphertexts (and perhaps of others)?"""
+        return True
+
     @abstractmethod
     def apply(self, backend: Backend, *t: Value) -> Value:
         """The result of the sources' values."""
@@ -234,6 +239,10 @@ class Scale(Step):
 
     constant: IntVector
 
+    @property
+    def linear(self) -> bool:
+        return bool(self.constant.any())
+
     def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0] * self.constant
 
@@ -265,6 +274,10 @@ class Table(Step):
 
     tables: IntVector  # [rows, 2**kept]
     shift: int
+
+    @property
+    def linear(self) -> bool:
+        return False  # the one step that makes a ciphertext anew
 
     def apply(self, backend: Backend, *t: Value) -> Value:
         tables, shift = self.tables, self.shift
@@ -304,3 +317,15 @@ class Program:
     def tops(self) -> dict[str, int]:
         """Proved upper ends by step name."""
         return {INPUT: self.input_top, **{step.name: step.top for step in self.steps}}
+
+    @property
+    def linear_in_input(self) -> bool:
+        """Is the result a sum of the argument's ciphertexts, or of these and others?
+
+        A value's low bits are removed by taking away others: `Truncate` and `Bits` are linear.
+        """
+        reached = {INPUT}
+        for step in self.steps:
+            if step.linear and reached.intersection(step.sources):
+                reached.add(step.name)
+        return self.steps[-1].name in reached

@@ -136,7 +136,7 @@ def test_levels_of_inputs_can_be_left_out(tmp_path: Path) -> None:
         Node("fc1", Linear([[1, 2, 3]])),
     ]
     Network(nodes, input_shape=(2,), input_format=U2).save(tmp_path / "network")
-    files = ("--client", tmp_path / "c", "--server", tmp_path / "s")
+    files = ("--client", tmp_path / "c", "--server", tmp_path / "s", "--model", "public")
     sent = "sums of 6 levels that the client sends"
     assert sent in run("compile", tmp_path / "network", *files)
     assert fhe.Client.load(tmp_path / "c").read_alone.tolist() == [0, 1]

@@ -34,9 +34,9 @@ S2, S3 = IntFormat(2, signed=True), IntFormat(3, signed=True)
 
 def check(network: Network, n: int = 40) -> fhe.Circuit:
     """The circuit whose neurons are all looked up, those of one input, too."""
-    circuits = [fhe.compile(network)]
+    circuits = [fhe.compile(network, model="public")]
     if len(circuits[0].lowered.read_alone):
-        circuits.append(fhe.compile(network, input_levels=False))
+        circuits.append(fhe.compile(network, model="public", input_levels=False))
     codes = nets.samples(network, n)
     expected = network.forward(codes)
     for circuit in circuits:

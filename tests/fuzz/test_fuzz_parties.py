@@ -27,7 +27,7 @@ def saved() -> dict[str, bytes]:
         input_shape=(2,),
         input_quantizer=PowerOfTwoQuantizer(0, IntFormat(2, signed=False), "half_even"),
     )
-    circuit = fhe.compile(network)
+    circuit = fhe.compile(network, model="public")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         circuit.save_client(folder / "client")
