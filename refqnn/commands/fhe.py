@@ -1,10 +1,11 @@
 """`refqnn fhe`: compile, make keys, encrypt, run and decrypt, each a command on files.
 
-Registers itself with the command line of refqnn.cli.  Concrete is imported where it is used.
+Concrete is imported where it is used.
 """
 
 from __future__ import annotations
 
+import os
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from refqnn.cli import (
-    _FILE,
-    _NEW_FILE,
-    _Bars,
-    _load_array,
-    console,
-    messages,
-    refqnn,
-)
+from refqnn.commands import console
 from refqnn.container import array_to_npy, write_atomically
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.onnx import open_network
@@ -31,7 +24,7 @@ if TYPE_CHECKING:
 _PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-@refqnn.group(short_help="Encrypted inference, client and server apart.")
+@click.group(cls=console.Group, short_help="Encrypted inference, client and server apart.")
 def fhe() -> None:
     """Encrypted inference with files: the client keeps its keys, the server sees ciphertexts.
 
@@ -46,42 +39,39 @@ def fhe() -> None:
     """
 
 
-def _said(*lines: str) -> None:
-    for line in lines:
-        messages.print(line, highlight=False, markup=False, soft_wrap=True)
+class _NewFile(console.NewFile):
+    """A file to write that takes no private keys' place."""
 
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        from refqnn.fhe.files import refuse_keys
 
-def _apart(read: dict[str, Path], written: dict[str, Path]) -> None:
-    """What is written is no other file of the command, and takes no private keys' place."""
-    from refqnn.fhe.files import refuse_keys
-
-    named = {path.resolve(): name for name, path in read.items()}
-    for name, path in written.items():
-        other = named.setdefault(path.resolve(), name)
-        if other != name:
-            raise InvalidArgument(mismatch(name, f"{path}, as {other}", "a file of its own"))
+        path = super().convert(value, param, ctx)
         refuse_keys(path)
+        return path
 
 
 # --- the owner of the network -----------------------------------------------------------------
 
 
 @fhe.command(name="compile", short_help="A network as a client's and a server's file.")
-@click.argument("network", type=_FILE)
-@click.option("--client", "client_file", type=_NEW_FILE, required=True)
-@click.option("--server", "server_file", type=_NEW_FILE, required=True)
+@click.argument("network", type=console.FILE)
+@click.option("--client", "client_file", type=_NewFile(), required=True)
+@click.option("--server", "server_file", type=_NewFile(), required=True)
 @click.option(
     "--security",
     type=click.Choice(["ind-cpa-d", "ind-cpa"]),
     default="ind-cpa-d",
-    show_default=True,
     help="Failures of an inference: 2**-128 at most, or 2**-64 if no other learns results.",
 )
 @click.option(
     "--model",
     type=click.Choice(["secret", "public"]),
     default="secret",
-    show_default=True,
     help="Public: outputs may be sums of what the client sends, which tell the weights.",
 )
 @click.option("--p-error", type=_PROBABILITY, help="Of one lookup, instead of --security.")
@@ -90,20 +80,17 @@ def _apart(read: dict[str, Path], written: dict[str, Path]) -> None:
     "--parameters",
     type=click.Choice(["multi", "mono"]),
     default="multi",
-    show_default=True,
     help="One set of parameters per width, or one: smaller keys, slower lookups.",
 )
 @click.option(
     "--input-levels/--no-input-levels",
     default=True,
-    show_default=True,
     help="Of a public model: clients send the levels of inputs that a neuron reads alone.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Further alternatives to try, about a second each.",
 )
 def compile_network(
@@ -124,8 +111,7 @@ def compile_network(
     """
     from refqnn.fhe import compile
 
-    _apart({"NETWORK": network}, {"--client": client_file, "--server": server_file})
-    with _Bars() as bars, bars.stage("compile", None):
+    with console.Bars() as bars, bars.stage("compile", None):
         circuit = compile(
             open_network(network),
             security=security,
@@ -139,14 +125,12 @@ def compile_network(
     circuit.save_client(client_file)
     circuit.save_server(server_file)
     sizes = circuit.key_sizes
-    console.print(circuit.explain(), highlight=False, markup=False, soft_wrap=True)
-    console.print(
+    console.show(
+        *circuit.explain().split("\n"),
         f"evaluation keys: {sizes.travelling / 1e6:.1f} MB as they travel, "
         f"{sizes.resident / 1e6:,.0f} MB of the server's memory",
-        highlight=False,
-        soft_wrap=True,
     )
-    _said(
+    console.say(
         f"wrote {client_file} and {server_file}",
         f"next: refqnn fhe client keygen {client_file} --keys KEYS --evaluation-keys EVALUATION",
     )
@@ -177,10 +161,12 @@ def _client(file: Path, keys: Path) -> Client:
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=_FILE)
-@click.option("--keys", type=_NEW_FILE, required=True, help="Private keys, for the owner alone.")
+@click.argument("file", metavar="CLIENT", type=console.FILE)
 @click.option(
-    "--evaluation-keys", type=_NEW_FILE, required=True, help="What the server gets of them."
+    "--keys", type=console.NewFile(), required=True, help="Private keys, for the owner alone."
+)
+@click.option(
+    "--evaluation-keys", type=_NewFile(), required=True, help="What the server gets of them."
 )
 @click.option("--force", is_flag=True, help="Where there are keys, set them aside as KEYS.1, ...")
 def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
@@ -191,47 +177,47 @@ def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
     if keys.exists() and not force:
         expected = "a new file; --force sets keys aside, and new ones cannot decrypt what they did"
         raise InvalidArgument(mismatch("--keys", f"{keys}, which exists", expected))
-    _apart({"CLIENT": file, "--keys": keys}, {"--evaluation-keys": evaluation_keys})
-    with _Bars() as bars, bars.stage("generate keys", None):
+    with console.Bars() as bars, bars.stage("generate keys", None):
         loaded.keygen()
     if keys.exists():
         aside = next(p for i in count(1) if not (p := keys.with_name(f"{keys.name}.{i}")).exists())
         keys.rename(aside)
-        _said(f"the keys that were there are in {aside}")
+        console.say(f"the keys that were there are in {aside}")
     loaded.save_keys(keys)
     loaded.save_evaluation_keys(evaluation_keys)
     megabytes = evaluation_keys.stat().st_size / 1e6
-    _said(
+    console.say(
         f"wrote {keys} (keep it) and {evaluation_keys} ({megabytes:.1f} MB, for the server)",
         f"next: refqnn fhe client encrypt {file} X.npy REQUESTS --keys {keys}",
     )
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=_FILE)
-@click.argument("samples", metavar="X.npy", type=_FILE)
-@click.argument("requests", type=_NEW_FILE)
+@click.argument("file", metavar="CLIENT", type=console.FILE)
+@click.argument("samples", metavar="X.npy", type=console.FILE)
+@click.argument("requests", type=_NewFile())
 @_KEYS
 def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     """Encrypt the samples of X.npy, floats or integer input codes, into REQUESTS."""
-    _apart({"CLIENT": file, "X.npy": samples, "--keys": keys}, {"REQUESTS": requests})
     loaded = _client(file, keys)
-    X = _load_array(samples)
+    X = console.load_array(samples)
     codes = X if np.issubdtype(X.dtype, np.integer) else loaded.quantize(X)
-    with _Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
+    with console.Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
         loaded.save_requests(codes, requests, advance)
-    _said(
+    console.say(
         f"wrote {requests}: {len(codes):,} samples",
         f"next: refqnn fhe server run SERVER {requests} ANSWERS --evaluation-keys EVALUATION",
     )
 
 
 @client.command()
-@click.argument("file", metavar="CLIENT", type=_FILE)
-@click.argument("answers", type=_FILE)
-@click.argument("outputs", metavar="Y.npy", type=_NEW_FILE)
+@click.argument("file", metavar="CLIENT", type=console.FILE)
+@click.argument("answers", type=console.FILE)
+@click.argument("outputs", metavar="Y.npy", type=_NewFile())
 @_KEYS
-@click.option("--requests", type=_FILE, required=True, help="What ANSWERS must be the answers to.")
+@click.option(
+    "--requests", type=console.FILE, required=True, help="What ANSWERS must be the answers to."
+)
 @click.option(
     "--as",
     "form",
@@ -243,14 +229,12 @@ def decrypt(
     file: Path, answers: Path, outputs: Path, keys: Path, requests: Path, form: str | None
 ) -> None:
     """Decrypt ANSWERS into Y.npy, in the order of the samples."""
-    read = {"CLIENT": file, "ANSWERS": answers, "--keys": keys, "--requests": requests}
-    _apart(read, {"Y.npy": outputs})
     loaded = _client(file, keys)
-    with _Bars() as bars, bars.stage("decrypt", None) as advance:
+    with console.Bars() as bars, bars.stage("decrypt", None) as advance:
         integers = loaded.read_answers(answers, advance, requests=requests)
     result = _as(form, integers, loaded)
     write_atomically(outputs, lambda out: out.write(array_to_npy(result)))
-    _said(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
+    console.say(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
 
 
 def _as(form: str | None, integers: Any, loaded: Client) -> Any:
@@ -273,10 +257,12 @@ def server() -> None:
 
 
 @server.command(name="run")
-@click.argument("file", metavar="SERVER", type=_FILE)
-@click.argument("requests", type=_FILE)
-@click.argument("answers", type=_NEW_FILE)
-@click.option("--evaluation-keys", type=_FILE, required=True, help="From the client's keygen.")
+@click.argument("file", metavar="SERVER", type=console.FILE)
+@click.argument("requests", type=console.FILE)
+@click.argument("answers", type=_NewFile())
+@click.option(
+    "--evaluation-keys", type=console.FILE, required=True, help="From the client's keygen."
+)
 @click.option(
     "--jobs",
     type=click.IntRange(1),
@@ -290,18 +276,16 @@ def run_server(
     from refqnn.fhe.batch import answer_on_workers
     from refqnn.fhe.files import reading
 
-    read = {"SERVER": file, "REQUESTS": requests, "--evaluation-keys": evaluation_keys}
-    _apart(read, {"ANSWERS": answers})
     with reading(requests, "requests") as asked:
         n = asked.samples()
-    with _Bars() as bars, bars.stage("run encrypted", n) as advance:
+    with console.Bars() as bars, bars.stage("run encrypted", n) as advance:
         if jobs is None:
             loaded = Server.load(file)
             loaded.load_evaluation_keys(evaluation_keys)
             loaded.answer(requests, answers, advance)
         else:
             answer_on_workers(file, evaluation_keys, requests, answers, jobs, advance)
-    _said(
+    console.say(
         f"wrote {answers}: {n:,} samples",
         f"next: refqnn fhe client decrypt CLIENT {answers} Y.npy --keys KEYS --requests {requests}",
     )

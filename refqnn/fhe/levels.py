@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from refqnn.fhe.doors import level_codes
 from refqnn.graph import INPUT, inputs_of
+from refqnn.limits import UNFOLDED_COLUMNS
 from refqnn.network import Network
-from refqnn.ops import Concat, Conv1d, Conv2d, Flatten, Linear, Lookup, Op, Reshape
-from refqnn.ops.requantize import Requantize
+from refqnn.ops.base import Op, Shape, is_sum, tells
+from refqnn.ops.structure import PADDING, Role, Rows
 
 __all__ = ["SumsOfLevels", "only_inputs", "sums_of_levels"]
 
@@ -87,26 +88,25 @@ def only_inputs(network: Network) -> dict[str, IntVector]:
     return found
 
 
-def _only_input(op: Op, sources: list[IntVector], shape: Any) -> IntVector:
-    if isinstance(op, (Requantize, Lookup)):
+def _only_input(op: Op, sources: list[IntVector], shape: Shape) -> IntVector:
+    if op.role is Role.ELEMENTWISE:
         return sources[0]
-    if isinstance(op, (Flatten, Reshape)):
-        return sources[0].reshape(shape)
-    if isinstance(op, Concat):
-        return np.concatenate(sources)
-    if isinstance(op, (Linear, Conv1d, Conv2d)):
-        return _sum_of_one(op, sources[0])
-    return np.full(shape, -1)
+    shapes = [source.shape for source in sources]
+    flat = np.concatenate([source.ravel() for source in sources])
+    if op.role in (Role.RELABEL, Role.JOIN):
+        places = op.sources(*shapes)
+        return np.where(places == PADDING, -1, flat[places])
+    found = np.full(prod(shape), -1)
+    if is_sum(op) and tells(op, "rows"):
+        block = max(1, UNFOLDED_COLUMNS // max(1, op.fan_in(*shapes)))
+        for start in range(0, len(found), block):
+            positions = np.arange(start, min(start + block, len(found)))
+            found[positions] = _of_one(op.rows(shapes, positions), flat)
+    return found.reshape(shape)
 
 
-def _sum_of_one(op: Linear | Conv1d | Conv2d, source: IntVector) -> IntVector:
-    """The source's index where a sum has a single weight that is not zero."""
-    more: dict[str, Any] = {} if isinstance(op, Linear) else {"pad_code": 0}
-    count = replace(op, weight=(op.weight != 0).astype(np.int64), bias=None, **more)
-
-    def summed(values: IntVector) -> IntVector:
-        total: IntVector = count.forward(values[None])[0]
-        return total
-
-    terms = summed(np.ones_like(source))
-    return np.where(terms == 1, summed(source), -1)
+def _of_one(rows: Rows, source: IntVector) -> IntVector:
+    """The source's index where a sum has a single coefficient that is not zero."""
+    counts = rows.coefficient != 0
+    column = np.take_along_axis(rows.column, counts.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(counts.sum(axis=1) == 1, source[column], -1)

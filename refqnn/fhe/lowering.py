@@ -13,7 +13,7 @@ A neuron that depends on one input alone is a sum of that input's levels (refqnn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.accumulator.certificate import Certificate, check_usable
 from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
 from refqnn.fhe import prices, program, tables
 from refqnn.fhe.doors import Encoding
 from refqnn.fhe.levels import sums_of_levels
 from refqnn.fhe.program import INPUT, Program, Step
-from refqnn.graph import Node, inputs_of
-from refqnn.network import INPUT as NETWORK_INPUT
+from refqnn.graph import INPUT as NETWORK_INPUT
+from refqnn.graph import Node, ancestors, consumers, inputs_of
 from refqnn.network import Network
 from refqnn.ops import (
     Add,
@@ -46,6 +47,7 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import Requantize
+from refqnn.ops.structure import Role
 
 __all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
 
@@ -133,38 +135,31 @@ class _Piece:
     low: IntVector
 
 
-def proved_ranges(network: Network, certificate: Any = None) -> dict[str, Interval]:
+def proved_ranges(network: Network, certificate: Certificate | None = None) -> dict[str, Interval]:
     """Intervals of every value, from the nodes' own rules and the tighter ones of a certificate.
 
-    The certificate is taken at its word (`Certificate.verify` rechecks one that comes from
-    elsewhere).
-
-    Raises: CertificateError for a certificate of another network or of a part of the inputs.
+    Raises: as refqnn.accumulator.certificate.check_usable; CertificateError for a certificate of a
+        part of the inputs.
     """
     box = Interval.of_format(network.input_format, network.input_shape)
+    tighter: Mapping[str, Interval] = {}
     if certificate is not None:
-        _check_certificate(network, certificate, box)
+        tighter = check_usable(certificate, network).ranges
+        domain = certificate.domain
+        whole = (domain.hull.lo == box.lo).all() and (domain.hull.hi == box.hi).all()
+        if domain.listed is not None or not whole:
+            expected = "the whole input format, since an encrypted input cannot be checked"
+            got = "one of a part of the inputs"
+            raise CertificateError(mismatch("certificate", got, expected))
     ranges = {NETWORK_INPUT: box}
     for node in network.nodes:
         interval = node.op.out_range(*(ranges[name] for name in inputs_of(node)))
-        if certificate is not None and node.name in certificate.ranges:
-            proved = certificate.ranges[node.name]
-            lo = np.maximum(interval.lo, proved.lo)
-            hi = np.minimum(interval.hi, proved.hi)
+        if node.name in tighter:
+            proved = tighter[node.name]
+            lo, hi = np.maximum(interval.lo, proved.lo), np.minimum(interval.hi, proved.hi)
             interval = Interval(lo, hi)
         ranges[node.name] = interval
     return ranges
-
-
-def _check_certificate(network: Network, certificate: Any, box: Interval) -> None:
-    if certificate.digest != network.digest:
-        got = f"one of the network {certificate.digest[:12]}"
-        raise CertificateError(mismatch("certificate", got, f"one of {network.digest[:12]}"))
-    domain = certificate.domain
-    whole = (domain.hull.lo == box.lo).all() and (domain.hull.hi == box.hi).all()
-    if domain.listed is not None or not whole:
-        expected = "the whole input format, since an encrypted input cannot be checked"
-        raise CertificateError(mismatch("certificate", "one of a part of the inputs", expected))
 
 
 def lower(
@@ -204,12 +199,11 @@ class _Lowering:
 
     def run(self) -> Lowered:
         network = self.network
-        self.nodes = _needed(network)
-        self.users: dict[str, list[Node]] = {NETWORK_INPUT: []}
+        self.nodes = ancestors(network.nodes, network.output)
         for node in self.nodes:
-            self.users[node.name] = []
-            for name in inputs_of(node):
-                self.users[name].append(node)
+            if type(node.op) not in _FORMS:
+                raise NotCovered(f"node {node.name!r}: {node.op.kind} has no encrypted form here")
+        self.users = consumers(self.nodes)
         lookups = (node.name for node in self.nodes if self._needs_table(node))
         self.alone = sums_of_levels(network, lookups if self.input_levels else ())
         input_low, input_step, input_top, argument_shape = self._input()
@@ -232,7 +226,7 @@ class _Lowering:
     def _input(self) -> tuple[int, int, int, Shape]:
         """(low, step, top, shape) of the circuit's argument."""
         fmt, shape = self.network.input_format, self.network.input_shape
-        absorbed = all(_FORMS.get(type(u.op)) in _ABSORB for u in self.users[NETWORK_INPUT])
+        absorbed = all(_FORMS[type(user.op)] in _ABSORB for user in self.users[NETWORK_INPUT])
         step = fmt.step if absorbed else 1
         top = (fmt.q_max - fmt.q_min) // step
         codes, argument_shape = INPUT, shape
@@ -297,10 +291,7 @@ class _Lowering:
         )
 
     def _node(self, node: Node) -> _Value:
-        form = _FORMS.get(type(node.op))
-        if form is None:
-            raise NotCovered(f"node {node.name!r}: {node.op.kind} has no encrypted form here")
-        return form(self, node, node.op)
+        return _FORMS[type(node.op)](self, node, node.op)
 
     def _inputs(self, node: Node) -> list[_Value]:
         return [self.values[name] for name in inputs_of(node)]
@@ -725,15 +716,6 @@ class _Lowering:
 # --- small pieces -------------------------------------------------------------------------------
 
 
-def _needed(network: Network) -> list[Node]:
-    """The nodes that the output depends on, in order."""
-    needed = {network.output}
-    for node in reversed(network.nodes):
-        if node.name in needed:
-            needed.update(inputs_of(node))
-    return [node for node in network.nodes if node.name in needed]
-
-
 def _live(steps: list[Step]) -> tuple[Step, ...]:
     """The steps that the last one depends on."""
     needed = {steps[-1].name}
@@ -745,11 +727,12 @@ def _live(steps: list[Step]) -> tuple[Step, ...]:
 
 def _inputs_of_linear(node: Node) -> int:
     """How many inputs a Linear node sums; 1 for any other node."""
-    return int(node.op.weight.shape[1]) if isinstance(node.op, Linear) else 1
+    op: Any = node.op
+    return int(op.weight.shape[1]) if _FORMS[type(op)] == _Lowering._linear else 1
 
 
 def _is_elementwise(node: Node) -> bool:
-    return isinstance(node.op, (Requantize, Lookup))
+    return node.op.role is Role.ELEMENTWISE
 
 
 def _channelwise(values: IntVector, shape: Any) -> IntVector:

@@ -54,11 +54,13 @@ from concrete.compiler import Value as ClearValue
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.container import array_to_npy, npy_to_array
+from refqnn.doors import Predictions
 from refqnn.errors import (
     CircuitError,
     FileFormatError,
     InvalidArgument,
     InvalidType,
+    NotCovered,
     RefqnnError,
     ShapeMismatch,
     mismatch,
@@ -81,6 +83,7 @@ _LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_fe
 _LARGEST = 2**62  # magnitude of an output
 
 OnSample = Callable[[str], None]
+Run = Callable[[bytes], bytes]
 
 
 class Client:
@@ -134,6 +137,35 @@ class Client:
     def dequantize(self, acc: ArrayLike) -> NDArray[Any]:
         """Floats of decrypted integers [n, *output_shape]; as `Network.dequantize_output`."""
         return self.doors.dequantize_output(acc)
+
+    @property
+    def predictions(self) -> Predictions:
+        """What decrypted integers [n, outputs] say.  Raises: NotCovered without an estimator."""
+        door = self.doors.output_dequantizer
+        if not isinstance(door, Predictions):
+            raise NotCovered("predictions: this circuit was not made from an estimator")
+        return door
+
+    def predict(self, X: ArrayLike, run: Run) -> NDArray[Any]:
+        """Labels or targets of raw rows, those of the estimator's `predict`.
+
+        Each row is encrypted here, computed on by `run` and decrypted here.  With files, it is
+        ``client.predictions.predict(client.read_answers(path))``.
+
+        Args:
+            X: rows of raw features [n, features], or a data frame.
+            run: from a request to its answer: `Server.run`, or a call that reaches one elsewhere.
+
+        Raises: NotCovered where the circuit was not made from an estimator.
+        """
+        return self.predictions.predict(self._computed(X, run))
+
+    def predict_proba(self, X: ArrayLike, run: Run) -> NDArray[np.float64]:
+        """Probabilities [n, classes] of raw rows; as `predict`.  Raises: NotCovered for targets."""
+        return self.predictions.predict_proba(self._computed(X, run))
+
+    def _computed(self, X: ArrayLike, run: Run) -> NDArray[np.int64]:
+        return np.stack([self.decrypt(run(self.encrypt(codes))) for codes in self.quantize(X)])
 
     # --- keys -------------------------------------------------------------------------------
 
