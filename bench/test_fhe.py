@@ -28,7 +28,8 @@ from fhe_networks import Trained, trained  # noqa: E402
 from fhe_peer import compile_peer  # noqa: E402
 
 from refqnn import IntFormat, Linear, Network, Node, Requantize, fhe  # noqa: E402
-from refqnn.fhe.estimation import calibrate, key_sizes  # noqa: E402
+from refqnn.fhe.estimation import calibrate  # noqa: E402
+from refqnn.fhe.memory import key_sizes  # noqa: E402
 from refqnn.fhe.tables import Drop  # noqa: E402
 
 # Encrypted samples of each network: the whole test set where that takes seconds.
@@ -124,7 +125,7 @@ def test_peer(benchmark: Any, name: str) -> None:
     keygen_seconds = time.perf_counter() - start
     outputs = _each(benchmark, of, PEER[name], circuit.encrypt_run_decrypt)
     expected = of.network.forward(of.codes[: PEER[name]])
-    sizes = key_sizes(circuit.client.specs.serialize(), compressed=True)
+    sizes = key_sizes(circuit.client.specs.serialize())
     benchmark.extra_info.update(
         compared_samples=len(outputs),
         wrong_samples=_wrong(outputs, expected),

@@ -5,6 +5,8 @@ Concrete is imported where it is used.
 
 from __future__ import annotations
 
+import os
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +33,26 @@ def fhe() -> None:
         client   refqnn fhe client keygen client.fhe --keys keys --evaluation-keys evaluation
         client   refqnn fhe client encrypt client.fhe X.npy requests --keys keys
         server   refqnn fhe server run server.fhe requests answers --evaluation-keys evaluation
-        client   refqnn fhe client decrypt client.fhe answers Y.npy --keys keys
+        client   refqnn fhe client decrypt client.fhe answers Y.npy --keys keys --requests requests
 
     The server needs the files server.fhe, evaluation and requests; keys never leave the client.
     """
+
+
+class _NewFile(console.NewFile):
+    """A file to write that takes no private keys' place."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        from refqnn.fhe.files import refuse_keys
+
+        path = super().convert(value, param, ctx)
+        refuse_keys(path)
+        return path
 
 
 # --- the owner of the network -----------------------------------------------------------------
@@ -42,12 +60,22 @@ def fhe() -> None:
 
 @fhe.command(name="compile", short_help="A network as a client's and a server's file.")
 @click.argument("network", type=console.FILE)
-@click.option("--client", "client_file", type=console.NewFile(), required=True)
-@click.option("--server", "server_file", type=console.NewFile(), required=True)
-@click.option("--p-error", type=_PROBABILITY, help="Of one lookup, at most.")
+@click.option("--client", "client_file", type=_NewFile(), required=True)
+@click.option("--server", "server_file", type=_NewFile(), required=True)
 @click.option(
-    "--global-p-error", type=_PROBABILITY, help="Of one inference, at most.  [default: 2**-40]"
+    "--security",
+    type=click.Choice(["ind-cpa-d", "ind-cpa"]),
+    default="ind-cpa-d",
+    help="Failures of an inference: 2**-128 at most, or 2**-64 if no other learns results.",
 )
+@click.option(
+    "--model",
+    type=click.Choice(["secret", "public"]),
+    default="secret",
+    help="Public: outputs may be sums of what the client sends, which tell the weights.",
+)
+@click.option("--p-error", type=_PROBABILITY, help="Of one lookup, instead of --security.")
+@click.option("--global-p-error", type=_PROBABILITY, help="Of one inference, likewise.")
 @click.option(
     "--parameters",
     type=click.Choice(["multi", "mono"]),
@@ -57,7 +85,7 @@ def fhe() -> None:
 @click.option(
     "--input-levels/--no-input-levels",
     default=True,
-    help="Clients send the levels of inputs that a neuron reads alone: fewer lookups.",
+    help="Of a public model: clients send the levels of inputs that a neuron reads alone.",
 )
 @click.option(
     "--trials",
@@ -69,6 +97,8 @@ def compile_network(
     network: Path,
     client_file: Path,
     server_file: Path,
+    security: str,
+    model: str,
     p_error: float | None,
     global_p_error: float | None,
     parameters: str,
@@ -84,6 +114,8 @@ def compile_network(
     with console.Bars() as bars, bars.stage("compile", None):
         circuit = compile(
             open_network(network),
+            security=security,
+            model=model,
             p_error=p_error,
             global_p_error=global_p_error,
             parameters=parameters,
@@ -97,7 +129,6 @@ def compile_network(
         *circuit.explain().split("\n"),
         f"evaluation keys: {sizes.travelling / 1e6:.1f} MB as they travel, "
         f"{sizes.resident / 1e6:,.0f} MB of the server's memory",
-        f"an inference fails with probability {circuit.global_p_error:.1e} at most",
     )
     console.say(
         f"wrote {client_file} and {server_file}",
@@ -135,19 +166,23 @@ def _client(file: Path, keys: Path) -> Client:
     "--keys", type=console.NewFile(), required=True, help="Private keys, for the owner alone."
 )
 @click.option(
-    "--evaluation-keys", type=console.NewFile(), required=True, help="What the server gets of them."
+    "--evaluation-keys", type=_NewFile(), required=True, help="What the server gets of them."
 )
-@click.option("--force", is_flag=True, help="Replace keys: what they encrypted is lost.")
+@click.option("--force", is_flag=True, help="Where there are keys, set them aside as KEYS.1, ...")
 def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
     """Make keys for the circuit of CLIENT."""
     from refqnn.fhe import Client
 
     loaded = Client.load(file)
     if keys.exists() and not force:
-        expected = "a new file; --force replaces keys, and what they encrypted is lost"
+        expected = "a new file; --force sets keys aside, and new ones cannot decrypt what they did"
         raise InvalidArgument(mismatch("--keys", f"{keys}, which exists", expected))
     with console.Bars() as bars, bars.stage("generate keys", None):
         loaded.keygen()
+    if keys.exists():
+        aside = next(p for i in count(1) if not (p := keys.with_name(f"{keys.name}.{i}")).exists())
+        keys.rename(aside)
+        console.say(f"the keys that were there are in {aside}")
     loaded.save_keys(keys)
     loaded.save_evaluation_keys(evaluation_keys)
     megabytes = evaluation_keys.stat().st_size / 1e6
@@ -160,7 +195,7 @@ def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
 @client.command()
 @click.argument("file", metavar="CLIENT", type=console.FILE)
 @click.argument("samples", metavar="X.npy", type=console.FILE)
-@click.argument("requests", type=console.NewFile())
+@click.argument("requests", type=_NewFile())
 @_KEYS
 def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     """Encrypt the samples of X.npy, floats or integer input codes, into REQUESTS."""
@@ -178,8 +213,11 @@ def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
 @client.command()
 @click.argument("file", metavar="CLIENT", type=console.FILE)
 @click.argument("answers", type=console.FILE)
-@click.argument("outputs", metavar="Y.npy", type=console.NewFile())
+@click.argument("outputs", metavar="Y.npy", type=_NewFile())
 @_KEYS
+@click.option(
+    "--requests", type=console.FILE, required=True, help="What ANSWERS must be the answers to."
+)
 @click.option(
     "--as",
     "form",
@@ -187,11 +225,13 @@ def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     help="Dequantized, the network's integers, or the index of the largest.  "
     "[default: floats if the network has output scales, else integers]",
 )
-def decrypt(file: Path, answers: Path, outputs: Path, keys: Path, form: str | None) -> None:
+def decrypt(
+    file: Path, answers: Path, outputs: Path, keys: Path, requests: Path, form: str | None
+) -> None:
     """Decrypt ANSWERS into Y.npy, in the order of the samples."""
     loaded = _client(file, keys)
     with console.Bars() as bars, bars.stage("decrypt", None) as advance:
-        integers = loaded.read_answers(answers, advance)
+        integers = loaded.read_answers(answers, advance, requests=requests)
     result = _as(form, integers, loaded)
     write_atomically(outputs, lambda out: out.write(array_to_npy(result)))
     console.say(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
@@ -219,7 +259,7 @@ def server() -> None:
 @server.command(name="run")
 @click.argument("file", metavar="SERVER", type=console.FILE)
 @click.argument("requests", type=console.FILE)
-@click.argument("answers", type=console.NewFile())
+@click.argument("answers", type=_NewFile())
 @click.option(
     "--evaluation-keys", type=console.FILE, required=True, help="From the client's keygen."
 )
@@ -237,7 +277,7 @@ def run_server(
     from refqnn.fhe.files import reading
 
     with reading(requests, "requests") as asked:
-        n = asked.field("samples", int)
+        n = asked.samples()
     with console.Bars() as bars, bars.stage("run encrypted", n) as advance:
         if jobs is None:
             loaded = Server.load(file)
@@ -247,5 +287,5 @@ def run_server(
             answer_on_workers(file, evaluation_keys, requests, answers, jobs, advance)
     console.say(
         f"wrote {answers}: {n:,} samples",
-        f"next: refqnn fhe client decrypt CLIENT {answers} Y.npy --keys KEYS",
+        f"next: refqnn fhe client decrypt CLIENT {answers} Y.npy --keys KEYS --requests {requests}",
     )

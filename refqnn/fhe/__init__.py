@@ -5,6 +5,54 @@
     acc = circuit.execute(codes)        # equals network.forward(codes)
 
 Needs the `fhe` extra.  `Client` and `Server` load Concrete's runtime alone, without torch.
+
+**Threat model**
+
+Who holds what.  The client holds inputs, results and the secret keys.  The server holds the network
+(weights, as machine code), evaluation keys and ciphertexts.  A passive reader sees all requests,
+evaluation keys and answers, and no file of either side.
+
+What is kept.  Inputs and results from the server and from readers: ciphertexts are LWE with binary
+secrets at 128 or 132 bits (`security_level`), as the optimizer of concrete-python 2.11 estimates
+them; nobody here has estimated them anew.  The weights from client and readers, in a secret model,
+as far as said below.  Server and client are honest but curious: they follow the protocol and
+compute what they can.
+
+What decrypted results may be used for.  A wrong decryption tells whoever learns of it something
+about the secret key (attacks on IND-CPA-D: ePrint 2024/116, 2024/127).  The probability that an
+inference gives one, over all lookups and outputs, is what `security` chooses:
+
+    ind-cpa-d   2**-128 (default)   results may become known, to the server too
+    ind-cpa     2**-64              results, and whether they were right, stay with the client
+
+`global_p_error` and `p_error` are for experiments: above 2**-64 a few million inferences are
+expected to show failures, and each known failure is information on the key.
+
+A secret model (`model="secret"`, default).  No output is a sum of ciphertexts that the client sent:
+every path passes a lookup, which makes a ciphertext anew.  Without one, request and answer obey the
+same linear equations modulo 2**64, and whoever reads both solves for every coefficient, without a
+key.  A network with such an output is refused: if its weights may be known, say so with
+`model="public"`, which also lets neurons of one input be sums of levels that the client sends.
+`Circuit.reveals` lists what each party can compute.
+
+What is *not* protected:
+
+    integrity         a server may answer anything; a client refuses what its outputs cannot be,
+                      answers under other keys, and answers to other requests, by name
+    circuit privacy   in the formal sense: masks and noise of an answer depend on the weights, and a
+                      client can test a guess of all of them.  It would take answers made anew by
+                      the server, with an encryption of zero under noise that floods what is there,
+                      or a sanitizing bootstrap; Concrete offers neither
+    the function      a client that asks often enough can train a model like this one
+    traffic           who asks, when, how often, sizes, and times: code on ciphertexts does not
+                      branch on values, but nothing else is hidden
+    the client file   holds the range and step of each output, input and output scales and the
+                      parameters (widths): a guess of these can be confirmed, the weights cannot
+    files' makers     a server file is machine code; a client file chooses the parameters
+    memory            keys are not erased when a process ends
+
+Files and messages are checked before they are used (refqnn.fhe.files, refqnn.fhe.messages); what is
+relied on in Concrete is listed, with its tests, in refqnn.fhe.backend.
 """
 
 import atexit

@@ -21,7 +21,7 @@ from refqnn.errors import CircuitError, MissingExtra
 from refqnn.fhe import files
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.memory import require_memory
-from refqnn.fhe.parties import KEYS, Server
+from refqnn.fhe.parties import KEYS, Server, answer_header
 
 __all__ = ["answer_on_workers", "run_all"]
 
@@ -101,16 +101,15 @@ def answer_on_workers(
     server = Server.load(server_file)
     with files.reading(evaluation_keys, "evaluation keys") as file:
         file.require(circuit=server.circuit)
-        header = {name: file.field(name, str) for name in ("circuit", "keys")}
-        keys = file[KEYS]
+        name, keys = file.field("keys", str), file[KEYS]
     with files.reading(requests, "requests") as file:
-        file.require(**header)
-        n = file.field("samples", int)
-        asked = [file[str(i)] for i in range(n)]
+        file.require(circuit=server.circuit, keys=name)
+        header = answer_header(file)
+        asked = [file[str(i)] for i in range(header["samples"])]
     content = Path(server_file).read_bytes()
     got = run_all(content, keys, asked, n_jobs, on_sample, server.memory_bytes)
     members = ((str(i), answer) for i, answer in enumerate(got))
-    files.write(answers, "answers", {**header, "samples": n}, members)
+    files.write(answers, "answers", header, members)
 
 
 def _in_parallel(tasks: list[tuple[Any, ...]], n_jobs: int) -> Iterator[Answer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,24 +17,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from refqnn.accumulator import Certificate, certify
 from refqnn.errors import CircuitError, InvalidArgument, ShapeMismatch, mismatch
-from refqnn.fhe import prices
+from refqnn.fhe import backend, prices
 from refqnn.fhe.batch import run_all
-from refqnn.fhe.bounds import FittingConstants, ProvedWidths
-from refqnn.fhe.estimation import KeySizes, key_sizes, work
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
-from refqnn.fhe.memory import kept_between_runs, require_memory
-from refqnn.fhe.parties import save_client, save_server
+from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_memory
+from refqnn.fhe.parties import Halves, save_client, save_server
+from refqnn.fhe.security import FAILURE, LEVELS, MODELS, reveals, security_of
 from refqnn.fhe.tables import Lowering
 from refqnn.network import Network
 from refqnn.ops import Interval
 from refqnn.simplify import simplify
 
-__all__ = ["DEFAULT_GLOBAL_P_ERROR", "Circuit", "compile"]
+__all__ = ["Circuit", "compile"]
 
-DEFAULT_GLOBAL_P_ERROR = 2.0**-40
 PARAMETERS = ("multi", "mono")
 
+_LINEAR = (
+    "model: got 'secret', but an output is a sum of ciphertexts that the client sends, and one "
+    "answer would give its weights away; put an activation before the last layer, or compile with "
+    "model='public'"
+)
 _OUTPUT_PARTS = (2, 4, 8, 16)
 _WIDE_OUTPUT = 7  # bits; narrower outputs cost no table anything
 
@@ -43,6 +47,9 @@ OnSample = Callable[[str], None]
 def compile(
     network: Network,
     *,
+    security: str = "ind-cpa-d",
+    security_level: int = 128,
+    model: str = "secret",
     certificate: Certificate | None = None,
     p_error: float | None = None,
     global_p_error: float | None = None,
@@ -56,49 +63,78 @@ def compile(
     """Lower a network and compile it.  No samples are needed: every width is proved.
 
     Args:
+        security: "ind-cpa-d": an inference fails with probability 2**-128 at most, so that
+            decrypted results may become known; "ind-cpa": 2**-64, for results that the client
+            alone ever learns.  See refqnn.fhe.
+        security_level: bits, 128 or 132, as the compiler's optimizer estimates them.
+        model: "secret": no output is a sum of ciphertexts that the client sent, which would give
+            its coefficients away with one answer.  "public": such sums are allowed, and need no
+            lookup; `Circuit.reveals` says what they tell.
         certificate: of this network, for its whole input format; its ranges may be tighter than the
             intervals that are used without it.
-        p_error: probability, at most, that one table lookup gives a wrong result.
-        global_p_error: probability, at most, that one inference does; 2**-40 when neither is given.
+        p_error: for experts, in place of `security`: probability, at most, that one table lookup
+            gives a wrong result.
+        global_p_error: likewise, that one inference does.  Above 2**-64 each wrong result that
+            anybody learns of tells something about the secret key.
             An inference of n lookups and m outputs fails only if one of them does, so with
             p_error = global_p_error / (n + m) the union bound holds whatever their dependence.
         parameters: "multi" (one set of cryptographic parameters per width) or "mono" (one set:
             smaller keys, slower lookups).
         compress_keys: evaluation keys travel four to seven times smaller, and the first run unpacks
             them (one to three seconds).
-        input_levels: neurons that depend on one input need no lookup: the client sends which levels
-            each such input reaches, too, one more ciphertext for each level.  At most 4096.
+        input_levels: in a public model neurons that depend on one input need no lookup: the client
+            sends which levels each such input reaches, too, one more ciphertext for each level.  At
+            most 4096.
         trials: how many further alternatives to compile, one second each; the circuit of the least
             predicted work is kept.  Without them the prices of refqnn.fhe.prices decide.
         choose: called with (node name, alternatives, cheapest first) for each layer of tables;
             returns the one to use.
-        options: further fields of Concrete's Configuration.
+        options: further fields of Concrete's Configuration, those that change no integer
+            (`refqnn.fhe.backend.OPTIONS`).
 
-    Raises: CircuitError where a width has no parameters, NotCovered for a node without an encrypted
-        form, CertificateError for a certificate of another network or of a part of its inputs.
+    Raises: InvalidArgument; CircuitError where a width has no parameters, and for a secret model
+        with an output that no lookup stands before; NotCovered for a node without an encrypted
+        form; CertificateError for a certificate of another network or of a part of its inputs.
     """
     for name, value in (("p_error", p_error), ("global_p_error", global_p_error)):
         if value is not None and not 0.0 < value < 1.0:
             raise InvalidArgument(mismatch(name, value, "a probability between 0 and 1"))
-    if parameters not in PARAMETERS:
-        raise InvalidArgument(mismatch("parameters", repr(parameters), f"one of {PARAMETERS}"))
+    choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
+        ("parameters", parameters, PARAMETERS),
+        ("security", security, tuple(FAILURE)),
+        ("security_level", security_level, LEVELS),
+        ("model", model, MODELS),
+    )
+    for name, choice, known in choices:
+        if choice not in known:
+            raise InvalidArgument(mismatch(name, repr(choice), f"one of {known}"))
+    for name in options:
+        if name not in backend.OPTIONS:
+            raise InvalidArgument(mismatch("option", repr(name), f"one of {backend.OPTIONS}"))
     if p_error is None and global_p_error is None:
-        global_p_error = DEFAULT_GLOBAL_P_ERROR
+        global_p_error = FAILURE[security]
+    input_levels = input_levels and model == "public"
 
     def compiled(lowered: Lowered) -> Circuit:
+        if model == "secret" and lowered.program.linear_in_input:
+            raise CircuitError(_LINEAR)
         per_event = None if global_p_error is None else global_p_error / lowered.events
-        configuration = fhe.Configuration(
-            p_error=min(p for p in (p_error, per_event) if p is not None),
-            global_p_error=1.0,
-            parameter_selection_strategy=parameters,
-            compress_evaluation_keys=compress_keys,
-            compress_input_ciphertexts=True,
-            additional_pre_processors=[ProvedWidths(lowered.program.tops)],
-            additional_post_processors=[FittingConstants()],
-            dump_artifacts_on_unexpected_failures=False,
-            **options,
-        )
-        return Circuit(network, lowered, _compile(lowered, configuration))
+        try:
+            circuit = backend.compiled(
+                lowered.program,
+                p_error=min(p for p in (p_error, per_event) if p is not None),
+                global_p_error=1.0,
+                security_level=security_level,
+                parameter_selection_strategy=parameters,
+                compress_evaluation_keys=compress_keys,
+                compress_input_ciphertexts=True,
+                **options,
+            )
+        except RuntimeError as error:
+            if "NoParametersFound" not in str(error):
+                raise
+            raise CircuitError(_no_parameters(lowered)) from error
+        return Circuit(network, lowered, circuit)
 
     smallest = _smallest(network, certificate, input_levels)
     lowered_as = partial(lower, *smallest, input_levels=input_levels)
@@ -190,22 +226,6 @@ def _with_narrow_output(
     return best
 
 
-def _compile(lowered: Lowered, configuration: fhe.Configuration) -> fhe.Circuit:
-    program = lowered.program
-    ends = [np.full(program.input_shape, end, dtype=np.int64) for end in (0, program.input_top)]
-
-    def circuit(x: Any) -> Any:
-        return program(x)
-
-    try:
-        with held_back():
-            return fhe.Compiler(circuit, {"x": "encrypted"}).compile(ends, configuration)
-    except RuntimeError as error:
-        if "NoParametersFound" not in str(error):
-            raise
-        raise CircuitError(_no_parameters(lowered)) from error
-
-
 def _no_parameters(lowered: Lowered) -> str:
     widest = max(lowered.layers, key=lambda layer: layer.bits - layer.shift, default=None)
     text = "no cryptographic parameters serve this circuit: "
@@ -233,6 +253,7 @@ class Circuit:
         self.lowered = lowered
         self.layers: list[Layer] = lowered.layers
         self._concrete = concrete
+        self._salt = secrets.token_bytes(16)  # nobody but the server may recompute its identity
 
     # --- integers in, integers out ------------------------------------------------------------
 
@@ -335,17 +356,23 @@ class Circuit:
     # --- files --------------------------------------------------------------------------------
 
     def save_client(self, path: str | Path) -> None:
-        """Write what a client needs: the doors, the encryption parameters, and which inputs some
-        neuron reads alone; no weight, no key."""
-        parameters = self._concrete.client.specs.serialize()
-        save_client(self.network, self.lowered, parameters, path)
+        """Write what a client needs: the doors, the encryption parameters, the range of each
+        output, and which inputs some neuron reads alone; no weight, no key."""
+        save_client(self._files(), path)
 
     def save_server(self, path: str | Path) -> None:
         """Write what a server needs: the compiled circuit, no key."""
+        save_server(self._files(), path)
+
+    def _files(self) -> Halves:
         # Compiled circuits live in a temporary folder of Concrete's library object.
         library = self._concrete.server._library.get_output_dir_path()
-        parameters = self._concrete.client.specs.serialize()
-        save_server(self.network, self.lowered, parameters, library, path)
+        return Halves(self.network, self.lowered, self._parameters, Path(library), self._salt)
+
+    @property
+    def _parameters(self) -> bytes:
+        """The encryption parameters, serialized."""
+        return bytes(self._concrete.client.specs.serialize())
 
     def _arguments(self, codes: ArrayLike) -> NDArray[np.int64]:
         """Checked codes as the circuit's unsigned integers [n, *program.input_shape]."""
@@ -369,10 +396,10 @@ class Circuit:
 
     @property
     def work(self) -> float:
-        """Predicted cost of one inference, in operations; see refqnn.fhe.estimation."""
+        """Predicted cost of one inference, in operations; see refqnn.fhe.prices."""
         removed_bits = sum(layer.removed_bits for layer in self.layers)
         inputs = prod(self.lowered.program.input_shape)
-        return work(self.complexity, self.key_sizes, removed_bits, inputs)
+        return prices.work(self.complexity, self.key_sizes.bootstrap, removed_bits, inputs)
 
     @property
     def p_error(self) -> float:
@@ -392,16 +419,21 @@ class Circuit:
     @cached_property
     def key_sizes(self) -> KeySizes:
         """Sizes of the evaluation keys, known before they are made."""
-        parameters = self._concrete.client.specs.serialize()
-        return key_sizes(parameters, self._concrete.configuration.compress_evaluation_keys)
+        return key_sizes(self._parameters)
 
     @property
     def evaluation_key_bytes(self) -> int:
         """Size of the evaluation keys as they travel to a server."""
         return self.key_sizes.travelling
 
+    def reveals(self) -> dict[str, list[str]]:
+        """What the client, the server and a passive reader of all messages can compute of what
+        they were not given; the threat model is in refqnn.fhe."""
+        return reveals(self.lowered)
+
     def explain(self) -> str:
-        """Per layer: widths, bits removed, lookups by width, share of the cost, what would help."""
+        """Per layer: widths, bits removed, lookups by width, share of the cost, what would help;
+        then the security, and what is revealed to whom."""
         total = sum(layer.price for layer in self.layers) or 1.0
         rows = [("layer", "values", "span", "width", "removed", "lookups", "share", "hint")]
         for layer in self.layers:
@@ -424,10 +456,12 @@ class Circuit:
             rows.append((name, str(count), "", "", "", "none", "", hint))
         rows.append(("output", "", f"{self.lowered.output_bits} bits", "", "", "none", "", ""))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
             for row in rows
-        )
+        ]
+        told = [f"{who} can tell: {what}" for who, all_ in self.reveals().items() for what in all_]
+        return "\n".join([*lines, security_of(self.global_p_error), *told])
 
 
 def _hint(layer: Layer) -> str:

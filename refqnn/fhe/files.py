@@ -9,7 +9,8 @@
     answers           Server.answer               the same
 
 Each header names the kind, the version of the format, the version of Concrete and the circuit; keys
-and ciphertexts also name the keys.  Whatever does not belong together is refused, not computed.
+and ciphertexts also name the keys, and answers repeat the nonce of their requests.  Whatever does
+not belong together is refused, not computed.  A file of private keys is never overwritten.
 Members are stored as they are (ciphertexts do not compress), and zip keeps a checksum of each.
 Files appear whole or not at all.
 """
@@ -24,18 +25,19 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from refqnn import __version__
 from refqnn.container import write_atomically
-from refqnn.errors import FileFormatError, mismatch
+from refqnn.errors import FileFormatError, InvalidArgument, mismatch
 
-__all__ = ["Reader", "identity", "reading", "write"]
+__all__ = ["PRIVATE", "Reader", "identity", "reading", "refuse_keys", "write"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+PRIVATE = "private keys"
 _HEADER = "refqnn.json"
 _MAX_HEADER = 2**16
 _DAMAGED = (
@@ -51,6 +53,7 @@ _REMEDIES = {
     "concrete-python": "make the file again with the version installed here, or install its own",
     "circuit": "use files of one `refqnn fhe compile`",
     "keys": "use files of one `refqnn fhe client keygen`",
+    "nonce": "these are the answers to other requests",
 }
 
 
@@ -70,9 +73,12 @@ def write(
 ) -> None:
     """Write one file; members are written as they come, so that they need not fit in memory.
 
+    Raises: InvalidArgument where private keys would be overwritten.
+
     They gather in a file without a name first: making them may take hours, and a process that ends
     in between, however it ends, leaves nothing.
     """
+    refuse_keys(path)
     content = {**_versions(kind), "refqnn": __version__, **header}
     with tempfile.TemporaryFile(dir=Path(path).resolve().parent) as gathered:
         with zipfile.ZipFile(gathered, "w", zipfile.ZIP_STORED) as archive:
@@ -81,6 +87,16 @@ def write(
                 archive.writestr(name, data)
         gathered.seek(0)
         write_atomically(path, lambda file: shutil.copyfileobj(gathered, file), private=private)
+
+
+def refuse_keys(path: str | Path) -> None:
+    """Raises: InvalidArgument when this is a file of private keys: nothing may take its place."""
+    header: object = None
+    with suppress(*_DAMAGED, RuntimeError), zipfile.ZipFile(path) as archive:
+        header = json.loads(archive.read(_HEADER))
+    if isinstance(header, dict) and header.get("format") == f"refqnn {PRIVATE}":
+        expected = "another file: what these keys encrypted would be lost"
+        raise InvalidArgument(mismatch("path", f"{path}, which holds private keys", expected))
 
 
 class Reader:
@@ -113,6 +129,14 @@ class Reader:
             got = mismatch(name, repr(value), f"a value of type {kind.__name__}")
             raise FileFormatError(f"{self._path}: {got}")
         return value
+
+    def samples(self) -> int:
+        """How many samples there are.  Raises: FileFormatError unless just these are there."""
+        n: int = self.field("samples", int)
+        names = {_HEADER, *map(str, range(n if n < len(self._archive.filelist) else 0))}
+        if n < 0 or sorted(names) != sorted(self._archive.namelist()):
+            raise FileFormatError(f"{self._path}: its members are not {n} samples")
+        return n
 
     def require(self, **expected: str) -> None:
         """Raises: FileFormatError unless the header has these values."""

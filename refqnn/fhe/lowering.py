@@ -13,7 +13,7 @@ A neuron that depends on one input alone is a sum of that input's levels (refqnn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.accumulator.certificate import Certificate, check_usable
 from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
 from refqnn.fhe import prices, program, tables
-from refqnn.fhe.levels import arguments, sums_of_levels
-from refqnn.fhe.parties import output_of
+from refqnn.fhe.doors import Encoding
+from refqnn.fhe.levels import sums_of_levels
 from refqnn.fhe.program import INPUT, Program, Step
-from refqnn.formats import IntFormat
-from refqnn.graph import Node, inputs_of
-from refqnn.network import INPUT as NETWORK_INPUT
+from refqnn.graph import INPUT as NETWORK_INPUT
+from refqnn.graph import Node, ancestors, consumers, inputs_of
 from refqnn.network import Network
 from refqnn.ops import (
     Add,
@@ -41,19 +41,21 @@ from refqnn.ops import (
     Linear,
     Lookup,
     MaxPool2d,
+    Op,
     Reshape,
     SumPool2d,
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import Requantize
+from refqnn.ops.structure import Role
 
 __all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
 
-_ELEMENTWISE = (Requantize, Lookup)
-_SCALES_INPUT = (Linear, Conv1d, Conv2d)  # their weights absorb a gain
-
 IntVector = NDArray[np.int64]
+Padding = tuple[tuple[int, int], ...]
 Choose = Callable[[str, list[tables.Lowering]], tables.Lowering]
+
+_ONE = np.array([1])
 
 
 @dataclass(frozen=True)
@@ -83,42 +85,30 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Lowered:
+class Lowered(Encoding):
     """A program and how its integers stand for the network's.
 
-    Codes x enter as (x - input_low) / input_step, and then the levels of the inputs `read_alone`
-    (flat indices).  The circuit's result is r [parts * out] or [*output_shape], and the network's
-    output is output_low + output_step * (sum of the parts of r).
-
-    `without_lookup` counts, by node, the values that are sums of levels.
+    Attributes:
+        layers: what each layer of lookups costs.
+        without_lookup: by node, how many values are sums of levels.
+        output_parts: how many of its integers add up to one output.
     """
 
     program: Program
     layers: list[Layer]
     without_lookup: dict[str, int]
-    input_format: IntFormat
-    read_alone: IntVector
-    input_low: int
-    input_step: int
-    output_low: IntVector
-    output_step: IntVector
-    output_bits: int
     output_parts: int
+
+    @property
+    def output_bits(self) -> int:
+        """Width of the circuit's result."""
+        return max(1, int(self.output_top.max()).bit_length())
 
     @property
     def events(self) -> int:
         """Lookups and decrypted integers: each can fail, nothing else can."""
         lookups = sum(sum(layer.lookups.values()) for layer in self.layers)
         return lookups + self.output_parts * self.output_low.size
-
-    def arguments(self, codes: IntVector) -> IntVector:
-        """What the circuit takes for checked codes [n, *input_shape]: [n, *program.input_shape]."""
-        fmt, alone = self.input_format, self.read_alone
-        return arguments(codes, fmt, self.input_low, self.input_step, alone)
-
-    def outputs(self, result: NDArray[Any]) -> IntVector:
-        """The network's output [*output_shape] from the circuit's decrypted result."""
-        return output_of(result, self.output_low, self.output_step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,38 +135,31 @@ class _Piece:
     low: IntVector
 
 
-def proved_ranges(network: Network, certificate: Any = None) -> dict[str, Interval]:
+def proved_ranges(network: Network, certificate: Certificate | None = None) -> dict[str, Interval]:
     """Intervals of every value, from the nodes' own rules and the tighter ones of a certificate.
 
-    The certificate is taken at its word (`Certificate.verify` rechecks one that comes from
-    elsewhere).
-
-    Raises: CertificateError for a certificate of another network or of a part of the inputs.
+    Raises: as refqnn.accumulator.certificate.check_usable; CertificateError for a certificate of a
+        part of the inputs.
     """
     box = Interval.of_format(network.input_format, network.input_shape)
+    tighter: Mapping[str, Interval] = {}
     if certificate is not None:
-        _check_certificate(network, certificate, box)
+        tighter = check_usable(certificate, network).ranges
+        domain = certificate.domain
+        whole = (domain.hull.lo == box.lo).all() and (domain.hull.hi == box.hi).all()
+        if domain.listed is not None or not whole:
+            expected = "the whole input format, since an encrypted input cannot be checked"
+            got = "one of a part of the inputs"
+            raise CertificateError(mismatch("certificate", got, expected))
     ranges = {NETWORK_INPUT: box}
     for node in network.nodes:
         interval = node.op.out_range(*(ranges[name] for name in inputs_of(node)))
-        if certificate is not None and node.name in certificate.ranges:
-            proved = certificate.ranges[node.name]
-            lo = np.maximum(interval.lo, proved.lo)
-            hi = np.minimum(interval.hi, proved.hi)
+        if node.name in tighter:
+            proved = tighter[node.name]
+            lo, hi = np.maximum(interval.lo, proved.lo), np.minimum(interval.hi, proved.hi)
             interval = Interval(lo, hi)
         ranges[node.name] = interval
     return ranges
-
-
-def _check_certificate(network: Network, certificate: Any, box: Interval) -> None:
-    if certificate.digest != network.digest:
-        got = f"one of the network {certificate.digest[:12]}"
-        raise CertificateError(mismatch("certificate", got, f"one of {network.digest[:12]}"))
-    domain = certificate.domain
-    whole = (domain.hull.lo == box.lo).all() and (domain.hull.hi == box.hi).all()
-    if domain.listed is not None or not whole:
-        expected = "the whole input format, since an encrypted input cannot be checked"
-        raise CertificateError(mismatch("certificate", "one of a part of the inputs", expected))
 
 
 def lower(
@@ -216,12 +199,11 @@ class _Lowering:
 
     def run(self) -> Lowered:
         network = self.network
-        self.nodes = _needed(network)
-        self.users: dict[str, list[Node]] = {NETWORK_INPUT: []}
+        self.nodes = ancestors(network.nodes, network.output)
         for node in self.nodes:
-            self.users[node.name] = []
-            for name in inputs_of(node):
-                self.users[name].append(node)
+            if type(node.op) not in _FORMS:
+                raise NotCovered(f"node {node.name!r}: {node.op.kind} has no encrypted form here")
+        self.users = consumers(self.nodes)
         lookups = (node.name for node in self.nodes if self._needs_table(node))
         self.alone = sums_of_levels(network, lookups if self.input_levels else ())
         input_low, input_step, input_top, argument_shape = self._input()
@@ -230,19 +212,13 @@ class _Lowering:
         for node in self.nodes:
             if not (self._fused_into_next(node) or (node is last and parts > 1)):
                 self.values[node.name] = self._node(node)
-        low, step, bits = self._output() if parts == 1 else self._output_in_parts(last, parts)
+        low, step, top = self._output() if parts == 1 else self._output_in_parts(last, parts)
         return Lowered(
-            Program(_live(self.steps), argument_shape, input_top),
-            self.layers,
-            self.alone.sizes,
-            network.input_format,
-            self.alone.inputs,
-            input_low,
-            input_step,
-            low,
-            step,
-            bits,
-            parts,
+            *(network.input_format, input_low, input_step, self.alone.inputs, low, step, top),
+            program=Program(_live(self.steps), argument_shape, input_top),
+            layers=self.layers,
+            without_lookup=self.alone.sizes,
+            output_parts=parts,
         )
 
     # --- doors ------------------------------------------------------------------------------
@@ -250,36 +226,35 @@ class _Lowering:
     def _input(self) -> tuple[int, int, int, Shape]:
         """(low, step, top, shape) of the circuit's argument."""
         fmt, shape = self.network.input_format, self.network.input_shape
-        absorbed = all(isinstance(user.op, _SCALES_INPUT) for user in self.users[NETWORK_INPUT])
+        absorbed = all(_FORMS[type(user.op)] in _ABSORB for user in self.users[NETWORK_INPUT])
         step = fmt.step if absorbed else 1
         top = (fmt.q_max - fmt.q_min) // step
         codes, argument_shape = INPUT, shape
         if len(self.alone.inputs):
             size = prod(shape)
             argument_shape = (size + len(self.alone.inputs) * (fmt.levels - 1),)
-            flat = self._emit(program.Select, "codes", (INPUT,), top, index=(slice(0, size),))
-            codes = self._emit(program.Relabel, "input", (flat,), top, shape=shape)
+            flat = self._emit(program.Select, "codes", INPUT, top, index=(slice(0, size),))
+            codes = self._emit(program.Relabel, "input", flat, top, shape=shape)
             bits = (slice(size, None),)
-            self.levels = self._emit(program.Select, "levels", (INPUT,), 1, index=bits)
+            self.levels = self._emit(program.Select, "levels", INPUT, 1, index=bits)
         zero = np.full(shape, fmt.q_min, dtype=np.int64)
         self.values[NETWORK_INPUT] = _Value(codes, zero, np.array([step]), top)
         return fmt.q_min, step, top, argument_shape
 
-    def _output(self) -> tuple[IntVector, IntVector, int]:
-        """Bring the output to [0, span]; returns (low, step, bits)."""
+    def _output(self) -> tuple[IntVector, IntVector, IntVector]:
+        """Bring the output to [0, top]; returns (low, step, top)."""
         name = self.network.output
         value, interval = self.values[name], self.ranges[name]
         gain = np.broadcast_to(_channelwise(value.gain, interval.shape), interval.shape)
         lo = _first_multiple(interval.lo, value.zero, gain)  # [*shape]
-        top = int(((interval.hi - lo) // gain).max())
-        bits = max(1, top.bit_length())
+        top = np.maximum((interval.hi - lo) // gain, 0)  # [*shape]
         offset = (value.zero - lo) // gain
         if value.top is None or value.step == INPUT or offset.any():
-            self._emit(program.Offset, f"{name} out", (value.step,), top, constant=offset)
-        return lo, gain, bits
+            self._emit(program.Offset, f"{name} out", value.step, int(top.max()), constant=offset)
+        return lo, gain, top
 
-    def _output_in_parts(self, node: Node, parts: int) -> tuple[IntVector, IntVector, int]:
-        """Each part sums every `parts`-th input in the order of weight; (low, step, bits)."""
+    def _output_in_parts(self, node: Node, parts: int) -> tuple[IntVector, IntVector, IntVector]:
+        """Each part sums every `parts`-th input in the order of weight; (low, step, top)."""
         op: Any = node.op
         (source,) = inputs_of(node)
         x, interval = self.values[source], self.ranges[source]
@@ -291,82 +266,123 @@ class _Lowering:
         stacked = weights.reshape(-1, op.weight.shape[1])  # [parts * out, in]
         sums = Linear(stacked).out_range(interval)
         offset = stacked @ x.zero - sums.lo
-        top = int((sums.hi - sums.lo).max())
+        top = sums.hi - sums.lo  # [parts * out]
         weight = (stacked * x.gain.item()).T
-        step = self._emit(program.MatMul, node.name, (x.step,), 1, weight=weight)
-        self._emit(program.Offset, f"{node.name} out", (step,), top, constant=offset)
+        step = self._emit(program.MatMul, node.name, x.step, 1, weight=weight)
+        self._emit(program.Offset, f"{node.name} out", step, int(top.max()), constant=offset)
         low = sums.lo.reshape(parts, -1).sum(axis=0)
         if op.bias is not None:
             low = low + op.bias
-        return low, np.array([1]), max(1, top.bit_length())
+        return low, _ONE, top
 
     # --- nodes ------------------------------------------------------------------------------
 
     def _needs_table(self, node: Node) -> bool:
-        return isinstance(node.op, _ELEMENTWISE) and not self._fused_into_next(node)
+        return _is_elementwise(node) and not self._fused_into_next(node)
 
     def _fused_into_next(self, node: Node) -> bool:
         """Is this lookup read by one other lookup alone?  Then one table computes both."""
         users = self.users[node.name]
         return (
-            isinstance(node.op, _ELEMENTWISE)
+            _is_elementwise(node)
             and node.name != self.network.output
             and len(users) == 1
-            and isinstance(users[0].op, _ELEMENTWISE)
+            and _is_elementwise(users[0])
         )
 
     def _node(self, node: Node) -> _Value:
-        op = node.op
-        if isinstance(op, _ELEMENTWISE):
-            return self._lookup(node)
-        if isinstance(op, MaxPool2d):
-            return self._max_pool(node, op)
-        inputs = [self.values[name] for name in inputs_of(node)]
-        zero = np.asarray(op.forward(*(v.zero[None] for v in inputs))[0])
+        return _FORMS[type(node.op)](self, node, node.op)
+
+    def _inputs(self, node: Node) -> list[_Value]:
+        return [self.values[name] for name in inputs_of(node)]
+
+    def _zero(self, node: Node) -> IntVector:
+        """What the node makes of its inputs' zeros."""
+        zero = np.asarray(node.op.forward(*(x.zero[None] for x in self._inputs(node)))[0])
         if zero.dtype == object:
             raise CircuitError(f"node {node.name!r}: its sums leave 64 bits; no circuit holds them")
-        if isinstance(op, (Linear, Conv1d, Conv2d)):
-            return self._weighted(node, inputs[0], zero)
-        if isinstance(op, SumPool2d):
-            ones = np.ones((zero.shape[0], 1, *op.kernel), dtype=np.int64)
-            dilation, groups = (1, 1), zero.shape[0]
-            step = self._conv(
-                node.name, inputs[0].step, ones, op.stride, op.padding, dilation, groups
-            )
-        elif isinstance(op, GlobalSumPool):
-            step = self._global_sum(node.name, inputs[0])
-        elif isinstance(op, Add):
-            multipliers = (1,) * len(inputs) if op.multipliers is None else op.multipliers
-            sources = tuple(v.step for v in inputs)
-            step = self._emit(program.Sum, node.name, sources, 1, multipliers=multipliers)
-        elif isinstance(op, Concat):
-            step = self._emit(program.Join, node.name, tuple(v.step for v in inputs), 1)
-        elif isinstance(op, (Flatten, Reshape)):
-            top = 1 if inputs[0].top is None else inputs[0].top
-            step = self._emit(program.Relabel, node.name, (inputs[0].step,), top, shape=zero.shape)
-            return _Value(step, zero, np.array([1]), inputs[0].top, inputs[0].of_levels)
-        else:
-            raise NotCovered(f"node {node.name!r}: {op.kind} has no encrypted form here")
-        return _Value(step, zero, np.array([1]))
+        return zero
 
-    def _weighted(self, node: Node, x: _Value, zero: IntVector) -> _Value:
-        """Linear and convolutions: the weights absorb the input's gain and give up their gcd."""
-        op: Any = node.op
+    def _linear(self, node: Node, op: Linear) -> _Value:
+        (x,), (weight, zero, gain) = self._inputs(node), self._weighted(node, op)
+        source, matrix = x.step, weight.T
+        if x.of_levels is not None:
+            source, matrix = self.levels, x.of_levels @ weight.T
+        step = self._emit(program.MatMul, node.name, source, 1, weight=matrix)
+        return _Value(step, zero, gain)
+
+    def _conv2d(self, node: Node, op: Conv2d) -> _Value:
+        (x,), (weight, zero, gain) = self._inputs(node), self._weighted(node, op)
+        geometry = {"stride": op.stride, "dilation": op.dilation, "groups": op.groups}
+        step = self._conv(node.name, x.step, weight, op.padding, **geometry)
+        return _Value(step, zero, gain)
+
+    def _conv1d(self, node: Node, op: Conv1d) -> _Value:
+        """A convolution of height 1."""
+        (x,), (weight, zero, gain) = self._inputs(node), self._weighted(node, op)
+        high = (x.zero.shape[0], 1, x.zero.shape[1])
+        source = self._emit(program.Relabel, f"{node.name} in", x.step, x.top or 1, shape=high)
+        sums = self._conv(
+            f"{node.name} 2d",
+            source,
+            weight[:, :, None, :],
+            ((0, 0), op.padding[0]),
+            stride=(1, *op.stride),
+            dilation=(1, *op.dilation),
+            groups=op.groups,
+        )
+        step = self._emit(program.Relabel, node.name, sums, 1, shape=zero.shape)
+        return _Value(step, zero, gain)
+
+    def _sum_pool(self, node: Node, op: SumPool2d) -> _Value:
+        (x,), zero = self._inputs(node), self._zero(node)
+        ones = np.ones((zero.shape[0], 1, *op.kernel), dtype=np.int64)
+        geometry = {"stride": op.stride, "dilation": (1, 1), "groups": zero.shape[0]}
+        step = self._conv(node.name, x.step, ones, op.padding, **geometry)
+        return _Value(step, zero, _ONE)
+
+    def _global_sum(self, node: Node, op: GlobalSumPool) -> _Value:
+        (x,), zero = self._inputs(node), self._zero(node)
+        flat_shape = (x.zero.shape[0], prod(x.zero.shape[1:]))
+        name, top = node.name, x.top or 1
+        flat = self._emit(program.Relabel, f"{name} in", x.step, top, shape=flat_shape)
+        ones = np.ones((flat_shape[1], 1), dtype=np.int64)
+        sums = self._emit(program.MatMul, f"{name} sum", flat, 1, weight=ones)
+        step = self._emit(program.Relabel, name, sums, 1, shape=zero.shape)
+        return _Value(step, zero, _ONE)
+
+    def _add(self, node: Node, op: Add) -> _Value:
+        inputs = self._inputs(node)
+        multipliers = (1,) * len(inputs) if op.multipliers is None else op.multipliers
+        sources = tuple(x.step for x in inputs)
+        step = self._emit(program.Sum, node.name, sources, 1, multipliers=multipliers)
+        return _Value(step, self._zero(node), _ONE)
+
+    def _concat(self, node: Node, op: Concat) -> _Value:
+        sources = tuple(x.step for x in self._inputs(node))
+        step = self._emit(program.Join, node.name, sources, 1)
+        return _Value(step, self._zero(node), _ONE)
+
+    def _relabel(self, node: Node, op: Flatten | Reshape) -> _Value:
+        (x,), zero = self._inputs(node), self._zero(node)
+        step = self._emit(program.Relabel, node.name, x.step, x.top or 1, shape=zero.shape)
+        return _Value(step, zero, _ONE, x.top, x.of_levels)
+
+    def _weighted(
+        self, node: Node, op: Linear | Conv1d | Conv2d
+    ) -> tuple[IntVector, IntVector, IntVector]:
+        """(weight, zero, gain): weights absorb the input's gain and give up a common divisor."""
+        (x,), zero = self._inputs(node), self._zero(node)
         weight = op.weight * int(x.gain.item())  # only the network's input carries a gain here
         gain = self._row_gain(node, weight, zero)
-        weight = weight // gain.reshape(-1, *(1,) * (weight.ndim - 1))
-        if isinstance(op, Linear) and x.of_levels is not None:
-            merged = x.of_levels @ weight.T
-            step = self._emit(program.MatMul, node.name, (self.levels,), 1, weight=merged)
-        elif isinstance(op, Linear):
-            step = self._emit(program.MatMul, node.name, (x.step,), 1, weight=weight.T)
-        elif isinstance(op, Conv2d):
-            step = self._conv(
-                node.name, x.step, weight, op.stride, op.padding, op.dilation, op.groups
-            )
-        else:
-            step = self._conv1d(node.name, x, op, weight, zero.shape)
-        return _Value(step, zero, gain)
+        return weight // gain.reshape(-1, *(1,) * (weight.ndim - 1)), zero, gain
+
+    def _conv(
+        self, name: str, source: str, weight: IntVector, padding: Padding, **geometry: Any
+    ) -> str:
+        if any(before or after for before, after in padding):
+            source = self._emit(program.Pad, f"{name} pad", source, 1, padding=padding)
+        return self._emit(program.Conv, name, source, 1, weight=weight, **geometry)
 
     def _row_gain(self, node: Node, weight: IntVector, zero: IntVector) -> IntVector:
         """A common divisor of each weight row where every reader can take a gain, else 1.
@@ -375,20 +391,20 @@ class _Lowering:
         greatest divisor makes the narrowest accumulator; its power-of-two part keeps thresholds on
         a power-of-two grid.  The cheaper table decides.
         """
-        readers_can = all(isinstance(user.op, _ELEMENTWISE) for user in self.users[node.name])
+        readers_can = all(_is_elementwise(user) for user in self.users[node.name])
         if not readers_can:
-            return np.array([1])
+            return _ONE
         gcd = np.gcd.reduce(weight.reshape(len(weight), -1), axis=1)
         gcd = np.maximum(gcd, 1)
         by_channel = zero.reshape(len(zero), -1)
         agree = ((by_channel - by_channel[:, :1]) % gcd[:, None] == 0).all(axis=1)
         greatest = np.where(agree, gcd, 1)
         binary = greatest & -greatest
-        reader, *others = self.users[node.name] or [node]
-        if others or not isinstance(reader.op, Requantize) or (greatest == binary).all():
+        users = self.users[node.name]
+        if len(users) != 1 or (greatest == binary).all():
             return greatest
         prices = [
-            self._row_prices(reader, _Value("", zero, gain), self.ranges[node.name])
+            self._row_prices(users[0], _Value("", zero, gain), self.ranges[node.name])
             for gain in (greatest, binary)
         ]
         return np.where(prices[0] <= prices[1], greatest, binary)
@@ -402,54 +418,9 @@ class _Lowering:
         found = (tables.alternatives(tables.Rows([row], [1])) for row in rows.values)
         return np.array([options[0].price if options else np.inf for options in found])
 
-    def _conv(
-        self,
-        name: str,
-        source: str,
-        weight: IntVector,
-        stride: Any,
-        padding: Any,
-        dilation: Any,
-        groups: int,
-    ) -> str:
-        if any(before or after for before, after in padding):
-            source = self._emit(program.Pad, f"{name} pad", (source,), 1, padding=tuple(padding))
-        return self._emit(
-            program.Conv,
-            name,
-            (source,),
-            1,
-            weight=weight,
-            stride=tuple(stride),
-            dilation=tuple(dilation),
-            groups=groups,
-        )
-
-    def _conv1d(self, name: str, x: _Value, op: Any, weight: IntVector, shape: Any) -> str:
-        """A convolution of height 1."""
-        top = 1 if x.top is None else x.top
-        high = (x.zero.shape[0], 1, x.zero.shape[1])
-        source = self._emit(program.Relabel, f"{name} in", (x.step,), top, shape=high)
-        padding = ((0, 0), op.padding[0])
-        stride, dilation = (1, *op.stride), (1, *op.dilation)
-        sums = self._conv(
-            f"{name} 2d", source, weight[:, :, None, :], stride, padding, dilation, op.groups
-        )
-        return self._emit(program.Relabel, name, (sums,), 1, shape=shape)
-
-    def _global_sum(self, name: str, x: _Value) -> str:
-        channels, positions = x.zero.shape[0], prod(x.zero.shape[1:])
-        top = 1 if x.top is None else x.top
-        flat = self._emit(
-            program.Relabel, f"{name} in", (x.step,), top, shape=(channels, positions)
-        )
-        ones = np.ones((positions, 1), dtype=np.int64)
-        sums = self._emit(program.MatMul, f"{name} sum", (flat,), 1, weight=ones)
-        return self._emit(program.Relabel, name, (sums,), 1, shape=(channels,))
-
     # --- lookups ----------------------------------------------------------------------------
 
-    def _lookup(self, node: Node) -> _Value:
+    def _lookup(self, node: Node, op: Op) -> _Value:
         """A table of this node and of the lookups fused into it."""
         chain = [node]
         while True:
@@ -476,7 +447,7 @@ class _Lowering:
             pieces.append(self._piece_of_levels(node.name))
         step, top, low = self._joined(node.name, pieces)
         zero = np.broadcast_to(_channelwise(low, x.zero.shape), x.zero.shape).copy()
-        return _Value(step, zero, np.array([1]), top)
+        return _Value(step, zero, _ONE, top)
 
     def _partition(
         self, name: str, rows: tables.Rows, looked_up: IntVector
@@ -501,15 +472,15 @@ class _Lowering:
         """The lookups of some channels."""
         if len(index) < len(offset):
             name = f"{name} from {index[0]}"
-            source = self._emit(program.Gather, f"{name} in", (source,), 1, index=index)
+            source = self._emit(program.Gather, f"{name} in", source, 1, index=index)
         return _Piece(index, *self._looked_up(name, source, offset[index], chosen))
 
     def _value_of_levels(self, name: str) -> _Value:
         """A layer that depends on one input in every channel."""
         values, weight = self.alone(name)
-        flat = self._emit(program.MatMul, f"{name} levels", (self.levels,), 1, weight=weight)
-        step = self._emit(program.Relabel, name, (flat,), 1, shape=values.shape[1:])
-        return _Value(step, values[0], np.array([1]), None, weight)
+        flat = self._emit(program.MatMul, f"{name} levels", self.levels, 1, weight=weight)
+        step = self._emit(program.Relabel, name, flat, 1, shape=values.shape[1:])
+        return _Value(step, values[0], _ONE, None, weight)
 
     def _piece_of_levels(self, name: str) -> _Piece:
         """The channels that depend on one input each, beside others that are looked up."""
@@ -517,11 +488,11 @@ class _Lowering:
         shape = values.shape[1:]
         low = values.reshape(*values.shape[:2], -1).min(axis=(0, 2))  # [channels]
         top = int((values - _channelwise(low, shape)).max())
-        flat = self._emit(program.MatMul, f"{name} levels", (self.levels,), top, weight=weight)
-        step = self._emit(program.Relabel, f"{name} alone", (flat,), top, shape=shape)
+        flat = self._emit(program.MatMul, f"{name} levels", self.levels, top, weight=weight)
+        step = self._emit(program.Relabel, f"{name} alone", flat, top, shape=shape)
         least = values[0] - _channelwise(low, shape)
         if least.any():
-            step = self._emit(program.Offset, f"{name} least", (step,), top, constant=least)
+            step = self._emit(program.Offset, f"{name} least", step, top, constant=least)
         return _Piece(np.flatnonzero(self.alone.channels[name]), step, top, low)
 
     def _joined(self, name: str, pieces: list[_Piece]) -> tuple[str, int, IntVector]:
@@ -532,7 +503,7 @@ class _Lowering:
         order = np.argsort(np.concatenate([piece.index for piece in pieces]))
         steps = tuple(piece.step for piece in pieces)
         joined = self._emit(program.Join, f"{name} joined", steps, top)
-        step = self._emit(program.Gather, name, (joined,), top, index=order)
+        step = self._emit(program.Gather, name, joined, top, index=order)
         return step, top, np.concatenate([piece.low for piece in pieces])[order]
 
     def _constant(self, node: Node, x: _Value, rows: tables.Rows) -> _Value:
@@ -540,8 +511,8 @@ class _Lowering:
         first = np.array([row[0] for row in rows.values])
         zero = np.broadcast_to(_channelwise(first, x.zero.shape), x.zero.shape).copy()
         none = np.zeros(x.zero.shape, dtype=np.int64)
-        step = self._emit(program.Scale, node.name, (x.step,), 1, constant=none)
-        return _Value(step, zero, np.array([1]), 1)
+        step = self._emit(program.Scale, node.name, x.step, 1, constant=none)
+        return _Value(step, zero, _ONE, 1)
 
     # Each of these: steps from u = t + offset to f[u] - low; returns (step, top, low).
 
@@ -562,7 +533,7 @@ class _Lowering:
         stretch = _channelwise(drop.stretch, offset.shape)
         if (drop.stretch != 1).any():
             factor = np.broadcast_to(stretch, offset.shape).copy()
-            source = self._emit(program.Scale, f"{name} stretch", (source,), 1, constant=factor)
+            source = self._emit(program.Scale, f"{name} stretch", source, 1, constant=factor)
         constant = offset * stretch + _channelwise(drop.offset, offset.shape)
         whole = self._shifted(name, source, constant, drop.bits)
         high = self._truncated(name, whole, drop.bits, drop.shift)
@@ -629,17 +600,17 @@ class _Lowering:
     def _table(self, name: str, source: str, rows: IntVector, shift: int) -> tuple[str, int]:
         top = max(1, int(rows.max()))
         merged = rows[:1] if (rows == rows[0]).all() else rows
-        return self._emit(program.Table, name, (source,), top, tables=merged, shift=shift), top
+        return self._emit(program.Table, name, source, top, tables=merged, shift=shift), top
 
     def _shifted(self, name: str, source: str, constant: IntVector, bits: int) -> str:
         top = (1 << bits) - 1
-        return self._emit(program.Offset, f"{name} acc", (source,), top, constant=constant)
+        return self._emit(program.Offset, f"{name} acc", source, top, constant=constant)
 
     def _truncated(self, name: str, source: str, bits: int, shift: int) -> str:
         if not shift:
             return source
         top = (1 << bits) - 1
-        return self._emit(program.Truncate, f"{name} high", (source,), top, shift=shift)
+        return self._emit(program.Truncate, f"{name} high", source, top, shift=shift)
 
     # --- maxima -----------------------------------------------------------------------------
 
@@ -654,30 +625,27 @@ class _Lowering:
         offset = x.zero - _channelwise(lo, x.zero.shape)
         start = x.step
         if offset.any():
-            start = self._emit(program.Offset, f"{name} in", (start,), top, constant=offset)
+            start = self._emit(program.Offset, f"{name} in", start, top, constant=offset)
         if any(before or after for before, after in op.padding):
             # Zero is the least t there is: it wins no maximum.
-            start = self._emit(program.Pad, f"{name} pad", (start,), top, padding=op.padding)
+            start = self._emit(program.Pad, f"{name} pad", start, top, padding=op.padding)
         out_shape = op.out_shape(x.zero.shape)
         parts = [
-            self._emit(program.Select, f"{name} {u},{v}", (start,), top, index=index)
+            self._emit(program.Select, f"{name} {u},{v}", start, top, index=index)
             for u, v, index in _windows(op, out_shape)
         ]
         zero = np.broadcast_to(_channelwise(lo, out_shape), out_shape).copy()
         if len(parts) == 1:
-            return _Value(parts[0], zero, np.array([1]), top)
+            return _Value(parts[0], zero, _ONE, top)
         count = prod(out_shape)
-        if top <= 1:
-            step, width = self._any(name, parts), len(parts).bit_length()
-            found = {width: count}
-        else:
-            step, width = self._greatest(name, parts, top), (2 * top).bit_length()
-            found = {width: count * (len(parts) - 1)}
+        width = len(parts).bit_length() if top <= 1 else (2 * top).bit_length()
         if width > tables.MAX_BITS:
             raise _too_wide(name, 2 * top)
+        found = {width: count if top <= 1 else count * (len(parts) - 1)}
+        step = self._any(name, parts) if top <= 1 else self._greatest(name, parts, top)
         price = sum(prices.drop(b, 0) * n for b, n in found.items())
         self.layers.append(Layer(name, count, top.bit_length(), width, 0, "max", found, 0, price))
-        return _Value(step, zero, np.array([1]), top)
+        return _Value(step, zero, _ONE, top)
 
     def _any(self, name: str, parts: list[str]) -> str:
         """1 where any of the parts is 1."""
@@ -685,7 +653,7 @@ class _Lowering:
         ones = (1,) * n
         total = self._emit(program.Sum, f"{name} sum", tuple(parts), n, multipliers=ones)
         table = (np.arange(1 << n.bit_length()) > 0).astype(np.int64)
-        return self._emit(program.Table, name, (total,), 1, tables=table[None], shift=0)
+        return self._emit(program.Table, name, total, 1, tables=table[None], shift=0)
 
     def _greatest(self, name: str, parts: list[str], top: int) -> str:
         relu = np.maximum(np.arange(1 << (2 * top).bit_length()) - top, 0)
@@ -700,10 +668,10 @@ class _Lowering:
                     program.Sum, f"{tag} difference", (b, a), 1, multipliers=(1, -1)
                 )
                 moved = self._emit(
-                    program.Offset, f"{tag} acc", (difference,), 2 * top, constant=np.array([top])
+                    program.Offset, f"{tag} acc", difference, 2 * top, constant=np.array([top])
                 )
                 more = self._emit(
-                    program.Table, f"{tag} relu", (moved,), top, tables=relu[None], shift=0
+                    program.Table, f"{tag} relu", moved, top, tables=relu[None], shift=0
                 )
                 paired.append(self._emit(program.Sum, tag, (a, more), top, multipliers=(1, 1)))
             if len(parts) % 2:
@@ -714,9 +682,15 @@ class _Lowering:
     # --- book-keeping -----------------------------------------------------------------------
 
     def _emit(
-        self, kind: Callable[..., Step], name: str, sources: tuple[str, ...], top: int, **more: Any
+        self,
+        kind: Callable[..., Step],
+        name: str,
+        source: str | tuple[str, ...],
+        top: int,
+        **more: Any,
     ) -> str:
         tag = f"{len(self.steps)} {name}"
+        sources = source if isinstance(source, tuple) else (source,)
         self.steps.append(kind(name=tag, sources=sources, top=top, **more))
         return tag
 
@@ -742,15 +716,6 @@ class _Lowering:
 # --- small pieces -------------------------------------------------------------------------------
 
 
-def _needed(network: Network) -> list[Node]:
-    """The nodes that the output depends on, in order."""
-    needed = {network.output}
-    for node in reversed(network.nodes):
-        if node.name in needed:
-            needed.update(inputs_of(node))
-    return [node for node in network.nodes if node.name in needed]
-
-
 def _live(steps: list[Step]) -> tuple[Step, ...]:
     """The steps that the last one depends on."""
     needed = {steps[-1].name}
@@ -762,7 +727,12 @@ def _live(steps: list[Step]) -> tuple[Step, ...]:
 
 def _inputs_of_linear(node: Node) -> int:
     """How many inputs a Linear node sums; 1 for any other node."""
-    return int(node.op.weight.shape[1]) if isinstance(node.op, Linear) else 1
+    op: Any = node.op
+    return int(op.weight.shape[1]) if _FORMS[type(op)] == _Lowering._linear else 1
+
+
+def _is_elementwise(node: Node) -> bool:
+    return node.op.role is Role.ELEMENTWISE
 
 
 def _channelwise(values: IntVector, shape: Any) -> IntVector:
@@ -826,3 +796,21 @@ def _too_wide(name: str, span: int) -> CircuitError:
         f"node {name!r}: its accumulators span {span.bit_length()} bits, and a table takes at most "
         f"{tables.MAX_BITS}; train with narrower weights or codes, or fewer inputs per neuron"
     )
+
+
+# How each node kind is lowered: the one place that names them.
+_FORMS: dict[type[Op], Callable[[_Lowering, Node, Any], _Value]] = {
+    Requantize: _Lowering._lookup,
+    Lookup: _Lowering._lookup,
+    Linear: _Lowering._linear,
+    Conv1d: _Lowering._conv1d,
+    Conv2d: _Lowering._conv2d,
+    SumPool2d: _Lowering._sum_pool,
+    GlobalSumPool: _Lowering._global_sum,
+    Add: _Lowering._add,
+    Concat: _Lowering._concat,
+    Flatten: _Lowering._relabel,
+    Reshape: _Lowering._relabel,
+    MaxPool2d: _Lowering._max_pool,
+}
+_ABSORB = (_Lowering._linear, _Lowering._conv1d, _Lowering._conv2d)  # a gain, into weights

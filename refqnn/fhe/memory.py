@@ -1,4 +1,4 @@
-"""Memory is asked for before it is taken: a process that the system ends says nothing.
+"""The memory of keys, asked for before it is taken: a process that the system ends says nothing.
 
 And it is kept between runs.  Every run brings the bootstrap keys to Fourier form in new memory,
 50 MB for the smallest circuits.  The C library maps such a block and unmaps it again, and the
@@ -11,11 +11,14 @@ import ctypes
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from refqnn.errors import CircuitError
-from refqnn.fhe import estimation
 
-__all__ = ["kept_between_runs", "key_sizes", "require_memory"]
+__all__ = ["KeySizes", "available_memory", "kept_between_runs", "key_sizes", "require_memory"]
+
+_WORD = 8  # bytes of a torus element
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _LARGEST = 2**31 - 1  # value of either
@@ -23,9 +26,24 @@ _USUAL = 32 * 2**20  # the mmap threshold that glibc arrives at by itself
 _SPARE = 64 * 2**20
 
 
+@dataclass(frozen=True)
+class KeySizes:
+    """Bytes of the evaluation keys.
+
+    Attributes:
+        travelling: serialized, as a server receives them.
+        resident: in the server's memory at its peak, while the first inference unpacks them.
+        bootstrap: of the bootstrap keys, unpacked; every inference brings them to Fourier form.
+    """
+
+    travelling: int
+    resident: int
+    bootstrap: int
+
+
 def require_memory(needed: int, what: str) -> None:
     """Raises: CircuitError when fewer bytes than `needed` are available; it says how many."""
-    available = estimation.available_memory()
+    available = available_memory()
     if available is not None and needed > available:
         raise CircuitError(
             f"{what} of this circuit take {needed / 1e9:.2f} GB of memory and "
@@ -34,11 +52,42 @@ def require_memory(needed: int, what: str) -> None:
         )
 
 
-def key_sizes(parameters: bytes) -> estimation.KeySizes:
-    """Sizes of the evaluation keys; the encryption parameters say whether they are compressed."""
-    keys = json.loads(parameters)["keyset"]["lweBootstrapKeys"]
-    compressed = any(key.get("compression") == "seed" for key in keys)
-    return estimation.key_sizes(parameters, compressed)
+def key_sizes(parameters: bytes) -> KeySizes:
+    """Sizes of the evaluation keys, exactly, from a circuit's serialized encryption parameters.
+
+    A bootstrap key holds n * l ciphertext rows of (k + 1) polynomials, times (k + 1); a keyswitch
+    key in * l ciphertexts of out + 1 words.  Compressed, only the body of each ciphertext travels,
+    the rest comes from a seed.
+    """
+    keyset = json.loads(parameters)["keyset"]
+    compressed = any(key.get("compression") == "seed" for key in keyset["lweBootstrapKeys"])
+    whole = bootstrap = seeded = 0
+    for key in keyset["lweBootstrapKeys"]:
+        p = key["params"]
+        rows = p["inputLweDimension"] * p["levelCount"] * (p["glweDimension"] + 1)
+        body = rows * p["polynomialSize"] * _WORD
+        bootstrap += body * (p["glweDimension"] + 1)
+        seeded += body
+    whole += bootstrap
+    for key in keyset["lweKeyswitchKeys"]:
+        p = key["params"]
+        body = p["inputLweDimension"] * p["levelCount"] * _WORD
+        whole += body * (p["outputLweDimension"] + 1)
+        seeded += body
+    travelling = seeded if compressed else whole
+    unpacked = whole if compressed else 0
+    return KeySizes(travelling, travelling + unpacked + bootstrap, bootstrap)
+
+
+def available_memory() -> int | None:
+    """Bytes that a process may still take, or None where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    kilobytes = fields.get("MemAvailable", "").split()
+    return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
 @contextmanager

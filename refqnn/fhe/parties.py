@@ -1,9 +1,14 @@
 """Client and server apart: what each of them keeps, and the files between them.
 
-    client file     input and output doors of the network (no weights), encryption parameters, and
-                    which inputs some neuron reads alone
+    client file     input and output doors of the network (no weights), encryption parameters, the
+                    range of each output, and which inputs some neuron reads alone
     server file     the compiled circuit; it holds the network's weights, but no key
     keys            stay with the client; the evaluation keys alone go to the server
+
+Both files follow from one identity, which names the circuit: a digest over all that gives a number
+its meaning (doors, encoding, parameters) and over the compiled circuit.  Either side recomputes its
+part on loading.  The circuit's part is salted, and the salt is in the server's file alone: nobody
+else can confirm a guess about the weights by it.
 
     client                                          server
     codes = client.quantize(X)
@@ -17,6 +22,9 @@ The same with files, many samples each (see refqnn.fhe.files; `refqnn fhe` on th
     server.load_evaluation_keys(e); server.answer(r, a)
     acc = client.read_answers(a)
 
+Answers in a file repeat the nonce of their requests; the bytes of a single sample carry none.
+Whatever is handed to Concrete is checked first (refqnn.fhe.messages).
+
 Both use Concrete's runtime alone: neither imports torch nor the circuit compiler.
 A server file holds machine code: load it from whom you trust.
 """
@@ -27,7 +35,8 @@ import platform
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -37,7 +46,6 @@ from concrete.compiler import (
     ClientProgram,
     Keyset,
     Library,
-    ProgramInfo,
     ServerKeyset,
     ServerProgram,
     TransportValue,
@@ -50,41 +58,32 @@ from refqnn.doors import Predictions
 from refqnn.errors import (
     CircuitError,
     FileFormatError,
+    InvalidArgument,
+    InvalidType,
     NotCovered,
     RefqnnError,
     ShapeMismatch,
     mismatch,
 )
 from refqnn.fhe import files
-from refqnn.fhe.estimation import KeySizes
+from refqnn.fhe.doors import Encoding
 from refqnn.fhe.interrupts import held_back
-from refqnn.fhe.levels import arguments
-from refqnn.fhe.memory import kept_between_runs, key_sizes, require_memory
+from refqnn.fhe.memory import kept_between_runs, require_memory
+from refqnn.fhe.messages import Parameters
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
-__all__ = ["Client", "Server", "output_of", "save_client", "save_server"]
+__all__ = ["Client", "Halves", "Server", "save_client", "save_server"]
 
 KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
-_ALONE, _LOW, _STEP = "read_alone.npy", "output_low.npy", "output_step.npy"
+_INPUT = ("input_low", "input_step")
+_ARRAYS = ("read_alone", "output_low", "output_step", "output_top")
 _LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
+_LARGEST = 2**62  # magnitude of an output
 
 OnSample = Callable[[str], None]
 Run = Callable[[bytes], bytes]
-
-
-def output_of(
-    result: NDArray[Any], low: NDArray[np.int64], step: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The network's output from a decrypted result: low + step * (sum of its parts).
-
-    Args:
-        result: [parts * size of low] or [*shape of low], nonnegative integers.
-    """
-    parts = result.astype(np.int64).reshape(-1, *low.shape)
-    output: NDArray[np.int64] = low + step * parts.sum(axis=0)
-    return output
 
 
 class Client:
@@ -94,46 +93,40 @@ class Client:
 
     Attributes:
         doors: a network without weights that has the input and output formats.
-        digest: of the network that the circuit computes.
         circuit: names the circuit; the server's file and all keys and ciphertexts have the same.
-        read_alone: flat indices of the inputs whose levels are sent besides the codes, because some
-            neuron reads them alone (refqnn.fhe.levels).
     """
 
     def __init__(
-        self,
-        doors: Network,
-        header: dict[str, Any],
-        read_alone: NDArray[np.int64],
-        output_low: NDArray[np.int64],
-        output_step: NDArray[np.int64],
-        parameters: ProgramInfo,
+        self, doors: Network, encoding: Encoding, circuit: str, parameters: Parameters
     ) -> None:
-        self.doors = doors
-        self.digest: str = header["digest"]
-        self.circuit: str = header["circuit"]
-        self._input_low, self._input_step = int(header["input_low"]), int(header["input_step"])
-        self.read_alone = read_alone
-        self._output_low, self._output_step = output_low, output_step
-        self._parameters = parameters
+        self.doors, self.circuit = doors, circuit
+        self._encoding, self._parameters = encoding, parameters
         self._keys: tuple[Keyset, str] | None = None  # and their name
+        self._asked: str | None = None  # the nonce of the last requests
 
     @classmethod
     def load(cls, path: str | Path) -> Client:
         """Raises: FileFormatError for a damaged, foreign or newer file."""
-        with files.reading(path, "client") as file, tempfile.TemporaryDirectory() as folder:
-            for name, kind in (("digest", str), ("circuit", str)):
-                file.field(name, kind)
-            for name in ("input_low", "input_step"):
-                file.field(name, int)
-            saved_doors = Path(folder, _DOORS)
-            saved_doors.write_bytes(file[_DOORS])
-            doors = load(saved_doors)
-            alone, low, step = (npy_to_array(file[name]) for name in (_ALONE, _LOW, _STEP))
-            if alone.dtype != np.int64 or not np.isin(alone, range(prod(doors.input_shape))).all():
-                raise FileFormatError(f"{path}: {_ALONE} is no list of inputs")
-            parameters = _whole(ProgramInfo.deserialize, file[_PARAMETERS], path)
-            return cls(doors, file.header, alone, low, step, parameters)
+        with files.reading(path, "client") as file, _in(path):
+            with tempfile.TemporaryDirectory() as folder:
+                saved_doors = Path(folder, _DOORS)
+                saved_doors.write_bytes(file[_DOORS])
+                doors = load(saved_doors)
+            low, step = (file.field(name, int) for name in _INPUT)
+            arrays = [npy_to_array(file[f"{name}.npy"]) for name in _ARRAYS]
+            encoding = Encoding(doors.input_format, low, step, *arrays)
+            parameters = Parameters(file[_PARAMETERS])
+            _require_sound(encoding, doors, parameters)
+            client_part = _client_part(doors, encoding, parameters.content)
+            circuit = _identity(client_part, file.field("program", str))
+            file.require(circuit=circuit)
+        return cls(doors, encoding, circuit, parameters)
+
+    @property
+    def read_alone(self) -> NDArray[np.int64]:
+        """Flat indices of the inputs whose levels are sent besides the codes, because some neuron
+        reads them alone (refqnn.fhe.doors)."""
+        return self._encoding.read_alone
 
     # --- doors ------------------------------------------------------------------------------
 
@@ -182,25 +175,29 @@ class Client:
         Raises: CircuitError when the keys would not fit into the memory that is left.
         """
         if self._keys is None or force:
-            sizes = key_sizes(self._parameters.serialize())
+            sizes = self._parameters.key_sizes
             require_memory(2 * sizes.travelling, "the keys")  # once more while they are written
             system_randomness = (0, 0, 0, 0)  # no seed given
-            with held_back():
-                keyset = Keyset(self._parameters, None, *system_randomness, None)
+            with held_back(), _in("keygen"):
+                keyset = Keyset(self._parameters.info, None, *system_randomness, None)
                 self._keys = keyset, secrets.token_hex(16)
 
     def save_keys(self, path: str | Path) -> None:
-        """Write all keys, the secret one too, to a file that its owner alone may read."""
+        """Write all keys, the secret one too, to a file that its owner alone may read.
+
+        Raises: InvalidArgument where there are private keys already.
+        """
         keyset, name = self._made_keys()
         members = [(KEYS, bytes(keyset.serialize()))]
-        files.write(path, "private keys", self._header(name), members, private=True)
+        files.write(path, files.PRIVATE, self._header(name), members, private=True)
 
     def load_keys(self, path: str | Path) -> None:
         """Read keys that `save_keys` wrote.  Raises: FileFormatError for another circuit's."""
-        with files.reading(path, "private keys") as file:
+        with files.reading(path, files.PRIVATE) as file, _in(path):
             file.require(circuit=self.circuit)
-            name = file.field("keys", str)
-            self._keys = _whole(Keyset.deserialize, file[KEYS], path), name
+            name, keys = file.field("keys", str), file[KEYS]
+            self._parameters.require_keys(keys)
+            self._keys = Keyset.deserialize(keys), name
 
     def evaluation_keys(self) -> bytes:
         """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
@@ -236,13 +233,21 @@ class Client:
         return self._encrypted(self.doors.check_codes(array[None])[0])
 
     def decrypt(self, answer: bytes) -> NDArray[np.int64]:
-        """The output [*output_shape] of one sample.  Raises: CircuitError without keys."""
+        """The output [*output_shape] of one sample.
+
+        Raises: CircuitError without keys, and for integers that the circuit cannot give (an answer
+            under other keys); FileFormatError for other bytes than an answer's.
+        """
         if self._keys is None:
             raise CircuitError("decrypt: this client has no keys; call load_keys first")
+        message = _bytes(answer, "answer")
+        self._parameters.require_answer(message)
         circuit = self._circuit()
-        with held_back():
-            value = circuit.process_output(TransportValue.deserialize(bytes(answer)), 0)
-        return output_of(np.asarray(value.to_py_val()), self._output_low, self._output_step)
+        with held_back(), _in("answer"):
+            value = circuit.process_output(TransportValue.deserialize(message), 0)
+            result = np.asarray(value.to_py_val())
+        self._encoding.require(result)
+        return self._encoding.outputs(result)
 
     def save_requests(
         self, codes: ArrayLike, path: str | Path, on_sample: OnSample | None = None
@@ -259,6 +264,7 @@ class Client:
         """
         checked = self.doors.check_codes(codes)
         _, name = self._made_keys()
+        nonce = secrets.token_hex(16)
 
         def members() -> Iterator[tuple[str, bytes]]:
             for i, sample in enumerate(checked):
@@ -266,28 +272,49 @@ class Client:
                 if on_sample is not None:
                     on_sample(f"sample {i}")
 
-        files.write(path, "requests", {**self._header(name), "samples": len(checked)}, members())
+        header = {**self._header(name), "nonce": nonce, "samples": len(checked)}
+        files.write(path, "requests", header, members())
+        self._asked = nonce
 
-    def read_answers(self, path: str | Path, on_sample: OnSample | None = None) -> NDArray[Any]:
+    def read_answers(
+        self,
+        path: str | Path,
+        on_sample: OnSample | None = None,
+        *,
+        requests: str | Path | None = None,
+    ) -> NDArray[Any]:
         """The outputs [n, *output_shape] that the server's answers hold, in the requests' order.
 
-        Raises: CircuitError without keys, FileFormatError for answers under other keys.
+        Args:
+            requests: the file that is answered; by default what this client saved last.
+
+        Raises: CircuitError without keys, or for integers that the circuit cannot give;
+            FileFormatError for answers under other keys or to other requests; InvalidArgument when
+            it is not known what is answered.
         """
         if self._keys is None:
             raise CircuitError("read_answers: this client has no keys; call load_keys first")
         _, name = self._keys
+        expected = {**self._header(name), "nonce": self._nonce(requests)}
         outputs = []
-        with files.reading(path, "answers") as file:
-            file.require(**self._header(name))
-            for i in range(file.field("samples", int)):
-                outputs.append(_whole(self.decrypt, file[str(i)], path))
+        with files.reading(path, "answers") as file, _in(path):
+            file.require(**expected)
+            for i in range(file.samples()):
+                outputs.append(self.decrypt(file[str(i)]))
                 if on_sample is not None:
                     on_sample(f"sample {i}")
-        return np.stack(outputs)
+        return np.reshape(outputs, (-1, *self._encoding.output_low.shape)).astype(np.int64)
+
+    def _nonce(self, requests: str | Path | None) -> str:
+        if requests is not None:
+            with files.reading(requests, "requests") as file:
+                return str(file.field("nonce", str))
+        if self._asked is None:
+            raise InvalidArgument("requests: got None, expected the file that was answered")
+        return self._asked
 
     def _encrypted(self, checked: NDArray[np.int64]) -> bytes:
-        fmt, low, step = self.doors.input_format, self._input_low, self._input_step
-        (argument,) = arguments(checked[None], fmt, low, step, self.read_alone)
+        (argument,) = self._encoding.arguments(checked[None])
         self.keygen()
         circuit = self._circuit()
         with held_back():
@@ -295,8 +322,8 @@ class Client:
 
     def _circuit(self) -> Any:
         keyset, _ = self._made_keys()
-        client = ClientProgram.create_encrypted(self._parameters, keyset)
-        return client.get_client_circuit(self._parameters.function_list()[0])
+        info = self._parameters.info
+        return ClientProgram.create_encrypted(info, keyset).get_client_circuit("circuit")
 
 
 class Server:
@@ -307,11 +334,17 @@ class Server:
         circuit: names the circuit; the client's file and all keys and ciphertexts have the same.
     """
 
-    def __init__(self, digest: str, circuit: str, folder: tempfile.TemporaryDirectory[str]) -> None:
+    def __init__(
+        self,
+        digest: str,
+        circuit: str,
+        parameters: Parameters,
+        folder: tempfile.TemporaryDirectory[str],
+    ) -> None:
         self.digest, self.circuit = digest, circuit
+        self._parameters = parameters
         self._folder = folder  # removed when the server is
-        self._library = Library(folder.name)
-        self._program = ServerProgram(self._library, False)
+        self._program = ServerProgram(Library(folder.name), False)
         self._keys: ServerKeyset | None = None
         self._keys_name = ""  # of keys from a file
 
@@ -319,49 +352,59 @@ class Server:
     def load(cls, path: str | Path) -> Server:
         """Raises: FileFormatError; CircuitError for a circuit of another kind of machine."""
         folder = tempfile.TemporaryDirectory()
-        with files.reading(path, "server") as file:
+        with files.reading(path, "server") as file, _in(path):
             machine = file.field("machine", str)
             if machine != platform.machine():
                 expected = f"{platform.machine()}: compile and save it on such a machine"
                 raise CircuitError(mismatch("machine of the file", machine, expected))
-            digest, circuit = (file.field(name, str) for name in ("digest", "circuit"))
-            for name in _LIBRARY:
-                Path(folder.name, name).write_bytes(file[name])
-        return cls(digest, circuit, folder)
+            digest, salt, client = (file.field(n, str) for n in ("digest", "salt", "client"))
+            library = {name: file[name] for name in _LIBRARY}
+            circuit = _identity(client, _program(salt, library))
+            file.require(circuit=circuit)
+            parameters = Parameters(file[_PARAMETERS])
+            for name, content in library.items():
+                Path(folder.name, name).write_bytes(content)
+            return cls(digest, circuit, parameters, folder)
 
     def load_keys(self, evaluation_keys: bytes) -> None:
         """Use these keys from now on; `Client.evaluation_keys` made them.
 
-        Raises: CircuitError when the keys would not fit into the memory that is left.
+        Raises: CircuitError when the keys would not fit into the memory that is left,
+            FileFormatError for other bytes than this circuit's keys.
         """
         require_memory(self.memory_bytes, "the evaluation keys")
-        self._keys, self._keys_name = ServerKeyset.deserialize(bytes(evaluation_keys)), ""
+        message = _bytes(evaluation_keys, "evaluation_keys")
+        self._parameters.require_evaluation_keys(message)
+        with _in("evaluation keys"):
+            self._keys, self._keys_name = ServerKeyset.deserialize(message), ""
 
     def load_evaluation_keys(self, path: str | Path) -> None:
         """As `load_keys`, from a file.  Raises: also FileFormatError for another circuit's keys."""
-        with files.reading(path, "evaluation keys") as file:
+        with files.reading(path, "evaluation keys") as file, _in(path):
             file.require(circuit=self.circuit)
-            _whole(self.load_keys, file[KEYS], path)
-            self._keys_name = file.field("keys", str)
-
-    @cached_property
-    def _key_sizes(self) -> KeySizes:
-        return key_sizes(self._library.get_program_info().serialize())
+            name = file.field("keys", str)
+            self.load_keys(file[KEYS])
+            self._keys_name = name
 
     @property
     def memory_bytes(self) -> int:
         """Memory that the keys take at their peak, while the first run unpacks them."""
-        return self._key_sizes.resident
+        return self._parameters.key_sizes.resident
 
     def run(self, request: bytes) -> bytes:
-        """The encrypted answer to an encrypted sample.  Raises: CircuitError without keys."""
+        """The encrypted answer to an encrypted sample.
+
+        Raises: CircuitError without keys, FileFormatError for other bytes than a request's.
+        """
         if self._keys is None:
             raise CircuitError("run: this server has no evaluation keys; call load_keys first")
-        name = self._library.get_program_info().function_list()[0]
-        circuit = self._program.get_server_circuit(name)
-        with held_back(), kept_between_runs(self._key_sizes.bootstrap):
-            (answer,) = circuit.call([TransportValue.deserialize(bytes(request))], self._keys)
-        return bytes(answer.serialize())
+        message = _bytes(request, "request")
+        self._parameters.require_request(message)
+        circuit = self._program.get_server_circuit("circuit")
+        kept = kept_between_runs(self._parameters.key_sizes.bootstrap)
+        with held_back(), kept, _in("request"):
+            (answer,) = circuit.call([TransportValue.deserialize(message)], self._keys)
+            return bytes(answer.serialize())
 
     def answer(
         self, requests: str | Path, answers: str | Path, on_sample: OnSample | None = None
@@ -372,88 +415,164 @@ class Server:
         """
         if self._keys is None:
             raise CircuitError("answer: no evaluation keys; call load_evaluation_keys first")
-        with files.reading(requests, "requests") as file:
+        with files.reading(requests, "requests") as file, _in(requests):
             file.require(circuit=self.circuit, keys=self._keys_name)
-            n = file.field("samples", int)
+            header = answer_header(file)
 
             def members() -> Iterator[tuple[str, bytes]]:
-                for i in range(n):
-                    yield str(i), _whole(self.run, file[str(i)], requests)
+                for i in range(header["samples"]):
+                    yield str(i), self.run(file[str(i)])
                     if on_sample is not None:
                         on_sample(f"sample {i}")
 
-            header = {name: file.header[name] for name in ("circuit", "keys", "samples")}
             files.write(answers, "answers", header, members())
-        return int(n)
+        return int(header["samples"])
 
 
 # --- files ------------------------------------------------------------------------------------
 
 
-def save_client(network: Network, lowered: Any, parameters: bytes, path: str | Path) -> None:
-    """Write what `Client.load` reads.
+def answer_header(requests: files.Reader) -> files.Header:
+    """The header of the answers to these requests.  Raises: FileFormatError."""
+    names = {name: requests.field(name, str) for name in ("circuit", "keys", "nonce")}
+    return {**names, "samples": requests.samples()}
 
-    Args:
-        lowered: the `Lowered` form of the network.
+
+@dataclass(frozen=True)
+class Halves:
+    """What a client's and a server's file say.
+
+    Attributes:
         parameters: serialized encryption parameters of the circuit.
+        library: the folder into which it was compiled.
+        salt: drawn for this circuit.
     """
-    doors = Network(
-        [Node("doors", Reshape(network.input_shape))],
-        input_shape=network.input_shape,
-        input_format=network.input_format,
-        input_quantizer=network.input_quantizer,
-        output_dequantizer=network.output_dequantizer,
-    )
+
+    network: Network
+    encoding: Encoding
+    parameters: bytes
+    library: Path
+    salt: bytes
+
+    @property
+    def doors(self) -> Network:
+        """A network without weights that quantizes and dequantizes as this one."""
+        network = self.network
+        return Network(
+            [Node("doors", Reshape(network.input_shape))],
+            input_shape=network.input_shape,
+            input_format=network.input_format,
+            input_quantizer=network.input_quantizer,
+            output_dequantizer=network.output_dequantizer,
+        )
+
+    @property
+    def client_part(self) -> str:
+        return _client_part(self.doors, self.encoding, self.parameters)
+
+    @property
+    def library_members(self) -> dict[str, bytes]:
+        return {name: Path(self.library, name).read_bytes() for name in _LIBRARY}
+
+    @property
+    def program(self) -> str:
+        return _program(self.salt.hex(), self.library_members)
+
+    @property
+    def circuit(self) -> str:
+        return _identity(self.client_part, self.program)
+
+
+def save_client(halves: Halves, path: str | Path) -> None:
+    """Write what `Client.load` reads."""
+    encoding = halves.encoding
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, _DOORS)
-        doors.save(file)
+        halves.doors.save(file)
         saved_doors = file.read_bytes()
     header = {
-        "digest": network.digest,
-        "circuit": _circuit(network, lowered, parameters),
-        "input_low": lowered.input_low,
-        "input_step": lowered.input_step,
+        "circuit": halves.circuit,
+        "program": halves.program,
+        **{name: getattr(encoding, name) for name in _INPUT},
     }
     members = {
         _DOORS: saved_doors,
-        _ALONE: array_to_npy(lowered.read_alone),
-        _LOW: array_to_npy(lowered.output_low),
-        _STEP: array_to_npy(lowered.output_step),
-        _PARAMETERS: parameters,
+        **{f"{name}.npy": array_to_npy(getattr(encoding, name)) for name in _ARRAYS},
+        _PARAMETERS: halves.parameters,
     }
     files.write(path, "client", header, members.items())
 
 
-def save_server(
-    network: Network, lowered: Any, parameters: bytes, library: str | Path, path: str | Path
-) -> None:
-    """Write what `Server.load` reads.
-
-    Args:
-        lowered, parameters: as for `save_client`.
-        library: the folder into which the circuit was compiled.
-    """
+def save_server(halves: Halves, path: str | Path) -> None:
+    """Write what `Server.load` reads."""
     header = {
-        "digest": network.digest,
-        "circuit": _circuit(network, lowered, parameters),
+        "digest": halves.network.digest,
+        "circuit": halves.circuit,
+        "client": halves.client_part,
+        "salt": halves.salt.hex(),
         "machine": platform.machine(),
     }
-    members = {name: Path(library, name).read_bytes() for name in _LIBRARY}
+    members = {**halves.library_members, _PARAMETERS: halves.parameters}
     files.write(path, "server", header, members.items())
 
 
-def _circuit(network: Network, lowered: Any, parameters: bytes) -> str:
-    """Equal for circuits that may share keys and ciphertexts and mean the same by them."""
-    doors = f"{network.digest} {lowered.input_low} {lowered.input_step}"
-    arrays = (lowered.read_alone, lowered.output_low, lowered.output_step)
-    return files.identity(doors.encode(), parameters, *map(array_to_npy, arrays))
+def _client_part(doors: Network, encoding: Encoding, parameters: bytes) -> str:
+    """Equal for clients that mean the same by their numbers and may share keys."""
+    said = [doors.digest, *(str(getattr(encoding, name)) for name in _INPUT)]
+    arrays = (array_to_npy(getattr(encoding, name)) for name in _ARRAYS)
+    return files.identity(" ".join(said).encode(), parameters, *arrays)
 
 
-def _whole(use: Callable[[bytes], Any], content: bytes, path: str | Path) -> Any:
-    """What `use` makes of a member of a file; what Concrete cannot read is a damaged file."""
+def _program(salt: str, library: dict[str, bytes]) -> str:
+    return files.identity(salt.encode(), *(library[name] for name in _LIBRARY))
+
+
+def _identity(client_part: str, program: str) -> str:
+    return files.identity(client_part.encode(), program.encode())
+
+
+def _require_sound(encoding: Encoding, doors: Network, parameters: Parameters) -> None:
+    """Raises: FileFormatError for an encoding that the circuit of these parameters cannot have."""
+    fmt, size = doors.input_format, prod(doors.input_shape)
+    alone, low, step, top = (getattr(encoding, name) for name in _ARRAYS)
+    argument = doors.input_shape
+    if len(alone):
+        argument = (size + len(alone) * (fmt.levels - 1),)
+    sound = {
+        "input_low": encoding.input_low == fmt.q_min,
+        "input_step": encoding.input_step in (1, fmt.step),
+        "read_alone": alone.ndim == 1 and np.isin(alone, range(size)).all(),
+        "argument": parameters.argument_shape == argument,
+        "output_low": low.size > 0 and top.size % max(1, low.size) == 0,
+        "output_step": step.shape in ((1,), low.shape) and (step >= 1).all(),
+        "output_top": top.shape == parameters.result_shape,
+        "output_top's values": ((top >= 0) & (top < 1 << parameters.result_bits)).all(),
+        "arrays": all(a.dtype == np.int64 for a in (alone, low, step, top)),
+    }
+    for name, holds in sound.items():
+        if not holds:
+            raise FileFormatError(f"{name}: not that of a circuit of ours")
+    largest = max(abs(int(low.min())), abs(int(low.max())))
+    if largest + int(step.max()) * int(top.max()) * (top.size // low.size) > _LARGEST:
+        raise FileFormatError("output_low, output_step: outputs beyond 62 bits")
+
+
+def _bytes(message: bytes, argument: str) -> bytes:
+    if not isinstance(message, (bytes, bytearray, memoryview)):
+        raise InvalidType(mismatch(argument, type(message).__name__, "bytes"))
+    return bytes(message)
+
+
+@contextmanager
+def _in(where: str | Path) -> Iterator[None]:
+    """What Concrete cannot read is a damaged file; an error in a file names it."""
     try:
-        return use(content)
+        yield
+    except FileFormatError as error:
+        if str(error).startswith(str(where)):
+            raise
+        raise FileFormatError(f"{where}: {error}") from error
     except RefqnnError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise FileFormatError(f"{path}: Concrete cannot read it ({error})") from error
+        raise FileFormatError(f"{where}: Concrete cannot read it ({error})") from error

@@ -3,15 +3,19 @@
 `_DROP[bits][shift]` is the cost, per accumulator of `bits` bits, of removing its `shift` low bits
 and looking the rest up, as the optimizer of concrete-python 2.11 reports it for a dense ternary
 layer of 16 neurons at an error probability of 2**-46 per lookup (the two widest full tables, 9 and
-10 bits, and one bit are extrapolated).  It chooses between alternatives; `refqnn.fhe.estimate`
-predicts seconds.
+10 bits, and one bit are extrapolated).  It chooses between alternatives.
+
+`work` counts what an inference does, in operations of the optimizer: its own count, plus what it
+leaves out.  Concrete brings the bootstrap keys to Fourier form at every call, on one core, inputs
+are encrypted and unpacked one by one, and the small lookups that remove low bits take longer than
+their operations say.  `refqnn.fhe.estimate` makes seconds of it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-__all__ = ["drop", "lookups", "merged", "part"]
+__all__ = ["drop", "lookups", "merged", "part", "work"]
 
 _DROP: dict[int, tuple[int, ...]] = {
     1: (50,),
@@ -27,6 +31,12 @@ _DROP: dict[int, tuple[int, ...]] = {
 }
 _WIDEST = max(_DROP)
 _PER_BIT_BEYOND = 60  # one more removed bit above the widest measured accumulator
+
+# Fitted to idle runs of eleven networks on two cores; bench/fhe.json is a later run.
+_OPERATIONS_PER_CALL = 3.4e7
+_OPERATIONS_PER_INPUT = 2.0e6  # a ciphertext made, and unpacked by the server
+_OPERATIONS_PER_KEY_BYTE = 4.75  # conversion of the bootstrap keys
+_OPERATIONS_PER_REMOVED_BIT = 3.7e7
 
 
 def drop(bits: int, shift: int) -> float:
@@ -59,3 +69,17 @@ def merged(*counts: dict[int, int]) -> dict[int, int]:
     for count in counts:
         total.update(count)
     return dict(sorted(total.items(), reverse=True))
+
+
+def work(complexity: float, bootstrap_bytes: int, removed_bits: int, inputs: int) -> float:
+    """Operations of one inference.
+
+    Args:
+        complexity: the optimizer's count.
+        bootstrap_bytes: of the bootstrap keys, unpacked.
+        removed_bits: how many low bits are removed, over all accumulators.
+        inputs: how many integers are encrypted.
+    """
+    keys = _OPERATIONS_PER_KEY_BYTE * bootstrap_bytes
+    door = _OPERATIONS_PER_CALL + _OPERATIONS_PER_INPUT * inputs
+    return door + complexity + keys + _OPERATIONS_PER_REMOVED_BIT * removed_bits

@@ -1,27 +1,40 @@
-"""The steps of an encrypted circuit, as data: what runs on numpy arrays also traces a circuit.
+"""The steps of an encrypted circuit, as data: what runs on numpy arrays also builds a circuit.
 
 Every encrypted value t is a nonnegative integer of `bits` bits.  The arithmetic between two tables
 is modular, so only a value that enters a table, or leaves the circuit, has to fit its width; the
 others are declared with one bit and take the width of the values they are summed into.
+
+A backend computes the steps.  `InClear` does on numpy arrays, by definition; refqnn.fhe.backend
+builds circuits of Concrete.  One for another library offers
+
+    values     +, - and * between them and with int64 arrays, @ with a matrix on the right, reshape,
+               indexing by slices and by arrays, np.concatenate; exact modulo 2**(bits + 1)
+    functions  those of `Backend`; `truncate`, `bits` and `lookup` are exact for t in [0, top]
+
+and takes the width of each value from `Program.tops`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from concrete import fhe
 from numpy.typing import NDArray
 
+from refqnn.ops import Conv2d
 from refqnn.ops.base import Shape
 
 __all__ = [
     "INPUT",
+    "Backend",
     "Bits",
     "Conv",
     "Gather",
+    "InClear",
     "Join",
     "MatMul",
     "Offset",
@@ -39,6 +52,55 @@ __all__ = [
 INPUT = ""  # the name and tag of the circuit's argument
 
 IntVector = NDArray[np.int64]
+Value = Any  # an array of one sample, or what stands for it in a backend
+
+
+class Backend(Protocol):
+    """What the operators of values do not say."""
+
+    def tagged(self, name: str) -> AbstractContextManager[Any]:
+        """Inside, values are made by the step of this name."""
+
+    def conv(self, x: Value, step: Conv) -> Value:
+        """Correlation of x [1, in, h, w] without padding."""
+
+    def zeros(self, shape: Shape) -> Value:
+        """Encrypted zeros."""
+
+    def truncate(self, x: Value, shift: int) -> Value:
+        """x with its `shift` low bits set to zero."""
+
+    def bits(self, x: Value, start: int, stop: int) -> Value:
+        """Bits `start` to `stop` - 1 of x."""
+
+    def lookup(self, function: Callable[[IntVector], IntVector], x: Value) -> Value:
+        """An elementwise function of integers."""
+
+
+class InClear:
+    """Steps on numpy arrays of int64."""
+
+    def tagged(self, name: str) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def conv(self, x: Value, step: Conv) -> Value:
+        op = Conv2d(step.weight, None, step.stride, 0, step.dilation, step.groups)
+        return op.forward(x)
+
+    def zeros(self, shape: Shape) -> Value:
+        return np.zeros(shape, dtype=np.int64)
+
+    def truncate(self, x: Value, shift: int) -> Value:
+        return x >> shift << shift
+
+    def bits(self, x: Value, start: int, stop: int) -> Value:
+        return (x >> start) & ((1 << (stop - start)) - 1)
+
+    def lookup(self, function: Callable[[IntVector], IntVector], x: Value) -> Value:
+        return function(x)
+
+
+IN_CLEAR = InClear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +117,14 @@ class Step(ABC):
     sources: tuple[str, ...]
     top: int
 
+    @property
+    def linear(self) -> bool:
+        """Is the result a sum of the sources' ciphertexts (and perhaps of others)?"""
+        return True
+
     @abstractmethod
-    def apply(self, *t: Any) -> Any:
-        """The result, from arrays of one sample or from tracers."""
+    def apply(self, backend: Backend, *t: Value) -> Value:
+        """The result of the sources' values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +133,7 @@ class MatMul(Step):
 
     weight: IntVector  # [in, out]
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0] @ self.weight
 
 
@@ -79,14 +146,8 @@ class Conv(Step):
     dilation: Shape
     groups: int
 
-    def apply(self, *t: Any) -> Any:
-        sums = fhe.conv(
-            t[0].reshape((1, *t[0].shape)),
-            self.weight,
-            strides=self.stride,
-            dilations=self.dilation,
-            group=self.groups,
-        )
+    def apply(self, backend: Backend, *t: Value) -> Value:
+        sums = backend.conv(t[0].reshape((1, *t[0].shape)), self)
         return sums.reshape(sums.shape[1:])
 
 
@@ -96,11 +157,12 @@ class Pad(Step):
 
     padding: tuple[tuple[int, int], ...]
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         x = t[0]
         for axis, (before, after) in enumerate(self.padding, start=1):
             around, rest = x.shape[:axis], x.shape[axis + 1 :]
-            parts = (*_zeros((*around, before, *rest)), x, *_zeros((*around, after, *rest)))
+            ends = [backend.zeros((*around, n, *rest)) if n else None for n in (before, after)]
+            parts = tuple(part for part in (ends[0], x, ends[1]) if part is not None)
             x = np.concatenate(parts, axis=axis) if len(parts) > 1 else x
         return x
 
@@ -111,7 +173,7 @@ class Sum(Step):
 
     multipliers: tuple[int, ...]
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         total = None
         for x, m in zip(t, self.multipliers):
             if total is None:
@@ -127,7 +189,7 @@ class Sum(Step):
 class Join(Step):
     """Concatenation along the first axis."""
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         return np.concatenate(t, axis=0)
 
 
@@ -137,7 +199,7 @@ class Relabel(Step):
 
     shape: Shape
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0].reshape(self.shape)
 
 
@@ -147,7 +209,7 @@ class Select(Step):
 
     index: tuple[slice, ...]
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0][self.index]
 
 
@@ -157,7 +219,7 @@ class Gather(Step):
 
     index: IntVector
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0][self.index]
 
 
@@ -167,7 +229,7 @@ class Offset(Step):
 
     constant: IntVector
 
-    def apply(self, *t: Any) -> Any:
+    def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0] + self.constant
 
 
@@ -177,7 +239,11 @@ class Scale(Step):
 
     constant: IntVector
 
-    def apply(self, *t: Any) -> Any:
+    @property
+    def linear(self) -> bool:
+        return bool(self.constant.any())
+
+    def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0] * self.constant
 
 
@@ -187,8 +253,8 @@ class Truncate(Step):
 
     shift: int
 
-    def apply(self, *t: Any) -> Any:
-        return fhe.truncate_bit_pattern(t[0], self.shift)
+    def apply(self, backend: Backend, *t: Value) -> Value:
+        return backend.truncate(t[0], self.shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +264,8 @@ class Bits(Step):
     start: int
     stop: int
 
-    def apply(self, *t: Any) -> Any:
-        return fhe.bits(t[0])[self.start : self.stop]
+    def apply(self, backend: Backend, *t: Value) -> Value:
+        return backend.bits(t[0], self.start, self.stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,18 +275,22 @@ class Table(Step):
     tables: IntVector  # [rows, 2**kept]
     shift: int
 
-    def apply(self, *t: Any) -> Any:
+    @property
+    def linear(self) -> bool:
+        return False  # the one step that makes a ciphertext anew
+
+    def apply(self, backend: Backend, *t: Value) -> Value:
         tables, shift = self.tables, self.shift
 
-        def lookup(x: Any) -> Any:
-            # The compiler also probes with arguments outside the proved range.
+        def lookup(x: IntVector) -> IntVector:
+            # A compiler may also probe with arguments outside the proved range.
             column = np.clip(np.asarray(x) >> shift, 0, tables.shape[1] - 1)
             if len(tables) == 1:
                 return tables[0][column]
             row = np.arange(len(tables)).reshape(-1, *(1,) * (column.ndim - 1))
             return tables[row, column]
 
-        return fhe.univariate(lookup)(t[0])
+        return backend.lookup(lookup, t[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,12 +305,12 @@ class Program:
     input_shape: Shape
     input_top: int
 
-    def __call__(self, x: Any) -> Any:
-        """The result for one sample, in clear or traced."""
+    def __call__(self, x: Value, backend: Backend = IN_CLEAR) -> Value:
+        """The result for one sample."""
         values = {INPUT: x}
         for step in self.steps:
-            with fhe.tag(step.name):
-                values[step.name] = step.apply(*(values[name] for name in step.sources))
+            with backend.tagged(step.name):
+                values[step.name] = step.apply(backend, *(values[name] for name in step.sources))
         return values[self.steps[-1].name]
 
     @property
@@ -248,7 +318,14 @@ class Program:
         """Proved upper ends by step name."""
         return {INPUT: self.input_top, **{step.name: step.top for step in self.steps}}
 
+    @property
+    def linear_in_input(self) -> bool:
+        """Is the result a sum of the argument's ciphertexts, or of these and others?
 
-def _zeros(shape: Shape) -> tuple[Any, ...]:
-    """Zeros of this shape, encrypted without noise while tracing; nothing when there are none."""
-    return (fhe.zeros(shape),) if 0 not in shape else ()
+        A value's low bits are removed by taking away others: `Truncate` and `Bits` are linear.
+        """
+        reached = {INPUT}
+        for step in self.steps:
+            if step.linear and reached.intersection(step.sources):
+                reached.add(step.name)
+        return self.steps[-1].name in reached

@@ -24,6 +24,7 @@ removing low bits.  Four exact ways to use fewer bits, for all neurons of a laye
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,8 +84,32 @@ class Rows:
         return sum(self.counts)
 
 
+class _Tables(ABC):
+    """One exact way to compute a layer's tables."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> list[tuple[int, int]]:
+        """(width, low bits removed before the lookup) of each table, per accumulator."""
+
+    @property
+    def price(self) -> float:
+        """Per accumulator, in the optimizer's units."""
+        return sum(prices.drop(*stage) for stage in self.stages)
+
+    @property
+    def lookups(self) -> dict[int, int]:
+        """Lookups per accumulator by their width."""
+        return prices.merged(*(prices.lookups(*stage) for stage in self.stages))
+
+    @property
+    def removed_bits(self) -> int:
+        """Low bits removed per accumulator."""
+        return sum(shift for _, shift in self.stages)
+
+
 @dataclass(frozen=True)
-class Drop:
+class Drop(_Tables):
     """f = table[(stretch * u + offset) >> shift], one row per neuron.
 
     Attributes:
@@ -101,42 +126,23 @@ class Drop:
     tables: NDArray[np.int64]
 
     @property
-    def price(self) -> float:
-        """Per accumulator, in the optimizer's units."""
-        return prices.drop(self.bits, self.shift)
-
-    @property
-    def lookups(self) -> dict[int, int]:
-        """Lookups per accumulator by their width."""
-        return prices.lookups(self.bits, self.shift)
-
-    @property
-    def removed_bits(self) -> int:
-        """Low bits removed per accumulator."""
-        return self.shift
+    def stages(self) -> list[tuple[int, int]]:
+        return [(self.bits, self.shift)]
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(_Tables):
     """f = sum of the parts."""
 
     parts: tuple[Drop, ...]
 
     @property
-    def price(self) -> float:
-        return sum(part.price for part in self.parts)
-
-    @property
-    def lookups(self) -> dict[int, int]:
-        return prices.merged(*(part.lookups for part in self.parts))
-
-    @property
-    def removed_bits(self) -> int:
-        return sum(part.removed_bits for part in self.parts)
+    def stages(self) -> list[tuple[int, int]]:
+        return [stage for part in self.parts for stage in part.stages]
 
 
 @dataclass(frozen=True)
-class Carry:
+class Carry(_Tables):
     """f = base[high] + carry[low + shift_of[high]], u + offset = 2**shift * high + low.
 
     Attributes:
@@ -152,30 +158,12 @@ class Carry:
     carry: NDArray[np.int64]
 
     @property
-    def price(self) -> float:
-        kept = self.bits - self.shift
-        return (
-            prices.drop(self.bits, self.shift)
-            + prices.drop(kept, 0)
-            + prices.drop(self.shift + 1, 0)
-        )
-
-    @property
-    def lookups(self) -> dict[int, int]:
-        kept = self.bits - self.shift
-        return prices.merged(
-            prices.lookups(self.bits, self.shift),
-            prices.lookups(kept, 0),
-            prices.lookups(self.shift + 1, 0),
-        )
-
-    @property
-    def removed_bits(self) -> int:
-        return self.shift
+    def stages(self) -> list[tuple[int, int]]:
+        return [(self.bits, self.shift), (self.bits - self.shift, 0), (self.shift + 1, 0)]
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(_Tables):
     """f = inside[mid + marked[high]] + outside[high], u + offset = (high, mid, rest) in bits.
 
     Attributes:
@@ -196,26 +184,9 @@ class Window:
     outside: NDArray[np.int64]
 
     @property
-    def price(self) -> float:
-        kept = self.bits - self.size
-        return (
-            prices.drop(self.bits, self.size)
-            + prices.drop(kept, 0)
-            + prices.drop(self.size - self.shift + 1, 0)
-        )
-
-    @property
-    def lookups(self) -> dict[int, int]:
-        kept = self.bits - self.size
-        return prices.merged(
-            prices.lookups(self.bits, self.size),
-            prices.lookups(kept, 0),
-            prices.lookups(self.size - self.shift + 1, 0),
-        )
-
-    @property
-    def removed_bits(self) -> int:
-        return self.size
+    def stages(self) -> list[tuple[int, int]]:
+        middle = self.size - self.shift + 1
+        return [(self.bits, self.size), (self.bits - self.size, 0), (middle, 0)]
 
 
 Lowering = Drop | Split | Carry | Window

@@ -11,7 +11,7 @@ from fhe_networks import U2
 
 from refqnn import fhe
 from refqnn.errors import CircuitError
-from refqnn.fhe import estimation
+from refqnn.fhe import estimation, memory
 
 
 @pytest.mark.parametrize("compress_keys", [True, False])
@@ -26,7 +26,7 @@ def test_key_sizes_are_exact(compress_keys: bool) -> None:
 
 def test_keys_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     circuit = fhe.compile(nets.mlp(0))
-    monkeypatch.setattr(estimation, "available_memory", lambda: 10**8)
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**8)
     with pytest.raises(CircuitError, match=r"0\.10 GB are available"):
         circuit.keygen()
 

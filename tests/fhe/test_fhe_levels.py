@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Requantize, exact, fhe, testing
 from refqnn.errors import FileFormatError
-from refqnn.fhe.levels import arguments, level_codes, only_inputs
+from refqnn.fhe.doors import Encoding, level_codes
+from refqnn.fhe.levels import only_inputs
 from refqnn.fhe.lowering import lower, proved_ranges
 from refqnn.ops import Add, Concat, Conv2d, Flatten, Lookup, Reshape
 
@@ -86,7 +87,9 @@ def test_arguments_are_codes_and_levels(fmt: IntFormat) -> None:
     values = codes_of(fmt)
     assert level_codes(fmt).tolist() == values[1:]
     codes = np.array([[value, values[0]] for value in values])
-    got = arguments(codes, fmt, fmt.q_min, 1, np.array([0]))
+    none = np.zeros(0, dtype=np.int64)
+    encoding = Encoding(fmt, fmt.q_min, 1, np.array([0]), none, none, none)
+    got = encoding.arguments(codes)
     for row, value in zip(got.tolist(), values, strict=True):
         levels = [int(value >= level) for level in values[1:]]
         assert row == [value - fmt.q_min, 0, *levels]
@@ -113,14 +116,14 @@ def test_neurons_of_one_input_need_no_lookup() -> None:
         Node("fc1", Linear([[1, 2, 3, 4], [1, -1, 1, -1]])),
     ]
     network = Network(nodes, input_shape=(2,), input_format=U3)
-    circuit = fhe.compile(network)
+    circuit = fhe.compile(network, model="public")
     codes = np.indices((8, 8)).reshape(2, -1).T
     np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
     assert sum(circuit.pbs.values()) == circuit.compiled_pbs
     assert sum(layer.neurons for layer in circuit.layers) == 1
     assert circuit.lowered.without_lookup == {"act0": 3}
     assert "14 levels that the client sends" in circuit.explain()
-    whole = fhe.compile(network, input_levels=False)
+    whole = fhe.compile(network, model="public", input_levels=False)
     assert sum(layer.neurons for layer in whole.layers) == 4
     assert circuit.work < whole.work
 
@@ -140,7 +143,7 @@ def test_tables_on_inputs_need_no_lookup() -> None:
         Node("fc", Linear(rng.integers(-2, 3, (2, 27)))),
     ]
     network = Network(nodes, input_shape=(1, 3, 3), input_format=U3)
-    circuit = fhe.compile(network)
+    circuit = fhe.compile(network, model="public")
     codes = nets.samples(network, 20)
     np.testing.assert_array_equal(circuit.simulate(codes), network.forward(codes))
     assert circuit.compiled_pbs == 0
@@ -178,7 +181,7 @@ def test_encrypted_without_any_evaluation_key(tmp_path: Path) -> None:
     """Client and server with files: a network of one-input neurons, then a mixed one."""
     for seed, fmt, most in ((0, S3, 1), (1, U2, 2)):
         network = sparse_mlp(seed, fmt, most)
-        circuit = fhe.compile(network)
+        circuit = fhe.compile(network, model="public")
         codes = nets.samples(network, 3, seed)[-4:]
         expected = network.forward(codes)
         circuit.keygen()
@@ -197,7 +200,7 @@ def test_encrypted_without_any_evaluation_key(tmp_path: Path) -> None:
 
 
 def test_a_client_file_with_inputs_that_do_not_exist_is_refused(tmp_path: Path) -> None:
-    circuit = fhe.compile(sparse_mlp(0, U2, 1))
+    circuit = fhe.compile(sparse_mlp(0, U2, 1), model="public")
     circuit.lowered.read_alone[-1] = 4
     circuit.save_client(tmp_path / "client")
     with pytest.raises(FileFormatError, match="read_alone"):

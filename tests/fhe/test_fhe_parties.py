@@ -17,7 +17,7 @@ from fhe_networks import U2
 
 from refqnn import IntFormat, Linear, Network, Node, PowerOfTwoQuantizer, Requantize, fhe
 from refqnn.errors import CircuitError, FileFormatError, OutOfRange
-from refqnn.fhe import estimation, files
+from refqnn.fhe import files, memory
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -84,6 +84,7 @@ def test_two_processes_on_the_command_line(folder: Path, tmp_path: Path) -> None
     assert "3 samples" in said
     assert "next: refqnn fhe client decrypt" in said
     decrypt = ("client", "decrypt", folder / "c", cloud / "answers", tmp_path / "Y.npy")
+    decrypt = (*decrypt, "--requests", folder / "asked")
     said = run(*decrypt, "--keys", folder / "keys")
     assert "int64 of shape (3, 3)" in said
     expected = network().forward(network().quantize_input(X))
@@ -97,6 +98,7 @@ def test_workers_answer_the_same(folder: Path, tmp_path: Path) -> None:
     served = ("server", "run", folder / "s", folder / "asked", tmp_path / "answers", "--jobs", 2)
     run(*served, "--evaluation-keys", folder / "evaluation")
     decrypt = ("client", "decrypt", folder / "c", tmp_path / "answers", tmp_path / "Y.npy")
+    decrypt = (*decrypt, "--requests", folder / "asked")
     run(*decrypt, "--keys", folder / "keys", "--as", "integers")
     expected = network().forward(network().quantize_input(X))
     np.testing.assert_array_equal(np.load(tmp_path / "Y.npy"), expected)
@@ -114,7 +116,7 @@ def test_the_client_file_holds_no_weight_and_no_key(folder: Path) -> None:
     with zipfile.ZipFile(folder / "c") as archive:
         assert set(archive.namelist()) == {
             *("refqnn.json", "doors", "parameters.json"),
-            *("read_alone.npy", "output_low.npy", "output_step.npy"),
+            *("read_alone.npy", "output_low.npy", "output_step.npy", "output_top.npy"),
         }
     content, whole = (folder / "c").read_bytes(), (folder / "network").read_bytes()
     found = 0
@@ -134,7 +136,7 @@ def test_levels_of_inputs_can_be_left_out(tmp_path: Path) -> None:
         Node("fc1", Linear([[1, 2, 3]])),
     ]
     Network(nodes, input_shape=(2,), input_format=U2).save(tmp_path / "network")
-    files = ("--client", tmp_path / "c", "--server", tmp_path / "s")
+    files = ("--client", tmp_path / "c", "--server", tmp_path / "s", "--model", "public")
     sent = "sums of 6 levels that the client sends"
     assert sent in run("compile", tmp_path / "network", *files)
     assert fhe.Client.load(tmp_path / "c").read_alone.tolist() == [0, 1]
@@ -195,7 +197,7 @@ def content(name: str, path: Path) -> list[object]:
     """What a client's file or a file of requests says."""
     if name == "c":
         client = fhe.Client.load(path)
-        return [client.circuit, client.digest, client.quantize(X).tolist()]
+        return [client.circuit, client.doors.digest, client.quantize(X).tolist()]
     with files.reading(path, "requests") as file:
         return [file[str(i)] for i in range(file.field("samples", int))]
 
@@ -223,12 +225,12 @@ def test_another_version_is_refused(
 
 def test_memory_is_asked_for_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fhe.Server.load(folder / "s")
-    monkeypatch.setattr(estimation, "available_memory", lambda: 2 * 10**7)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 * 10**7)
     with pytest.raises(CircuitError, match=r"keys of this circuit take 0\.\d+ GB .* 0\.02 GB are"):
         server.load_evaluation_keys(folder / "evaluation")
     with pytest.raises(CircuitError, match=r"0\.02 GB are available"):
         fhe.Client.load(folder / "c").keygen()
-    monkeypatch.setattr(estimation, "available_memory", lambda: server.memory_bytes * 3 // 2)
+    monkeypatch.setattr(memory, "available_memory", lambda: server.memory_bytes * 3 // 2)
     served = ("server", "run", folder / "s", folder / "asked", folder / "answers", "--jobs", 2)
     said = run(*served, "--evaluation-keys", folder / "evaluation", code=2)
     assert "the keys in 2 workers" in said

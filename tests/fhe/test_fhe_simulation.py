@@ -8,7 +8,13 @@ import pytest
 from fhe_networks import U1, U2, U3, weights
 
 from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Requantize, fhe
-from refqnn.errors import CertificateError, CircuitError, OutOfRange, ShapeMismatch
+from refqnn.errors import (
+    CertificateError,
+    CircuitError,
+    NotCovered,
+    OutOfRange,
+    ShapeMismatch,
+)
 from refqnn.fhe.lowering import lower, proved_ranges
 from refqnn.ops import (
     Add,
@@ -28,9 +34,9 @@ S2, S3 = IntFormat(2, signed=True), IntFormat(3, signed=True)
 
 def check(network: Network, n: int = 40) -> fhe.Circuit:
     """The circuit whose neurons are all looked up, those of one input, too."""
-    circuits = [fhe.compile(network)]
+    circuits = [fhe.compile(network, model="public")]
     if len(circuits[0].lowered.read_alone):
-        circuits.append(fhe.compile(network, input_levels=False))
+        circuits.append(fhe.compile(network, model="public", input_levels=False))
     codes = nets.samples(network, n)
     expected = network.forward(codes)
     for circuit in circuits:
@@ -304,6 +310,26 @@ def test_too_wide_names_the_layer() -> None:
     )
     with pytest.raises(CircuitError, match=r"'act'.*18 bits"):
         fhe.compile(wide)
+
+
+def test_maxima_of_wide_codes_are_refused_before_a_table_is_made() -> None:
+    """A table of 2**33 values would take 64 GiB."""
+    nodes = [Node("pool", MaxPool2d(2)), FLAT, Node("fc", Linear([[1]]))]
+    wide = IntFormat(32, signed=False)
+    with pytest.raises(CircuitError, match=r"'pool'.*33 bits.*at most 16"):
+        fhe.compile(Network(nodes, input_shape=(1, 2, 2), input_format=wide))
+
+
+class Doubled(Linear):
+    """A kind of a user's own: what is known of Linear says nothing of it."""
+
+    kind = "Doubled"
+
+
+def test_a_kind_of_a_users_own_has_no_encrypted_form() -> None:
+    network = Network([Node("own", Doubled([[1, 1]]))], input_shape=(2,), input_format=U2)
+    with pytest.raises(NotCovered, match=r"'own'.*Doubled"):
+        lower(network, proved_ranges(network))
 
 
 def test_no_parameters_becomes_our_error() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from refqnn import fhe
 from refqnn.errors import CircuitError
-from refqnn.fhe import batch, estimation
+from refqnn.fhe import batch, memory
 
 joblib = pytest.importorskip("joblib")
 
@@ -72,7 +72,7 @@ def test_an_error_of_the_caller_is_the_callers(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_workers_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimation, "available_memory", lambda: 5 * 10**9)
+    monkeypatch.setattr(memory, "available_memory", lambda: 5 * 10**9)
     with pytest.raises(CircuitError, match=r"3 workers of this circuit take 6\.00 GB"):
         batch.run_all(b"", b"", [b""] * 9, 3, memory_bytes=2 * 10**9)
 
