@@ -25,6 +25,7 @@ from refqnn.errors import (
     CircuitError,
     FileFormatError,
     InvalidArgument,
+    NotCompiled,
     NotCovered,
 )
 from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, progress, quantizers
@@ -173,6 +174,18 @@ def test_every_kind_of_table_gives_the_same_network(short_epochs):
     model = NeuralNetClassifier(**QUICK).fit(frame, y)
     assert model.feature_names_in_.tolist() == list(frame.columns)
     assert model.predict(frame[:5].astype(np.float32)).shape == (5,)
+
+
+def test_names_can_be_asked_for_before_there_is_a_circuit(iris_model):
+    fresh = NeuralNetClassifier()
+    for model in (clone(iris_model), pickle.loads(pickle.dumps(iris_model)), fresh):
+        assert not hasattr(model, "fhe_circuit")
+        assert getattr(model, "fhe_circuit", None) is None
+        assert {"fit", "predict", "compile"} <= set(dir(model))
+    with pytest.raises(NotCompiled, match="call compile first") as raised:
+        iris_model.fhe_circuit  # noqa: B018
+    assert isinstance(raised.value, CircuitError)
+    assert isinstance(raised.value, AttributeError)
 
 
 def test_nothing_works_before_fit():
