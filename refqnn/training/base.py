@@ -50,6 +50,8 @@ _FROM_THE_DATA = ("module__input_dim", "module__n_outputs")
 _REFUSED = {
     **dict.fromkeys(_FROM_THE_DATA, "nothing: it is taken from the data by fit"),
     "module": "nothing: the module is SparseQuantNeuralNetImpl; use its module__ parameters",
+    "class_weight": "nothing: use criterion__weight, a number for each class in the order of "
+    "classes_, or sample_weight in fit",
     "n_bits": "nothing: use n_w_bits for the weights and n_a_bits for the activations",
 }
 PREFIXES = ("criterion__", "optimizer__", "callbacks__", "iterator_train__", "iterator_valid__")
@@ -346,8 +348,10 @@ class Estimator(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        for name in ("net_", "training_module_", "fhe_circuit_"):  # can be made again
+        for name in ("net_", "training_module_"):  # can be made again
             state.pop(name, None)
+        if "fhe_circuit_" in state:
+            state["fhe_circuit_"] = None
         if "module_" in state:
             state["module_"] = module_state(state["module_"])
         return state

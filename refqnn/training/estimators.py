@@ -16,6 +16,7 @@ Training is skorch's: its history, callbacks, table of epochs and parameter name
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -66,6 +67,7 @@ class _QuantizedEstimator(Estimator):
 
     _module_class = SparseQuantNeuralNetImpl
     _quantized = True
+    fhe_circuit_: Circuit | None
 
     def __init__(
         self,
@@ -108,8 +110,15 @@ class _QuantizedEstimator(Estimator):
         )
 
     def _prepare(self, inputs: NDArray[np.float32]) -> None:
-        self._add_limits(self.training_module_)
-        self.training_module_.calibrate(torch.from_numpy(inputs))
+        module = self.training_module_
+        self._add_limits(module)
+        if module.n_accum_bits is not None and module.max_active_neurons(module.n_accum_bits) == 0:
+            expected = (
+                f"at least {module.full_weight_bits()}, None, or fewer bits of weights and codes: "
+                "one weight of full size has no room, and training is held to smaller ones"
+            )
+            warnings.warn(mismatch("n_accum_bits", module.n_accum_bits, expected), stacklevel=4)
+        module.calibrate(torch.from_numpy(inputs))
 
     def _reopened(self) -> nn.Module:
         module = self.module_.plain_copy()
@@ -146,7 +155,7 @@ class _QuantizedEstimator(Estimator):
         self.network_ = self._with_doors(from_brevitas(self.module_, example))
         self.certificate_: Certificate = certify(self.network_)
         if hasattr(self, "fhe_circuit_"):
-            del self.fhe_circuit_  # of another network
+            self.fhe_circuit_ = None  # of another network
 
     def _with_doors(self, network: Network) -> Network:
         """The network from raw rows to labels or targets.
@@ -274,8 +283,9 @@ class _QuantizedEstimator(Estimator):
         if X is not None:
             self.quantize_input(X)
         options.setdefault("certificate", self.certificate_)
-        self.fhe_circuit_ = fhe.compile(self.network_, **options)
-        return self.fhe_circuit_
+        circuit: Circuit = fhe.compile(self.network_, **options)
+        self.fhe_circuit_ = circuit
+        return circuit
 
     def save_client(self, path: str | Path) -> None:
         """Write what a client needs (`refqnn.fhe.Client`): raw rows in, labels or targets out.
@@ -294,6 +304,10 @@ class _QuantizedEstimator(Estimator):
         check_is_fitted(self)
         if not hasattr(self, "fhe_circuit_"):
             raise NotCompiled("fhe_circuit: there is none yet; call compile first")
+        if self.fhe_circuit_ is None:
+            raise NotCompiled(
+                "fhe_circuit: training and copies leave it behind; call compile again"
+            )
         return self.fhe_circuit_
 
     # -- views -----------------------------------------------------------------------------------
