@@ -18,6 +18,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidType",
     "MissingExtra",
+    "NotCompiled",
     "NotCovered",
     "OutOfRange",
     "RefqnnError",
@@ -79,6 +80,10 @@ class CertificateError(RefqnnError, ValueError):
 
 class CircuitError(RefqnnError, RuntimeError):
     """A circuit cannot be compiled, run, or loaded."""
+
+
+class NotCompiled(CircuitError, AttributeError):
+    """An estimator has no circuit yet; so that ``hasattr`` says no."""
 
 
 def mismatch(argument: str, got: object, expected: str) -> str:

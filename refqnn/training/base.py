@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from refqnn.errors import InvalidArgument, mismatch
+from refqnn.formats import is_integer
 from refqnn.quantizers import FloatArray
 from refqnn.training.modules import module_from_state, module_state
 from refqnn.training.progress import TrainingNet
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from sklearn.utils import Tags
 
-__all__ = ["PREFIXES", "Classifier", "Estimator", "Regressor"]
+__all__ = ["LEARNED", "PREFIXES", "Classifier", "Estimator", "Regressor", "require"]
 
 Callbacks = list[tuple[str, skorch.callbacks.Callback]]
 Targets = NDArray[np.int64] | NDArray[np.float32]
@@ -49,12 +50,16 @@ _FROM_THE_DATA = ("module__input_dim", "module__n_outputs")
 _REFUSED = {
     **dict.fromkeys(_FROM_THE_DATA, "nothing: it is taken from the data by fit"),
     "module": "nothing: the module is SparseQuantNeuralNetImpl; use its module__ parameters",
+    "class_weight": "nothing: use criterion__weight, a number for each class in the order of "
+    "classes_, or sample_weight in fit",
     "n_bits": "nothing: use n_w_bits for the weights and n_a_bits for the activations",
 }
 PREFIXES = ("criterion__", "optimizer__", "callbacks__", "iterator_train__", "iterator_valid__")
 
 # Parameters that go to skorch as they are, under the same name.
 _SHARED = ("optimizer", "lr", "max_epochs", "batch_size", "train_split", "verbose")
+
+LEARNED = ("n_features_in_", "feature_names_in_", "input_mean_", "input_scale_")
 
 _MAX_SCALED = 1e6  # beyond every code of every input quantizer, and exact in float32
 
@@ -64,6 +69,8 @@ class Estimator(BaseEstimator):
 
     _module_class: ClassVar[type[nn.Module]]
     _classify: ClassVar[bool]
+    _own: ClassVar[tuple[str, ...]]  # what fit takes from the targets
+    _quantized: ClassVar[bool]
 
     # -- parameters ------------------------------------------------------------------------------
 
@@ -155,6 +162,32 @@ class Estimator(BaseEstimator):
         varies = deviation > 1e-12 * np.abs(rows).max(axis=0)
         self.input_mean_ = mean
         self.input_scale_ = np.where(varies, deviation, 1.0)
+
+    def _learned(self) -> dict[str, Any]:
+        """What fit took from the data, by name: all that predictions need besides the module."""
+        return {name: vars(self)[name] for name in (*LEARNED, *self._own) if name in vars(self)}
+
+    def _check_learned(self) -> None:
+        """Raises: InvalidArgument, AttributeError, ... unless what a file had fits together."""
+        n, names = self.n_features_in_, getattr(self, "feature_names_in_", None)
+        require("n_features_in_", n, is_integer(n) and n >= 1, "an integer >= 1")
+        if names is not None:
+            strings = np.shape(names) == (n,) and all(isinstance(name, str) for name in names)
+            require("feature_names_in_", names, strings, f"{n} names")
+        self._require_floats("input_mean_", "input_scale_", n)
+        require("history_", self.history_, isinstance(self.history_, History), "a history")
+        sizes = [self.module_.arguments[name] for name in ("input_dim", "n_outputs")]
+        fits = isinstance(self.module_, self._module_class) and sizes == [n, self._n_outputs]
+        require("module", f"sizes {sizes}", fits, f"a {self._module_class.__name__} of this data")
+
+    def _require_floats(self, mean: str, scale: str, size: int) -> None:
+        for name, lowest in ((mean, -np.inf), (scale, 0.0)):
+            values = getattr(self, name)
+            floats = isinstance(values, np.ndarray) and values.dtype == np.float64
+            fits = floats and values.shape == (size,) and bool((values > lowest).all())
+            require(
+                name, values, fits and bool(np.isfinite(values).all()), f"{size} finite numbers"
+            )
 
     # -- training --------------------------------------------------------------------------------
 
@@ -315,8 +348,10 @@ class Estimator(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        for name in ("net_", "training_module_", "fhe_circuit_"):  # can be made again
+        for name in ("net_", "training_module_"):  # can be made again
             state.pop(name, None)
+        if "fhe_circuit_" in state:
+            state["fhe_circuit_"] = None
         if "module_" in state:
             state["module_"] = module_state(state["module_"])
         return state
@@ -331,6 +366,7 @@ class Classifier(ClassifierMixin):
     """Labels to indices and back."""
 
     _classify = True
+    _own: ClassVar[tuple[str, ...]] = ("classes_",)
 
     def _encode_targets(
         self, y: ArrayLike, reset: bool, classes: ArrayLike | None
@@ -351,6 +387,12 @@ class Classifier(ClassifierMixin):
             raise InvalidArgument(mismatch("y", f"label {label!r}", f"one of {self.classes_}"))
         return index.astype(np.int64)
 
+    def _check_learned(self) -> None:
+        classes = self.classes_
+        sorted_ = isinstance(classes, np.ndarray) and np.array_equal(np.unique(classes), classes)
+        require("classes_", classes, sorted_ and len(classes) > 1, "two or more classes, sorted")
+        super()._check_learned()
+
     @property
     def _n_outputs(self) -> int:
         return len(self.classes_)
@@ -360,6 +402,7 @@ class Regressor(RegressorMixin):
     """Targets to mean 0 and deviation 1, and back."""
 
     _classify = False
+    _own: ClassVar[tuple[str, ...]] = ("target_ndim_", "target_mean_", "target_scale_")
 
     def _encode_targets(
         self, y: ArrayLike, reset: bool, classes: ArrayLike | None
@@ -384,6 +427,13 @@ class Regressor(RegressorMixin):
     def _n_outputs(self) -> int:
         return len(self.target_mean_)
 
+    def _check_learned(self) -> None:
+        ndim, outputs = self.target_ndim_, np.size(self.target_mean_)
+        fits = is_integer(ndim) and (ndim == 2 or (ndim == 1 and outputs == 1))
+        require("target_ndim_", ndim, fits, "1 for one target, or 2")
+        self._require_floats("target_mean_", "target_scale_", outputs)
+        super()._check_learned()
+
     def _targets(self, outputs: FloatArray) -> NDArray[np.float64]:
         y = outputs.astype(np.float64) * self.target_scale_ + self.target_mean_
         return y[:, 0] if self.target_ndim_ == 1 else y
@@ -397,6 +447,12 @@ class Regressor(RegressorMixin):
 
 def _to_array(data: ArrayLike) -> ArrayLike:
     return data.detach().cpu().numpy() if isinstance(data, Tensor) else data
+
+
+def require(name: str, got: object, holds: bool, expected: str) -> None:
+    """Raises: InvalidArgument unless it holds."""
+    if not holds:
+        raise InvalidArgument(mismatch(name, repr(got), expected))
 
 
 def _as_kept(rows: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TypeVar
 
 import torch
@@ -358,6 +358,10 @@ class QuantNet(nn.Module):
             if fan_in is not None:  # None: weights or inputs are always 0
                 fan_ins.append(fan_in)
         return min(fan_ins)
+
+    def full_weight_bits(self) -> int:
+        """The least accumulator in which a neuron may read one input with a weight of any size."""
+        return next(bits for bits in count(2) if self.max_active_neurons(bits) > 0)
 
     # -- what the integers will be ---------------------------------------------------------------
 

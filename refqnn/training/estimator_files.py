@@ -24,13 +24,12 @@ from refqnn import storage
 from refqnn.accumulator import certify
 from refqnn.container import array_to_npy, npy_to_array, read_file, write_atomically
 from refqnn.errors import FileFormatError, NotCovered, mismatch
-from refqnn.training.base import Estimator
+from refqnn.training.base import LEARNED, Estimator
 from refqnn.training.modules import module_from_state, module_state
 
 __all__ = ["load", "save", "stored"]
 
 _TORCH = {"nn": nn, "optim": torch.optim}
-_NOT_STORED = ("net_", "training_module_", "fhe_circuit_", "module_", "network_", "certificate_")
 _CLASSES: dict[str, type[Estimator]] = {}
 
 E = TypeVar("E", bound=type[Estimator])
@@ -48,18 +47,12 @@ def stored(estimator: E) -> E:
 def save(estimator: Estimator, path: str | Path) -> None:
     """Write a fitted estimator beside `path`, then rename.  See `NeuralNetClassifier.save`."""
     arrays: dict[str, bytes] = {}
-    fitted = {
-        name: value
-        for name, value in vars(estimator).items()
-        if name.endswith("_") and not name.endswith("__") and name not in _NOT_STORED
-    }
+    fitted = {**estimator._learned(), "history_": estimator.history_}
     kind, arguments, state = module_state(estimator.module_)
     content: dict[str, Any] = {
         "class": type(estimator).__name__,
-        "parameters": {
-            name: _encode(value, arrays, name) for name, value in estimator.get_params().items()
-        },
-        "fitted": {name: _encode(value, arrays, name) for name, value in fitted.items()},
+        "parameters": _encode_all(estimator.get_params(), arrays),
+        "fitted": _encode_all(fitted, arrays),
         "module": {
             "kind": kind,
             "arguments": _encode(arguments, arrays, "module"),
@@ -71,6 +64,11 @@ def save(estimator: Estimator, path: str | Path) -> None:
         members[storage.NETWORK] = storage.to_bytes(estimator.network_)
     data = storage.ESTIMATOR.pack(content, members)
     write_atomically(path, lambda file: file.write(data))
+
+
+def _encode_all(values: dict[str, Any], arrays: dict[str, bytes]) -> dict[str, Any]:
+    """In the order of the names, whoever set them: equal estimators make equal files."""
+    return {name: _encode(values[name], arrays, name) for name in sorted(values)}
 
 
 def _encode(value: Any, arrays: dict[str, bytes], name: str) -> Any:
@@ -93,7 +91,7 @@ def _encode(value: Any, arrays: dict[str, bytes], name: str) -> Any:
     if isinstance(value, tuple):
         return {"tuple": [_encode(v, arrays, name) for v in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _encode(v, arrays, name) for key, v in value.items()}}
+        return {"dict": {key: _encode(value[key], arrays, name) for key in sorted(value)}}
     if isinstance(value, type):
         class_name: str = getattr(value, "__name__", "")
         for package, module in _TORCH.items():
@@ -127,16 +125,19 @@ def _decode_estimator(content: dict[str, Any], members: dict[str, bytes]) -> Est
         raise FileFormatError(f"unknown estimator {content['class']!r}")
     parameters = {n: _decode(v, members) for n, v in content["parameters"].items()}
     estimator = _CLASSES[content["class"]](**parameters)
-    for name, value in content["fitted"].items():
-        if not name.endswith("_") or "__" in name or name.startswith("_") or name in _NOT_STORED:
-            raise FileFormatError(f"fitted: got {name!r}, expected the name of a fitted attribute")
-        setattr(estimator, name, _decode(value, members))
+    known = {*LEARNED, *estimator._own, "history_"}
+    if not known >= set(content["fitted"]):
+        got = sorted(set(content["fitted"]) - known)
+        raise FileFormatError(mismatch("fitted", got, f"attributes of {content['class']}"))
+    estimator.__dict__.update({name: _decode(v, members) for name, v in content["fitted"].items()})
     module = content["module"]
     estimator.module_ = module_from_state(
         module["kind"], _decode(module["arguments"], members), _decode(module["state"], members)
     )
-    if storage.NETWORK in members:
+    estimator._check_learned()
+    if estimator._quantized:
         estimator.network_ = storage.from_bytes(members[storage.NETWORK])
+        estimator._check_network()
         estimator.certificate_ = certify(estimator.network_)
     return estimator
 

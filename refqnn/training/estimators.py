@@ -16,6 +16,7 @@ Training is skorch's: its history, callbacks, table of epochs and parameter name
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -32,11 +33,11 @@ from torch import nn
 from refqnn.accumulator import Certificate, certify
 from refqnn.brevitas import exact_accumulators, from_brevitas
 from refqnn.doors import Features, Predictions, softmax
-from refqnn.errors import CircuitError, InvalidArgument, InvalidType, mismatch
+from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, mismatch
 from refqnn.network import Network
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer, float_thresholds
 from refqnn.training import estimator_files
-from refqnn.training.base import PREFIXES, Callbacks, Classifier, Estimator, Regressor
+from refqnn.training.base import PREFIXES, Callbacks, Classifier, Estimator, Regressor, require
 from refqnn.training.estimator_files import load, stored
 from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
 from refqnn.training.progress import WeightTransforms
@@ -65,6 +66,8 @@ class _QuantizedEstimator(Estimator):
     """The quantized half: integers, certificate, circuit."""
 
     _module_class = SparseQuantNeuralNetImpl
+    _quantized = True
+    fhe_circuit_: Circuit | None
 
     def __init__(
         self,
@@ -107,8 +110,15 @@ class _QuantizedEstimator(Estimator):
         )
 
     def _prepare(self, inputs: NDArray[np.float32]) -> None:
-        self._add_limits(self.training_module_)
-        self.training_module_.calibrate(torch.from_numpy(inputs))
+        module = self.training_module_
+        self._add_limits(module)
+        if module.n_accum_bits is not None and module.max_active_neurons(module.n_accum_bits) == 0:
+            expected = (
+                f"at least {module.full_weight_bits()}, None, or fewer bits of weights and codes: "
+                "one weight of full size has no room, and training is held to smaller ones"
+            )
+            warnings.warn(mismatch("n_accum_bits", module.n_accum_bits, expected), stacklevel=4)
+        module.calibrate(torch.from_numpy(inputs))
 
     def _reopened(self) -> nn.Module:
         module = self.module_.plain_copy()
@@ -145,7 +155,7 @@ class _QuantizedEstimator(Estimator):
         self.network_ = self._with_doors(from_brevitas(self.module_, example))
         self.certificate_: Certificate = certify(self.network_)
         if hasattr(self, "fhe_circuit_"):
-            del self.fhe_circuit_  # of another network
+            self.fhe_circuit_ = None  # of another network
 
     def _with_doors(self, network: Network) -> Network:
         """The network from raw rows to labels or targets.
@@ -175,6 +185,26 @@ class _QuantizedEstimator(Estimator):
 
     def _output_door(self, door: Dequantizer) -> Dequantizer:
         raise NotImplementedError
+
+    def _check_network(self) -> None:
+        """Raises: InvalidArgument, ... unless the network of a file is one of this estimator."""
+        network, outputs = self.network_, self._n_outputs
+        inner, outer = network.input_quantizer, network.output_dequantizer
+        shapes = (network.input_shape, network.shapes[network.output])
+        expected = ((self.n_features_in_,), (outputs,))
+        require("network_", f"shapes {shapes}", shapes == expected, f"shapes {expected}")
+        doors = inner is not None and inner.format.bits <= 8 and outer is not None
+        require("network_", (inner, outer), doors, "two doors, the first of at most 8 bits")
+        if not isinstance(inner, Features):  # a file of the first release: doors of the module
+            self.network_ = self._with_doors(network)
+            return
+        door = self._output_door(Dequantizer(1.0))
+        same = type(outer) is type(door) and all(
+            np.array_equal(getattr(outer, name, ()), getattr(door, name, ()))
+            for name in ("labels", "flat")
+        )
+        require("network_", outer, same, f"an output door as {door}")
+        network.predict(np.zeros((1, self.n_features_in_)))
 
     # -- one function in four forms --------------------------------------------------------------
 
@@ -253,8 +283,9 @@ class _QuantizedEstimator(Estimator):
         if X is not None:
             self.quantize_input(X)
         options.setdefault("certificate", self.certificate_)
-        self.fhe_circuit_ = fhe.compile(self.network_, **options)
-        return self.fhe_circuit_
+        circuit: Circuit = fhe.compile(self.network_, **options)
+        self.fhe_circuit_ = circuit
+        return circuit
 
     def save_client(self, path: str | Path) -> None:
         """Write what a client needs (`refqnn.fhe.Client`): raw rows in, labels or targets out.
@@ -269,10 +300,14 @@ class _QuantizedEstimator(Estimator):
 
     @property
     def fhe_circuit(self) -> Circuit:
-        """The compiled circuit.  Raises: CircuitError before `compile`."""
+        """The compiled circuit.  Raises: NotCompiled, a CircuitError, before `compile`."""
         check_is_fitted(self)
         if not hasattr(self, "fhe_circuit_"):
-            raise CircuitError("fhe_circuit: there is none yet; call compile first")
+            raise NotCompiled("fhe_circuit: there is none yet; call compile first")
+        if self.fhe_circuit_ is None:
+            raise NotCompiled(
+                "fhe_circuit: training and copies leave it behind; call compile again"
+            )
         return self.fhe_circuit_
 
     # -- views -----------------------------------------------------------------------------------
@@ -363,9 +398,7 @@ class _QuantizedEstimator(Estimator):
         pruned = type(self)(**self.get_params())
         sizes = tuple(len(kept) for kept in keep)
         pruned.set_params(module__hidden_sizes=sizes, module__n_prune_neurons_percentage=0.0)
-        for name in ("n_features_in_", "feature_names_in_", *_FITTED_SCALING):
-            if hasattr(self, name):
-                setattr(pruned, name, getattr(self, name))
+        pruned.__dict__.update(self._learned())
         pruned.module_ = self.module_  # fitted from here on
         start = self.module_.plain_copy(keep)
         return pruned._train(X, y, sample_weight, reset=False, start=start)
@@ -413,20 +446,11 @@ class _QuantizedEstimator(Estimator):
         return estimator
 
 
-_FITTED_SCALING = (
-    "input_mean_",
-    "input_scale_",
-    "classes_",
-    "target_ndim_",
-    "target_mean_",
-    "target_scale_",
-)
-
-
 class _FloatEstimator(Estimator):
     """The same estimator with nothing quantized: what quantization is measured against."""
 
     _module_class = FloatMLP
+    _quantized = False
 
     def __init__(
         self,

@@ -156,11 +156,26 @@ def test_answers_travel_in_the_file_of_the_network_and_of_the_estimator(
         assert answers.shape == expected.shape
         assert answers.tolist() == expected.tolist()
     loaded = type(model).load(tmp_path / "estimator")
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "estimator").read_bytes()
     assert loaded.predict(X).tolist() == expected.tolist()
     if not kind.startswith("regressor"):
         codes = model.quantize_input(X)
         probabilities = model.network_.output_dequantizer.predict_proba(network.forward(codes))
         assert np.array_equal(probabilities, model.predict_proba(X))
+
+
+def test_a_file_of_the_first_release_gets_its_doors(tmp_path: Path) -> None:
+    """It held the network with the doors of the module: standardised features in, logits out."""
+    for kind in ("text", "regressor of two"):
+        model, X = fitted(kind)
+        network = model.network_
+        model.network_ = refqnn.from_brevitas(model.module_, np.zeros((2, 6), np.float32))
+        model.save(tmp_path / "old")
+        loaded = type(model).load(tmp_path / "old")
+        assert loaded.network_.digest == network.digest
+        model.network_ = network
+        assert loaded.predict(X).tolist() == model.predict(X).tolist()
 
 
 def test_a_float_estimator_has_no_network(tmp_path: Path) -> None:

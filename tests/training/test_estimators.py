@@ -4,6 +4,7 @@ import io
 import pickle
 import zipfile
 from contextlib import redirect_stdout
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from refqnn.errors import (
     CircuitError,
     FileFormatError,
     InvalidArgument,
+    NotCompiled,
     NotCovered,
 )
 from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, progress, quantizers
@@ -141,6 +143,13 @@ def test_clone_and_repr_keep_parameters():
     assert copy.module__n_a_bits == 2
 
 
+def test_class_weight_names_what_works():
+    with pytest.raises(InvalidArgument, match=r"criterion__weight.*classes_.*sample_weight"):
+        NeuralNetClassifier(class_weight="balanced")
+    with pytest.raises(InvalidArgument, match="sample_weight"):
+        NeuralNetRegressor().set_params(class_weight={0: 1.0})
+
+
 @pytest.mark.parametrize("name", ["module", "n_bits", "module__input_dim", "module__n_outputs"])
 def test_parameters_that_come_from_elsewhere_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}: got"):
@@ -173,6 +182,18 @@ def test_every_kind_of_table_gives_the_same_network(short_epochs):
     model = NeuralNetClassifier(**QUICK).fit(frame, y)
     assert model.feature_names_in_.tolist() == list(frame.columns)
     assert model.predict(frame[:5].astype(np.float32)).shape == (5,)
+
+
+def test_names_can_be_asked_for_before_there_is_a_circuit(iris_model):
+    fresh = NeuralNetClassifier()
+    for model in (clone(iris_model), pickle.loads(pickle.dumps(iris_model)), fresh):
+        assert not hasattr(model, "fhe_circuit")
+        assert getattr(model, "fhe_circuit", None) is None
+        assert {"fit", "predict", "compile"} <= set(dir(model))
+    with pytest.raises(NotCompiled, match="call compile first") as raised:
+        iris_model.fhe_circuit  # noqa: B018
+    assert isinstance(raised.value, CircuitError)
+    assert isinstance(raised.value, AttributeError)
 
 
 def test_nothing_works_before_fit():
@@ -360,6 +381,9 @@ def test_simulated_and_encrypted_predictions_are_those_in_clear(power_of_two):
     assert model.fhe_circuit is circuit
     rows = np.vstack([X[::10], random_rows(20, 2, seed=1)])
     assert np.array_equal(model.accumulators(rows, "simulate"), model.accumulators(rows))
+    for copy in (pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        with pytest.raises(CircuitError, match="copies leave it behind; call compile again"):
+            copy.predict(rows, fhe="simulate")
     assert np.array_equal(model.predict(rows, fhe="simulate"), model.predict(rows))
     few = rows[:1]
     assert np.array_equal(model.accumulators(few, "execute"), model.accumulators(few))
@@ -370,8 +394,10 @@ def test_simulated_and_encrypted_predictions_are_those_in_clear(power_of_two):
     with pytest.raises(InvalidArgument, match="fhe"):
         model.predict(few, fhe="encrypted")
     model.partial_fit(X, y)
-    with pytest.raises(CircuitError):
+    with pytest.raises(CircuitError, match="call compile again"):
         model.predict(few, fhe="simulate")
+    for copy in (pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        assert np.array_equal(copy.predict(rows), model.predict(rows))
 
 
 # --- the accumulator guarantee ------------------------------------------------------------------
@@ -403,6 +429,35 @@ def test_impossible_widths_are_an_error_before_training():
     assert not hasattr(model, "history_") or len(model.history_) == 0
     with pytest.raises(NotFittedError):
         model.predict(IRIS.data)
+
+
+def test_a_budget_without_room_for_one_weight_is_said_with_the_width_that_would_do(
+    short_epochs, recwarn
+):
+    """A weight of -32 on an input of 63 reaches -2016: 12 bits, and the bias asks for one more."""
+    X, y = make_regression(60, 4, random_state=0)
+    quick = {**QUICK, "max_epochs": 1}
+    with pytest.warns(UserWarning, match="n_accum_bits: got 8, expected at least 13, None, or"):
+        NeuralNetRegressor(n_w_bits=6, n_a_bits=6, **quick).fit(X, y)
+    recwarn.clear()
+    for bits in (13, None):
+        NeuralNetRegressor(n_w_bits=6, n_a_bits=6, n_accum_bits=bits, **quick).fit(X, y)
+    NeuralNetClassifier(**quick).fit(IRIS.data, IRIS.target)
+    assert [str(w.message) for w in recwarn if "n_accum_bits" in str(w.message)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [5, 6])
+def test_the_width_that_would_do_does(bits):
+    """Within .02 of no limit at all."""
+    X, y = make_regression(600, 8, n_informative=6, noise=30.0, random_state=0)
+    X = np.hstack([X, X[:, :2] ** 2])
+    y = y + 40.0 * X[:, 8]
+    wide = {"n_w_bits": bits, "n_a_bits": bits, "verbose": 0, "random_state": 0}
+    free = NeuralNetRegressor(n_accum_bits=None, **wide).fit(X[:400], y[:400])
+    enough = free.module_.full_weight_bits()
+    held = NeuralNetRegressor(n_accum_bits=enough, **wide).fit(X[:400], y[:400])
+    assert held.score(X[400:], y[400:]) >= free.score(X[400:], y[400:]) - 0.02
 
 
 def test_without_a_limit_there_is_none(short_epochs):
