@@ -32,7 +32,6 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import ctypes
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -46,7 +45,7 @@ from brevitas.quant import (
     Int8WeightPerTensorFixedPoint,
     Uint8ActPerTensorFixedPoint,
 )
-from common import Session
+from common import Call, Session, seconds
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -56,11 +55,8 @@ from refqnn.ops import Conv2d, Linear
 
 BATCHES = (1, 64, 10_000)
 ROUNDS = 5
-SHORTEST = 0.004  # seconds a timing lasts at least, by repeating the call
 LONG_ROUND = 5.0  # seconds; then two rounds do
 SLICE = 500  # samples at a time for peers that hold a batch of images whole
-
-Call = Callable[[], Any]
 
 
 # --- networks ---------------------------------------------------------------------------------
@@ -239,17 +235,6 @@ def products(weight: NDArray[np.float32], columns: int) -> Iterator[Call]:
 
 
 # --- measurement ------------------------------------------------------------------------------
-
-
-def seconds(call: Call, shortest: float = SHORTEST) -> NDArray[np.float64]:
-    """Wall and processor seconds of one call, repeated until `shortest` has passed."""
-    calls, start = 0, np.array([time.perf_counter(), time.process_time()])
-    while True:
-        call()
-        calls += 1
-        passed = np.array([time.perf_counter(), time.process_time()]) - start
-        if passed[0] >= shortest:
-            return passed / calls
 
 
 def check(subject: Subject) -> dict[str, float]:

@@ -11,10 +11,13 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from refqnn.container import write_atomically
 
@@ -29,6 +32,10 @@ PACKAGES = (
     "onnxruntime",
     "qonnx",
 )
+
+SHORTEST = 0.004  # seconds a timing lasts at least, by repeating the call
+
+Call = Callable[[], Any]
 
 
 class Session:
@@ -59,6 +66,17 @@ class Session:
         seconds = round(time.perf_counter() - self._start)
         results = {"what": self.what, **content, "seconds": seconds}
         return write_results(self.name, results, self._output).with_suffix(".png")
+
+
+def seconds(call: Call, shortest: float = SHORTEST) -> NDArray[np.float64]:
+    """Wall and processor seconds of one call, repeated until `shortest` has passed."""
+    calls, start = 0, np.array([time.perf_counter(), time.process_time()])
+    while True:
+        call()
+        calls += 1
+        passed = np.array([time.perf_counter(), time.process_time()]) - start
+        if passed[0] >= shortest:
+            return passed / calls
 
 
 def machine() -> dict[str, Any]:

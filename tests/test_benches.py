@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ pytest.importorskip("rich")
 
 from click.testing import CliRunner
 
+from refqnn import limits
 from refqnn.cli import refqnn
 from refqnn.commands import bench as benches
 from refqnn.errors import InvalidArgument
@@ -113,6 +117,35 @@ def test_every_bench_of_ours_says_what_it_is_and_how_long_it_takes() -> None:
     for name in OURS:
         assert found[name].summary.endswith((".", "?"))
         assert "minute" in found[name].duration
+
+
+def test_constants_are_read_from_their_homes_and_can_be_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each way at its smallest size: a constant that moves or is renamed fails here."""
+    for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")  # as the bench does, but not for other tests
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    constants = importlib.import_module("constants")
+    names = re.findall(
+        r'(?:fastest|crossing|amount)\(\s*"(\w+)"', inspect.getsource(constants.core)
+    )
+    assert len(names) >= 13
+    for name in names:
+        assert constants.value(name) == getattr(limits, name)
+        with constants.set_to(name, 1):
+            assert getattr(limits, name) == 1
+    for ways in (constants.compared(1), constants.by_table(2**10), constants.enumerated(2**6, 1)):
+        for way in ways:
+            way()
+    for way in constants.by_table_of_the_plan(2**14):
+        way()
+    for measured in (constants.making_a_table, constants.fitting_lines, constants.walking):
+        call, units = measured(2**6)
+        call()
+        assert units >= 2**6
+    for call in constants.forwards(quick=True):
+        call()
 
 
 @pytest.mark.slow

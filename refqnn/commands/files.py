@@ -139,13 +139,12 @@ def _verified(
     """The certificate of a file, rechecked; prints how many bounds were confirmed, by proof."""
     certificate = accumulator.Certificate.load(file)
     try:
-        counts = certificate.verify(network, budget_s=budget)
+        counts = certificate.verify(network, budget_s=budget, allow_trusted=allow_trusted)
     except CertificateError as error:
         raise console.DoesNotHold(f"{file}: {error}") from error
-    said = ", ".join(f"{count:,} {proof}" for proof, count in counts.items())
-    if not allow_trusted and any(proof.startswith("trusted") for proof in counts):
-        raise console.DoesNotHold(f"{file}: not all could be rechecked: {said}")
-    console.show(f"{file} holds: {said}")
+    console.show(
+        f"{file} holds: " + ", ".join(f"{count:,} {proof}" for proof, count in counts.items())
+    )
     return certificate
 
 
