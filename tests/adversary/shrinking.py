@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields
+from inspect import getsource
 from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
-from networks import rebuilt
+from networks import Twice, rebuilt
 
 from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize
 from refqnn.errors import RefqnnError
@@ -21,13 +22,15 @@ from refqnn.ops import Add, Linear, Lookup, Op
 
 
 def python(network: Network) -> str:
-    """The statement that makes the network."""
+    """Statements that make the network."""
+    own = any(isinstance(node.op, Twice) for node in network.nodes)
     nodes = "".join(
         f"    Node({n.name!r}, {op_in_python(n.op)}, {n.inputs!r}),\n" for n in network.nodes
     )
     output = f", output={network.output!r}" if network.output != network.nodes[-1].name else ""
     return (
-        f"network = Network([\n{nodes}], input_shape={network.input_shape!r}, "
+        (OWN_HEADER + getsource(Twice) if own else "")
+        + f"network = Network([\n{nodes}], input_shape={network.input_shape!r}, "
         f"input_format={value_in_python(network.input_format)}{output})"
     )
 
@@ -51,6 +54,11 @@ from refqnn import *
 from refqnn import exact
 from refqnn.errors import *
 from refqnn.ops import *
+"""
+OWN_HEADER = """\
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from refqnn.ops import SumOp
 """
 
 
