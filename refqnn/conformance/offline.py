@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refqnn.conformance.program import read_answer
-from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge
+from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge, report_on
 from refqnn.conformance.suite import load_vectors, select
 from refqnn.container import read_file, write_atomically
 from refqnn.errors import FileFormatError, mismatch
@@ -65,4 +65,4 @@ def verify(path: str | Path, *, name: str | None = None) -> Report:
         else Outcome(vector, "unsupported", message="no answer")
         for i, vector in vectors.items()
     ]
-    return Report(name or path.stem, tuple(outcomes))
+    return report_on(name or path.stem, outcomes)

@@ -33,7 +33,7 @@ from typing import Any
 
 from refqnn.conformance.encoding import decode_fields
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
-from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge
+from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge, report_on
 from refqnn.conformance.suite import (
     SEMANTICS_VERSION,
     SUITE_VERSION,
@@ -230,7 +230,7 @@ def conform(
         process.stop()
     finally:
         process.kill()
-    return Report(name or about["name"], tuple(outcomes))
+    return report_on(name or about["name"], outcomes)
 
 
 def read_answer(vector: Vector, answer: dict[str, Any]) -> Answer:

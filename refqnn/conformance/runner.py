@@ -6,17 +6,17 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from refqnn.conformance.encoding import encode_fields
 from refqnn.conformance.notes import NOTES
-from refqnn.conformance.operations import OPERATIONS, functions_in
+from refqnn.conformance.operations import OPERATIONS, Function, Values, functions_in
 from refqnn.conformance.suite import (
     SEMANTICS_VERSION,
     SUITE_VERSION,
@@ -31,9 +31,12 @@ from refqnn.conformance.suite import (
 from refqnn.container import write_atomically
 from refqnn.errors import InvalidType, mismatch
 
-__all__ = ["Outcome", "Report", "functions_of", "judge", "run"]
+if TYPE_CHECKING:
+    from refqnn.conformance.mutants import Mutant
 
-Implementation = Mapping[str, Callable[..., Any]] | ModuleType
+__all__ = ["Outcome", "Report", "functions_of", "judge", "passes", "report_on", "run"]
+
+Implementation = Mapping[str, Function] | ModuleType
 Status = Literal["passed", "failed", "unsupported", "fault"]
 
 
@@ -47,7 +50,7 @@ class Outcome:
             garbage).
         mismatch: the first differing value, where there is one.
         message: what the implementation said.
-        resembles: mutants that give the very same wrong answer: likely causes.
+        resembles: mutants that give this very answer, and in a report all answers of the operation.
         reproduction: how to see it again.
     """
 
@@ -58,10 +61,10 @@ class Outcome:
     resembles: tuple[str, ...] = ()
     reproduction: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Values:
         """One line of the report."""
         v = self.vector
-        line: dict[str, Any] = {"id": v.id, "operation": v.operation, "status": self.status}
+        line: Values = {"id": v.id, "operation": v.operation, "status": self.status}
         if self.status in ("passed", "unsupported"):
             return line | ({"message": self.message} if self.message else {})
         found = None
@@ -87,7 +90,12 @@ class Outcome:
     def __str__(self) -> str:
         what = str(self.mismatch) if self.mismatch is not None else self.message
         lines = [f"{self.vector.id}: {self.status}: {what}", f"  {self.vector.comment}"]
-        lines += [f"  gives the answer of: {cause}" for cause in self.resembles[:4]]
+        if len(self.resembles) == 1:
+            lines.append(f"  gives the answer of: {self.resembles[0]}")
+        elif self.resembles:
+            lines.append(
+                f"  gives the answer of {len(self.resembles)} mutants: not told apart here"
+            )
         if self.mismatch is not None and not self.resembles and self.vector.flags:
             lines.append(f"  may be: {', '.join(NOTES[f].bug_type for f in self.vector.flags[:4])}")
         return "\n".join([*lines, f"  reproduce: {self.reproduction}"])
@@ -157,7 +165,7 @@ class Report:
 
     def write(self, path: str | Path) -> None:
         """JSON lines: a header, then one line per vector."""
-        header: dict[str, Any] = {
+        header: Values = {
             "implementation": self.implementation,
             "suite_version": SUITE_VERSION,
             "semantics_version": SEMANTICS_VERSION,
@@ -178,51 +186,82 @@ def judge(vector: Vector, answer: Answer, reproduction: str = "") -> Outcome:
         return Outcome(vector, "unsupported", message=answer.message)
     if answer.kind == "fault":
         return Outcome(vector, "fault", message=answer.message, reproduction=reproduction)
-    if vector.error is not None:
-        if answer.refuses_as(vector.error):
-            return Outcome(vector, "passed", message=answer.message)
+    found, text = _fault_of(vector, answer)
+    if found is None and not text:
+        return Outcome(vector, "passed", message=answer.message)
+    causes = tuple(map(str, _same_answer(vector, answer)))
+    return Outcome(vector, "failed", found, text, causes, reproduction)
+
+
+def _fault_of(vector: Vector, answer: Answer) -> tuple[Mismatch | None, str]:
+    """Where a result is wrong, or what else is; (None, "") for a right answer."""
+    if vector.error is None:
         if answer.kind == "error":
-            text = f"refused as {answer.code}, expected {vector.error}"
-            return Outcome(vector, "failed", message=text, reproduction=reproduction)
-        text = f"accepted, expected to be refused: {vector.error}"
-        causes = tuple(f"{m.id}: {m.description}" for m in _same_answer(vector, answer.results))
-        return Outcome(vector, "failed", None, text, causes, reproduction)
-    if answer.kind == "error":
-        text = f"refused, expected a result: {answer.message}"
-        return Outcome(vector, "failed", message=text, reproduction=reproduction)
-    found = compare(vector, answer.results)
-    if found is None:
-        return Outcome(vector, "passed")
-    causes = tuple(f"{m.id}: {m.description}" for m in _same_answer(vector, answer.results))
-    return Outcome(vector, "failed", found, "", causes, reproduction)
+            return None, f"refused, expected a result: {answer.message}"
+        return compare(vector, answer.results), ""
+    if answer.kind == "result":
+        return None, f"accepted, expected to be refused: {vector.error}"
+    right = answer.refuses_as(vector.error)
+    return None, "" if right else f"refused as {answer.code}, expected {vector.error}"
 
 
-def _same_answer(vector: Vector, results: Mapping[str, Any]) -> list[Any]:
-    """The mutants whose outputs are exactly these."""
-    from dataclasses import replace
-
+def _mutants_of(operation: str) -> list[Mutant]:
+    """Loaded on use: they take a while, and nobody asks for them before something fails."""
     from refqnn.conformance.mutants import mutants_of
 
-    outputs = OPERATIONS[vector.operation].outputs
-    same = []
-    for mutant in mutants_of(vector.operation):
-        with np.errstate(all="ignore"):
-            theirs = call(mutant.function, vector)
-        if theirs.kind != "result":
-            continue
-        as_vector = replace(
-            vector, outputs={n: _array(theirs.results[n]) for n in outputs}, intermediates={}
-        )
-        if compare(as_vector, results) is None:
-            same.append(mutant)
-    return same
+    return list(mutants_of(operation))
+
+
+def _same_answer(vector: Vector, answer: Answer) -> list[Mutant]:
+    """The mutants whose answer is this."""
+    return [m for m in _mutants_of(vector.operation) if _says(m, vector, answer)]
+
+
+def _says(mutant: Mutant, vector: Vector, answer: Answer) -> bool:
+    with np.errstate(all="ignore"):
+        theirs = call(mutant.function, vector)
+    if "error" in (theirs.kind, answer.kind):
+        return theirs.kind == answer.kind and theirs.code == answer.code
+    outputs = {n: _array(theirs.results[n]) for n in OPERATIONS[vector.operation].outputs}
+    return compare(replace(vector, outputs=outputs, intermediates={}), answer.results) is None
 
 
 def _array(value: Any) -> Any:
     return value if value is None or isinstance(value, (int, np.ndarray)) else np.asarray(value)
 
 
-def functions_of(implementation: Implementation) -> dict[str, Callable[..., Any]]:
+def report_on(name: str, outcomes: Sequence[Outcome]) -> Report:
+    """The verdicts together: as a cause, a mutant stays that explains all of an operation.
+
+    One wrong answer is often that of several mutants, and another wrong answer of the same
+    implementation that of others: what is wrong must give every answer, the right ones too.
+    """
+    explained: dict[str, set[str]] = {}
+    for operation in {o.vector.operation for o in outcomes if o.status == "failed"}:
+        mine = [o for o in outcomes if o.vector.operation == operation]
+        fits = set.intersection(*(set(o.resembles) for o in mine if o.status == "failed"))
+        passed = [o.vector for o in mine if o.status == "passed"]
+        explained[operation] = {
+            str(mutant)
+            for mutant in _mutants_of(operation)
+            if str(mutant) in fits and all(passes(mutant.function, vector) for vector in passed)
+        }
+    return Report(name, tuple(_with_causes(o, explained) for o in outcomes))
+
+
+def _with_causes(outcome: Outcome, explained: Mapping[str, set[str]]) -> Outcome:
+    known = explained.get(outcome.vector.operation, set())
+    return replace(outcome, resembles=tuple(c for c in outcome.resembles if c in known))
+
+
+def passes(function: Function, vector: Vector) -> bool:
+    """Does it answer this vector rightly?"""
+    with np.errstate(all="ignore"):
+        answer = call(function, vector)
+    return answer.kind in ("result", "error") and _fault_of(vector, answer) == (None, "")
+
+
+def functions_of(implementation: Implementation) -> dict[str, Function]:
     """Operation name -> function, from a mapping, or from a module (its `FUNCTIONS`, or its
     functions of those names).
 
@@ -271,10 +310,10 @@ def run(
     outcomes = [
         ask(functions, vector, name) for vector in select(load_vectors(), operations, profiles)
     ]
-    return Report(name, tuple(outcomes))
+    return report_on(name, outcomes)
 
 
-def ask(functions: Mapping[str, Callable[..., Any]], vector: Vector, name: str) -> Outcome:
+def ask(functions: Mapping[str, Function], vector: Vector, name: str) -> Outcome:
     """The verdict on one vector of a Python implementation."""
     if vector.operation not in functions:
         return Outcome(vector, "unsupported", message="no such function")
@@ -282,7 +321,7 @@ def ask(functions: Mapping[str, Callable[..., Any]], vector: Vector, name: str) 
     return judge(vector, call(function, vector), _reproduction(function, vector, name))
 
 
-def _reproduction(function: Callable[..., Any], vector: Vector, name: str) -> str:
+def _reproduction(function: Function, vector: Vector, name: str) -> str:
     """A line of Python that asks again; a function that cannot be imported is left to fill in."""
     module, attribute = getattr(function, "__module__", ""), getattr(function, "__name__", "")
     is_importable = module != "__main__" and (
@@ -296,6 +335,6 @@ def _reproduction(function: Callable[..., Any], vector: Vector, name: str) -> st
     )
 
 
-def encoded_arguments(vector: Vector) -> dict[str, Any]:
+def encoded_arguments(vector: Vector) -> Values:
     """The arguments as JSON data, for a program or a file of questions."""
     return encode_fields(vector.arguments, OPERATIONS[vector.operation].arguments)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,10 @@ import numpy as np
 
 import refqnn
 from refqnn.conformance.encoding import decode_fields
-from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
+from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Array, Function, Values
 from refqnn.container import MALFORMED, read_file
 from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
-from refqnn.formats import as_integers
+from refqnn.formats import as_array, as_integers
 
 __all__ = [
     "Answer",
@@ -80,9 +80,9 @@ class Vector:
     comment: str
     flags: tuple[str, ...]
     profiles: tuple[str, ...]
-    arguments: Mapping[str, Any] = field(repr=False)
-    outputs: Mapping[str, Any] = field(repr=False)
-    intermediates: Mapping[str, Any] = field(repr=False)
+    arguments: Values = field(repr=False)
+    outputs: Values = field(repr=False)
+    intermediates: Values = field(repr=False)
     error: str | None
 
 
@@ -225,7 +225,7 @@ class Mismatch:
         return text + (f" ({self.differing} of {self.total} differ)" if self.total else "")
 
 
-def call(function: Callable[..., Any], vector: Vector) -> Answer:
+def call(function: Function, vector: Vector) -> Answer:
     """Ask a Python function.
 
     It is called with the arguments of the vector by name (arrays are copies) and returns a mapping
@@ -275,19 +275,27 @@ def compare(vector: Vector, results: Mapping[str, Any]) -> Mismatch | None:
 def _compare(name: str, kind: str, expected: Any, got: Any) -> Mismatch | None:
     if kind not in ("int_tensor", "float_tensor"):
         got = got.item() if isinstance(got, np.generic) else got
-        same = got == expected and type(got) is type(expected)
+        same = type(got) is type(expected) and got == expected
         return None if same else Mismatch(name, None, repr(expected), repr(got))
     try:
-        array = as_integers(got, name) if kind == "int_tensor" else np.asarray(got)
+        read = as_integers(got, name) if kind == "int_tensor" else as_array(got, name, "floats")
     except RefqnnError as error:
-        return Mismatch(name, None, "integers", str(error))
-    if kind == "float_tensor" and array.dtype.kind != "f":
-        return Mismatch(name, None, "floats", f"dtype {array.dtype}")
-    if array.shape != expected.shape:
-        return Mismatch(name, None, f"shape {expected.shape}", f"shape {array.shape}")
-    unequal = np.argwhere(np.asarray(array != expected))
+        return Mismatch(name, None, "a tensor", str(error))
+    if kind == "float_tensor" and read.dtype.kind != "f":
+        return Mismatch(name, None, "floats", f"dtype {read.dtype}")
+    if read.shape != expected.shape:
+        return Mismatch(name, None, f"shape {expected.shape}", f"shape {read.shape}")
+    unequal = np.argwhere(_differs(read, expected))
     if not len(unequal):
         return None
     index = tuple(int(i) for i in unequal[0])
-    values = (str(expected[index]), str(array[index]))
+    values = (str(expected[index]), str(read[index]))
     return Mismatch(name, index, *values, len(unequal), int(expected.size))
+
+
+def _differs(a: Array, b: Array) -> Array:
+    """Elementwise: another integer, or another float; 0.0 and -0.0 differ, NaN and NaN do not."""
+    if b.dtype.kind != "f":
+        return np.asarray(a != b)
+    same = (a == b) & (np.signbit(a) == np.signbit(b))
+    return np.asarray(~(same | (np.isnan(a) & np.isnan(b))))

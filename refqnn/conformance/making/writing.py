@@ -19,6 +19,7 @@ from refqnn.conformance.mutants import MUTANTS, mutants_of
 from refqnn.conformance.notes import NOTES
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
+from refqnn.conformance.runner import passes
 from refqnn.conformance.schemas import schemas
 from refqnn.conformance.suite import (
     FORMAT,
@@ -27,7 +28,6 @@ from refqnn.conformance.suite import (
     SUITE_VERSION,
     Rejected,
     Vector,
-    call,
     compare,
     vectors_path,
 )
@@ -112,20 +112,7 @@ def _nested(value: Any) -> Any:
 
 def kills(vector: Vector) -> list[str]:
     """The ids of the mutants that this vector tells from a right implementation."""
-    return [m.id for m in mutants_of(vector.operation) if _is_killed(m.function, vector)]
-
-
-def _is_killed(function: Any, vector: Vector) -> bool:
-    with np.errstate(all="ignore"):
-        answer = call(function, vector)
-    if vector.error is not None:
-        return not answer.refuses_as(vector.error)
-    if answer.kind != "result":
-        return True
-    return compare(vector, answer.results) is not None
-
-
-# --- files ------------------------------------------------------------------------------------
+    return [m.id for m in mutants_of(vector.operation) if not passes(m.function, vector)]
 
 
 @lru_cache(maxsize=1)

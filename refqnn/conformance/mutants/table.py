@@ -37,6 +37,9 @@ class Mutant:
         """operation/name."""
         return f"{self.operation}/{self.name}"
 
+    def __str__(self) -> str:
+        return f"{self.id}: {self.description}"
+
 
 KERNELS: dict[str, Function] = {}
 MUTANTS: list[Mutant] = []
