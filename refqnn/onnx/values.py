@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import erf, prod
+from math import erf, ldexp, prod
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ __all__ = [
     "Real",
     "Scaled",
     "Step",
+    "Value",
     "along_channels",
     "along_first",
     "along_one",
@@ -51,9 +52,9 @@ __all__ = [
     "one",
     "power_of_two",
     "recover_grid",
-    "round_away",
     "spread",
     "uniform",
+    "unscaled",
     "varying_axis",
 ]
 
@@ -154,9 +155,20 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An array known now."""
+    """An array known now.
+
+    Attributes:
+        declared: the element type that the file gives it, where its dtype does not tell.
+    """
 
     array: Array
+    declared: str = field(default="", kw_only=True)
+
+    @property
+    def element_type(self) -> str:
+        """FLOAT, INT8, UINT4, ..."""
+        name: str = self.array.dtype.name
+        return self.declared or {"float32": "FLOAT", "float64": "DOUBLE"}.get(name, name.upper())
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,11 +213,15 @@ class Real:
     name: str = ""
 
     def then(self, op: str, *args: Float32) -> Real:
-        """One more step."""
+        """One more step.  Raises: NotCovered when padded."""
+        if self.pad:
+            raise NotCovered(f"{op} on a padded float input: quantize it first")
         return replace(self, steps=(*self.steps, Step(op, tuple(self.undone(a) for a in args))))
 
     def moved(self, kind: str, argument: Any, shape: Shape) -> Real:
-        """The same values under another shape, or in another order."""
+        """The same values under another shape, or in another order.  Raises: as `then`."""
+        if self.pad:
+            raise NotCovered("its input is padded; only a convolution or pooling takes padding")
         moves = self.moves
         if kind == "reshape" and moves and moves[-1][0] == "reshape":
             moves = moves[:-1]  # the last one counts
@@ -253,8 +269,13 @@ class Scaled:
     function: Callable[[Array], Float32] | None = None
 
     def then(self, op: str, *args: Float32) -> Scaled:
-        """One more step."""
-        return replace(self, steps=(*self.steps, Step(op, args)))
+        """One more float32 operator."""
+        return replace(self, steps=(*self.steps, Step(op, args)), integer=False)
+
+    @property
+    def parameters(self) -> list[Array]:
+        """The scale and the operands of the steps."""
+        return [self.scale, *(a for s in self.steps for a in s.args)]
 
     @property
     def is_integers(self) -> bool:
@@ -308,7 +329,7 @@ class Quantized:
     Attributes:
         source: what is quantized.
         scale, zero_point: float32 and integers, one or along the sample (see `Step.args`).
-        rounding: a mode, or "away" (QONNX's UP).
+        rounding: a mode.
         zero_first: add the zero point before rounding (QONNX), not after (QuantizeLinear).
         bipolar: codes 0, 1 for v < 0, v >= 0.
         function: codes of float32 values [channels, n] where no scale describes them, less
@@ -322,7 +343,7 @@ class Quantized:
     zero_point: Array
     lo: int
     hi: int
-    rounding: Rounding | str = Rounding.HALF_EVEN
+    rounding: Rounding = Rounding.HALF_EVEN
     zero_first: bool = False
     bipolar: bool = False
     function: Callable[[Float32], Array] | None = None
@@ -341,9 +362,7 @@ class Quantized:
             y = v / scale
         if self.zero_first:
             y = y + zero_point.astype(np.float32)
-        rounded = (
-            round_away(y) if self.rounding == "away" else round_float(y, self.rounding)
-        ).astype(np.float64)
+        rounded = round_float(y, self.rounding).astype(np.float64)
         if not self.zero_first:
             rounded = rounded + zero_point
         return np.clip(rounded, self.lo, self.hi).astype(np.int64)
@@ -361,6 +380,13 @@ class Quantized:
         raise NotCovered(f"{self.name}: codes [{self.lo}, {self.hi}] need more than 32 bits")
 
 
+def unscaled(source: Scaled | Real, lo: int, hi: int, **options: Any) -> Quantized:
+    """A quantizer of scale 1 and zero point 0."""
+    axes = (1,) * len(source.shape)
+    scale, zero = np.ones(axes, np.float32), np.zeros(axes, np.int64)
+    return Quantized(source, scale, zero, lo, hi, **options)
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """source >= thresholds[channel or 0, k], for each k along a last axis of its own."""
@@ -373,12 +399,11 @@ class Comparison:
 class Dropped:
     """The result of an operator that is left out at the output door."""
 
-    source: Any
+    source: Value
 
 
-def round_away(y: Array) -> Array:
-    """Away from zero, QONNX's UP."""
-    return np.asarray(np.sign(y) * np.ceil(np.abs(y)))
+Value = Constant | Real | Scaled | Quantized | Comparison | Dropped
+"""What a tensor may be."""
 
 
 # --- shapes and exact numbers -----------------------------------------------------------------
@@ -445,21 +470,12 @@ def float32_of(exact: Array) -> Float32:
 
 
 def _nearest_float32(value: Fraction) -> np.float32:
+    bits = abs(value.numerator).bit_length() - value.denominator.bit_length()
+    exponent = max(bits - 24, -149)  # of the last of 24 digits, or of a subnormal number
+    if abs(value) >= Fraction(2) ** (exponent + 24):
+        exponent += 1
     with np.errstate(over="ignore"):
-        guess = np.float32(float(value))
-    if not np.isfinite(guess):
-        return guess
-    near = [
-        guess,
-        np.nextafter(guess, np.float32(-np.inf)),
-        np.nextafter(guess, np.float32(np.inf)),
-    ]
-    finite = [v for v in near if np.isfinite(v)]
-
-    def distance(v: np.float32) -> tuple[Fraction, int]:
-        return abs(Fraction(float(v)) - value), int(v.view(np.uint32)) & 1
-
-    return min(finite, key=distance)
+        return np.float32(ldexp(round(value / Fraction(2) ** exponent), exponent))
 
 
 def varying_axis(arrays: list[Array], where: str) -> int | None:
