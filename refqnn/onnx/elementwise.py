@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,10 @@ from refqnn.onnx.values import (
     Value,
     along_channels,
     along_sample,
+    dtype_of,
     float32_of,
     fractions_of,
+    limits_of_type,
     one,
     power_of_two,
     uniform,
@@ -78,8 +79,9 @@ def _rounding(mode: Rounding, step: str) -> Handler:
 
 
 def operand_of(c: Context, x: Scaled | Real, value: Constant) -> Array:
-    """A constant as float32, with the axes of x."""
-    array = along_sample(value.array.astype(np.float32), x.shape, c.where)
+    """A constant in the arithmetic of x, with its axes."""
+    dtype = dtype_of(x.dtype if isinstance(x, Scaled) else "FLOAT")
+    array = along_sample(value.array.astype(dtype), x.shape, c.where)
     if not np.isfinite(array).all():
         raise FileFormatError(f"{c.where}: its constant operand is not finite")
     return array
@@ -95,6 +97,17 @@ def _with_constant(r: Program, c: Context, x: Value, value: Constant, step: str)
         raise NotCovered(f"{c.where}: its input is not a tensor of numbers")
     if x.pad:
         raise NotCovered(f"{c.where}: its input is padded; only a convolution takes padding")
+    if x.integer and value.element_type != x.dtype:
+        raise FileFormatError(f"{c.where}: types {x.dtype} and {value.element_type}")
+    operand = operand_of(c, x, value)
+    exact = _exactly(r, c, x, value, step)
+    if exact is not None and (not x.integer or r.fits(exact, x.dtype)):
+        return exact
+    return x.then(step, operand)
+
+
+def _exactly(r: Program, c: Context, x: Scaled, value: Constant, step: str) -> Scaled | None:
+    """The constant in the bias, zero point or scale, where that is the same in float32."""
     if step == "Add":
         folded = r.with_bias(x, value, c.name, c.where)
         if folded is not None:
@@ -102,22 +115,20 @@ def _with_constant(r: Program, c: Context, x: Value, value: Constant, step: str)
         shift = _codes_in(x, value)
         if shift is not None:
             return replace(x, zero=x.zero - shift)
-    if step in ("Mul", "Div") and not x.steps and value.array.size == 1:
+        return None if value.array.any() else x
+    plain = not x.steps and x.function is None
+    if step in ("Mul", "Div") and plain and value.array.size == 1:
         (factor,) = fractions_of(value.array).ravel() if np.isfinite(value.array).all() else (0,)
-        whole = x.integer and step == "Mul" and value.array.dtype.kind in "iu"
-        if whole or (value.array.dtype.kind == "f" and power_of_two(Fraction(factor))):
-            scale = x.scale * factor if step == "Mul" else x.scale / factor
-            return replace(x, scale=scale, integer=whole)
-    if step == "Add" and not value.array.any():
-        along_sample(value.array, x.shape, c.where)
-        return x
-    integer = x.integer and step == "Add" and value.array.dtype.kind in "iu"
-    return replace(x.then(step, operand_of(c, x, value)), integer=integer)
+        if x.integer and step == "Mul" and factor:
+            return replace(x, scale=x.scale * factor)
+        if not x.integer and power_of_two(Fraction(factor)):
+            return replace(x, scale=x.scale * factor if step == "Mul" else x.scale / factor)
+    return None
 
 
 def _codes_in(x: Scaled, value: Constant) -> int | None:
     """How many codes of x a scalar constant is, when adding it to them is exact."""
-    if x.steps or value.array.size != 1 or x.scale.size != 1:
+    if x.steps or x.function is not None or value.array.size != 1 or x.scale.size != 1:
         return None
     (scale,) = x.scale.ravel()
     number = value.array.reshape(-1)[0]
@@ -131,7 +142,10 @@ def _sub(r: Program, c: Context) -> Value:
     """a - b; a constant minus an activation is the negated activation plus the constant."""
     a, b = c.value(0), c.value(1)
     if isinstance(b, Constant):
-        negative = Grid(-b.array, -b.codes, b.scale) if isinstance(b, Grid) else Constant(-b.array)
+        array = b.array.astype(np.int64) if b.array.dtype.kind in "iu" else b.array
+        negative = Constant(-array, declared=b.element_type)
+        if isinstance(b, Grid):
+            negative = Grid(-b.array, -b.codes, b.scale)
         return _with_constant(r, c, a, negative, "Add")
     if isinstance(a, Constant):
         return _with_constant(r, c, r.numbers(c, 1).then("Neg"), a, "Add")
@@ -158,7 +172,8 @@ def add_activations(
         )
     if a.pad or b.pad:
         raise NotCovered(f"{c.where}: its input is padded; only a convolution takes padding")
-    (scale_a, offset_a), (scale_b, offset_b) = a.affine(c.where), b.affine(c.where)
+    dtype = a.dtype
+    (a, scale_a, offset_a), (b, scale_b, offset_b) = (r.affine(v, c.where, c.name) for v in (a, b))
     flat_a, flat_b = uniform(scale_a), uniform(scale_b)
     if flat_a.size > 1 or flat_b.size > 1:
         raise NotCovered(
@@ -181,9 +196,10 @@ def add_activations(
         m_a, m_b, unit = int(s_a), int(s_b), Fraction(1)
     multipliers = None if (m_a, m_b) == (1, 1) else (m_a, m_b)
     node = r.emit(name or c.name, Add(multipliers), (a.node, b.node))
-    integer = a.integer and b.integer
     zero = m_a * a.zero + m_b * b.zero
-    result = Scaled(node, a.shape, one(a.shape) * unit, zero, integer=integer)
+    result = Scaled(node, a.shape, one(a.shape) * unit, zero)
+    if dtype != "FLOAT":
+        return r.typed(replace(result, base="INT64"), dtype)
     offset = offset_a + sign * offset_b
     if any(o != 0 for o in offset.ravel()):
         result = result.then("Add", float32_of(offset))
@@ -263,46 +279,68 @@ def _clip(r: Program, c: Context) -> Value:
         return _clip_codes(
             x, x.lo if ends[0] is None else ends[0], x.hi if ends[1] is None else ends[1]
         )
-    v = r.numbers(c)
-    infinity = (np.float32(-np.inf), np.float32(np.inf))
+    y = r.numbers(c)
+    dtype = y.dtype if isinstance(y, Scaled) else "FLOAT"
+    widest = (-np.inf, np.inf) if dtype == "FLOAT" else limits_of_type(dtype)
     args = [
-        along_sample(np.asarray(f if limit is None else limit, dtype=np.float32), v.shape, c.where)
-        for limit, f in zip(limits, infinity)
+        along_sample(np.asarray(w if v is None else v).astype(dtype_of(dtype)), y.shape, c.where)
+        for v, w in zip(limits, widest)
     ]
     if any(np.isnan(a).any() for a in args):
         raise FileFormatError(f"{c.where}: a limit is NaN")
-    return v.then("Clip", *args)
+    return y.then("Clip", *args)
 
 
 def _clip_codes(q: Quantized, lo: int, hi: int) -> Quantized:
-    """A clip of codes that are not a node yet narrows them."""
-    low, high = min(max(q.lo, lo), hi), max(min(q.hi, hi), lo)
-    return replace(q, lo=low, hi=max(low, high), done=None)
+    """A clip of codes that are not a node yet narrows them: min(max(code, lo), hi)."""
+    return replace(q, lo=min(max(q.lo, lo), hi), hi=min(max(q.hi, lo), hi), done=None)
 
 
 def _cast(r: Program, c: Context) -> Value:
-    """Between floats and integers that hold the same values."""
-    x = c.value(0)
-    name = type_name(int(c.attributes.get("to", 1)))
+    x, name = c.value(0), type_name(int(c.attributes.get("to", 1)))
+    lo, hi = limits_of_type(name)
     if isinstance(x, Comparison):
+        return replace(x, dtype=name)
+    if isinstance(x, Quantized):
+        if x.rounded and (name == "FLOAT" or lo <= x.lo <= x.hi <= hi):
+            return replace(x, dtype=name, rounded=name == "FLOAT", done=None)
+        x = r.codes(x)
+    if isinstance(x, Real) and name == "FLOAT":
         return x
-    if isinstance(x, Real):
-        if name == "FLOAT":
-            return x
-        raise NotCovered(
-            f"{c.where}: it casts the float input to {name}; a quantizer must come first"
-        )
+    if isinstance(x, Real) or (name != "FLOAT" and not 1 < hi - lo < 2**64):
+        raise NotCovered(f"{c.where}: it casts the float input, or to {name}")
+    c.inputs[0] = x
     v = r.scaled(c)
+    plain = not v.steps and v.function is None
     if name == "FLOAT":
-        return replace(v, integer=False)
-    bits = name.lstrip("UINT")
-    if not name.startswith(("INT", "UINT")) or not bits.isdigit() or not r.holds_integers(v):
-        raise NotCovered(f"{c.where}: a cast to {name} of values that are not integers")
-    (scale,), least = uniform(v.scale).ravel(), 0 if name[0] == "U" else -(2 ** (int(bits) - 1))
-    lo, hi = (int((e - v.zero) * scale) for e in r.limits(v.node))
-    if not least <= lo <= hi < least + 2 ** int(bits):
-        raise NotCovered(f"{c.where}: values in [{lo}, {hi}] wrap in {name}")
-    return replace(v, integer=True)
+        small = v.integer and plain and (v.is_integers or r.fits(v, "INT24"))
+        return replace(v, base=name) if small or not v.integer else v.then("Cast", dtype=name)
+    if plain and (v.integer or r.holds_integers(v)) and r.fits(v, name):
+        return replace(v, base=name)
+    if not v.integer:
+        least, greatest = r.reach(v, c.where)
+        if not lo <= least <= greatest <= hi:
+            raise NotCovered(f"{c.where}: floats in [{least}, {greatest}] are not all in {name}")
+    return v.then("Cast", dtype=name)
+
+
+def _mod(r: Program, c: Context) -> Value:
+    """The sign of the divisor, or of the dividend with fmod=1."""
+    step = "Fmod" if c.attributes.get("fmod", 0) else "Mod"
+    if (c.constant(1, "divisor") == 0).any():
+        raise FileFormatError(f"{c.where}: division by zero")
+    x = r.scaled(c)
+    if step == "Mod" and not x.integer:
+        raise FileFormatError(f"{c.where}: floats need fmod=1")
+    return x.then(step, operand_of(c, x, Constant(c.constant(1, "divisor"))))
+
+
+def _bit_shift(r: Program, c: Context) -> Value:
+    x, by = r.scaled(c), c.constant(1, "shift")
+    bits = limits_of_type(x.dtype)[1].bit_length()
+    if not x.dtype.startswith("UINT") or by.min(initial=0) < 0 or by.max(initial=0) >= bits:
+        raise NotCovered(f"{c.where}: a shift by {by.ravel()[:4].tolist()} of {x.dtype}")
+    return x.then(str(c.attributes.get("direction", "")), operand_of(c, x, Constant(by)))
 
 
 def _batch_norm(r: Program, c: Context) -> Value:
@@ -324,22 +362,15 @@ def _batch_norm(r: Program, c: Context) -> Value:
 
 
 def _gather(r: Program, c: Context) -> Value:
-    """A table indexed by integers: y = table[x]."""
+    """A table indexed by integers: y = table[x], from the end where x is negative."""
     table, x = c.constant(0, "table"), r.scaled(c, 1)
-    integral = np.isfinite(table).all() and (table == np.rint(table)).all()
-    if table.ndim != 1 or not x.integer or not integral:
+    if table.ndim != 1 or not x.integer or not (table == np.rint(table)).all():
         raise NotCovered(f"{c.where}: it gathers from a tensor of shape {table.shape}")
-    scale, offset = x.affine(c.where)
-    steps = [a.reshape(-1) for a in (scale, offset) if prod(a.shape[1:]) == 1]
-    lo, hi = r.limits(x.node)
-    if len(steps) != 2 or hi - lo >= 2**20 or any(v.denominator != 1 for s in steps for v in s):
-        raise NotCovered(f"{c.where}: its index is not an integer of a small range per channel")
-    slope, start = (a.astype(np.int64)[:, None] for a in steps)
-    index = slope * (np.arange(lo, hi + 1) - int(x.zero)) + start  # [channels or 1, n]
-    if index.min() < 0 or index.max() >= table.size:
+    index, lo = r.table(x, c.where)
+    if index.min() < -table.size or index.max() >= table.size:
         raise NotCovered(f"{c.where}: its index may leave the table of {table.size} values")
     node = r.emit(c.name, Lookup(table.astype(np.int64)[index], lo), (x.node,))
-    return Scaled(node, x.shape, one(x.shape), integer=table.dtype.kind in "iu")
+    return r.integers(node, c.element_type(0))
 
 
 TABLE: dict[str, Handler] = {
@@ -359,8 +390,10 @@ TABLE: dict[str, Handler] = {
     "HardSigmoid": _step("HardSigmoid", alpha=0.2, beta=0.5),
     "HardSwish": _step("HardSwish"),
     "LeakyRelu": _step("LeakyRelu", alpha=0.01),
+    "BitShift": _bit_shift,
     "Max": _clip,
     "Min": _clip,
+    "Mod": _mod,
     "Mish": _step("Mish"),
     "Mul": _binary("Mul"),
     "Neg": _step("Neg"),

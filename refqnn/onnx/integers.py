@@ -39,11 +39,8 @@ Array = NDArray[Any]
 
 def _integer_operand(r: Program, c: Context, index: int, zero_index: int) -> Scaled:
     """Codes minus their zero point, scale 1."""
-    x = r.scaled(c, index)
-    if not x.integer:
-        raise NotCovered(f"{c.where}: its input is not a tensor of integers")
-    zero = x.zero + one_zero_point(c, zero_index)
-    return replace(plain_integers(c, x), zero=zero, integer=False)
+    x = plain_integers(r, c, index)
+    return replace(x, zero=x.zero + one_zero_point(c, zero_index), base="FLOAT")
 
 
 def _integer_weights(c: Context, index: int, zero_index: int, matrix: bool) -> Grid:
@@ -61,7 +58,7 @@ def _int32(r: Program, c: Context, y: Scaled) -> Scaled:
     lo, hi = r.limits(y.node)
     if lo < -(2**31) or hi >= 2**31:
         raise NotCovered(f"{c.where}: its accumulator, in [{lo}, {hi}], wraps in 32 bits")
-    return replace(y, integer=True)
+    return replace(y, base="INT32")
 
 
 def _matmul_integer(r: Program, c: Context) -> Value:
@@ -85,12 +82,13 @@ def _requantized_sum(c: Context, y: Scaled, first: int) -> Quantized:
     scaled = y.then("Mul", along_channels(factor.reshape(-1), y.shape, c.where))
     unit = np.ones((1,) * len(y.shape), dtype=np.float32)
     zeros = along_channels(integer_zero(c, first + 1).reshape(-1), y.shape, c.where)
-    return Quantized(scaled, unit, zeros, *_limits(c, first + 1), name=c.name)
+    dtype = _type(c, first + 1)
+    return Quantized(scaled, unit, zeros, *limits_of(c, dtype), dtype=dtype, name=c.name)
 
 
-def _limits(c: Context, index: int) -> tuple[int, int]:
-    """The codes of the output, whose type is that of its zero point."""
-    return limits_of(c, "UINT8" if c.optional(index) is None else c.element_type(index))
+def _type(c: Context, index: int) -> str:
+    """The type of the output is that of its zero point."""
+    return "UINT8" if c.optional(index) is None else c.element_type(index)
 
 
 def _qlinear_matmul(r: Program, c: Context) -> Value:
@@ -132,8 +130,10 @@ def _requantized(c: Context, x: Scaled, index: int) -> Quantized:
     """Quantized by y_scale, y_zero_point at `index`."""
     axes = (1,) * len(x.shape)
     scale, zero = _one_scale(c, index), integer_zero(c, index + 1)
-    lo, hi = _limits(c, index + 1)
-    return Quantized(x, scale.reshape(axes), zero.reshape(axes), lo, hi, name=c.name)
+    dtype = _type(c, index + 1)
+    lo, hi = limits_of(c, dtype)
+    scale, zero = scale.reshape(axes), zero.reshape(axes)
+    return Quantized(x, scale, zero, lo, hi, dtype=dtype, name=c.name)
 
 
 def _qlinear_binary(step: str) -> Handler:

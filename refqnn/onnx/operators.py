@@ -38,7 +38,7 @@ REASONS: dict[str, str] = {
     "Softmax": "a softmax has an integer form at the output only, where it is left out",
 }
 
-WANTS_CODES = frozenset(("Add", "Clip", "Relu", "Min", "Max"))
+WANTS_CODES = frozenset(("Add", "Cast", "Clip", "Relu", "Min", "Max"))
 """Operators that narrow a quantizer in front of them before it becomes a node."""
 
 ON_GRIDS = frozenset(("Identity", "Reshape", "Transpose"))

@@ -30,10 +30,12 @@ from refqnn.onnx.values import (
     along_sample,
     float32_of,
     fractions_of,
+    limits_of_type,
     one,
     recover_grid,
     spread,
     uniform,
+    unscaled,
 )
 from refqnn.ops import Add, Conv1d, Conv2d, Flatten, Interval, Linear, Lookup, Op, Reshape, SumOp
 from refqnn.ops.base import Shape
@@ -46,10 +48,12 @@ __all__ = ["Context", "Handler", "Program", "per_channel"]
 Array = NDArray[Any]
 
 _TABLE_ENTRIES = 2**22
+_LISTED = 2**20  # values of a node at which a float function is evaluated to find its grid
 _EVALUATED = 2**24  # accumulators of a layer at which a function is evaluated to find its changes
 _CHUNK = 2**20
 _BIT = IntFormat(1, signed=False)
 _MAX_SAMPLE = 2**22  # values in one sample of a tensor
+_MAX_PERMUTED = 4096  # values that a matrix moves
 _MAX_PRODUCTS = 2**33  # of one layer and one sample
 
 
@@ -141,9 +145,106 @@ class Program:
         self.shapes[unique], self.ranges[unique] = shape, interval
         return unique
 
-    def integers(self, node: str) -> Scaled:
-        """An integer tensor: the values of a node."""
-        return Scaled(node, self.shapes[node], one(self.shapes[node]), integer=True)
+    def integers(self, node: str, dtype: str = "INT64") -> Scaled:
+        """A tensor of the values of a node."""
+        return Scaled(node, self.shapes[node], one(self.shapes[node]), base=dtype)
+
+    def reach(self, v: Scaled, where: str) -> tuple[int, int]:
+        """The least and greatest value of an integer tensor, by the proved range."""
+        channels = v.shape[0] if any(p.size > 1 for p in v.parameters) else 1
+        if (self.direction(v) != 0).all():
+            values = v.values(np.stack(self._channel_range(v.node, channels), axis=1))
+        else:
+            values = self.table(v, where)[0]
+        if not np.isfinite(values).all():
+            raise NotCovered(f"{where}: its input reaches {values.ravel()[0]}")
+        return int(values.min()), int(values.max())
+
+    def table(self, v: Scaled, where: str) -> tuple[Array, int]:
+        """The values of v, [channels or 1, n], for node values from the least on.
+
+        Raises: NotCovered when they are too many, or vary inside a channel.
+        """
+        channels = v.shape[0] if any(p.size > 1 for p in v.parameters) else 1
+        lo, hi = self.limits(v.node)
+        if channels * (hi - lo + 1) > _TABLE_ENTRIES or spread(v.parameters, v.shape):
+            raise NotCovered(f"{where}: a function of values in [{lo}, {hi}], too many to list")
+        acc = np.broadcast_to(np.arange(lo, hi + 1), (channels, hi - lo + 1))
+        return np.broadcast_to(v.values(acc), acc.shape), lo
+
+    def fits(self, v: Scaled, dtype: str) -> bool:
+        """Do all values of an affine function of a node lie in the range of an integer type?"""
+        lo, hi = limits_of_type(dtype)
+        ends = [(e - v.zero) * s for e in self.limits(v.node) for s in v.scale.ravel()]
+        return bool(lo <= min(ends) and max(ends) <= hi)
+
+    def typed(self, v: Scaled, dtype: str) -> Scaled:
+        """Exact integers as a type holds them: they wrap where they leave its range."""
+        return replace(v, base=dtype) if self.fits(v, dtype) else v.then("Cast", dtype=dtype)
+
+    def plain(self, v: Scaled, name: str) -> Scaled:
+        """An integer tensor as the values of a node less an integer zero."""
+        if v.is_integers:
+            return v
+        if not v.steps and v.function is None:
+            return self._affine(v, name)
+        lo, hi = self.reach(v, name)
+        q = unscaled(v, lo, hi, function=lambda y: y.astype(np.int64), dtype=v.dtype, name=name)
+        return self._close(q)
+
+    def values_of(self, v: Scaled, name: str = "output") -> Scaled:
+        """An integer tensor as the values of a node."""
+        v = self.plain(v, name)
+        return v if v.zero == 0 else self._affine(v, name)
+
+    def affine(self, v: Scaled, where: str, name: str) -> tuple[Scaled, Array, Array]:
+        """(v, scale, offset): a float tensor as (node - zero) * scale + offset, exactly.
+
+        Where other operators gave integers, or multiples of the scale of their input, these become
+        the values of a node.
+
+        Raises: NotCovered.
+        """
+        if v.integer:
+            v = self.plain(v, f"{name}_input")
+        if not v.is_affine:
+            v = self._on_grid(v, where, name)
+        return v, *v.affine()
+
+    def _on_grid(self, v: Scaled, where: str, name: str) -> Scaled:
+        last = v.steps[-1].op if v.steps else "a product"
+        refusal = f"{where}: its input comes out of {last} as a float; quantize it first"
+        unit, lo, hi = Fraction(1), *self.limits(v.node)
+        if not (v.integral and (self.direction(v) != 0).all()):
+            if hi - lo >= _LISTED:
+                raise NotCovered(refusal)
+            values, _ = self.table(v, where)
+            grids = [Fraction(1), *uniform(v.scale).ravel()[:1]]
+            units = [s for s in grids if s > 0 and _multiples(values, s)]
+            if not units:
+                raise NotCovered(refusal)
+            unit = units[0]
+        step = np.float32(unit)
+        counts = v.then("Div", np.full((1,) * len(v.shape), step)).then("Round")
+        lo, hi = self.reach(counts, where)
+        q = unscaled(counts, lo, hi, name=f"{name}_input")
+        return replace(self._close(q), scale=one(v.shape) * unit, base="FLOAT")
+
+    def _affine(self, v: Scaled, name: str) -> Scaled:
+        """scale * (node - zero), integers, as a node."""
+        channels, scale = v.shape[0], per_channel(v.scale, name).astype(np.int64)
+        if scale.size == 1 and v.zero == 0:
+            return self.integers(self.emit(name, Add((int(scale[0]),)), (v.node,)), v.base)
+        if len(v.shape) == 1 and channels > _MAX_PERMUTED:
+            raise NotCovered(f"{name}: {channels} integers that are scaled and moved")
+        weight = np.broadcast_to(scale, (channels,))
+        bias = -weight * int(v.zero)
+        spatial = (1,) * (len(v.shape) - 1)
+        op: Op = Linear(np.diag(weight), bias)
+        if spatial:
+            kind = (Conv1d, Conv2d)[len(spatial) - 1]
+            op = kind(weight.reshape(channels, 1, *spatial), bias, groups=channels)
+        return self.integers(self.emit(name, op, (v.node,)), v.base)
 
     def check_size(self, shape: Sequence[int], where: str) -> None:
         if prod(int(d) for d in shape) > _MAX_SAMPLE:
@@ -173,17 +274,26 @@ class Program:
         op: Op = Flatten() if len(shape) == 1 else Reshape(shape)
         return self._move(v, name, op, lambda a: a.reshape(shape))
 
+    def direction(self, v: Scaled) -> Array:
+        """+1 nondecreasing, -1 nonincreasing, 0 neither or unknown; broadcasts to a sample."""
+        channels = v.shape[0] if any(p.size > 1 for p in v.parameters) else 1
+        ends = np.stack(self._channel_range(v.node, channels), axis=1)
+        apart = spread(v.parameters, v.shape)
+        unknown = v.function is not None or (apart and any(s.dtype != "FLOAT" for s in v.steps))
+        if unknown or (not apart and v.wraps(ends)):
+            return np.zeros((1,) * len(v.shape), dtype=np.int64)
+        direction = np.sign(v.scale.astype(np.float64)).astype(np.int64)
+        direction = np.where(direction == 0, 1, direction)
+        for step in v.steps:
+            direction = direction * step.direction
+        return direction
+
     def increasing(self, v: Scaled) -> Scaled | None:
         """v over an integer node of which it is a nondecreasing function, or None.
 
         Decreasing channels of a layer are turned round: their weights and bias are negated.
         """
-        if v.function is not None:
-            return None
-        direction = np.sign(v.scale.astype(np.float64)).astype(np.int64)
-        direction = np.where(direction == 0, 1, direction)
-        for step in v.steps:
-            direction = direction * step.direction
+        direction = self.direction(v)
         if (direction > 0).all():
             return v
         if (direction == 0).any() or v.zero != 0 or v.node == INPUT:
@@ -221,7 +331,7 @@ class Program:
                 f"{q.name}: the input is quantized a second time, differently; declare the codes "
                 "that come in, e.g. input='UINT8'"
             )
-        codes = self.integers(INPUT)
+        codes = self.integers(INPUT, q.dtype)
         for kind, argument in real.moves:
             move = self.transpose if kind == "transpose" else self.reshape
             codes = move(codes, argument, f"{q.name}_{kind}")
@@ -245,22 +355,26 @@ class Program:
         fmt = q.format()
         per_channel = q.rows > 1 or any(p.size > 1 for p in parameters)
         channels = v.shape[0] if per_channel else 1
-        if fmt.bits > MAX_BITS or fmt.levels * channels > _TABLE_ENTRIES:
+        few = fmt.bits <= MAX_BITS and fmt.levels * channels <= _TABLE_ENTRIES
+        if not few and q.function is None:
             raise NotCovered(f"{q.name}: {channels} channels of {fmt} are too many thresholds")
-        increasing = self.increasing(v)
+        increasing = self.increasing(v) if few else None
         if increasing is not None:
             lo, hi = self._channel_range(increasing.node, channels)
             function = _code_function(increasing, q, channels)
             try:
                 op: Op = Requantize.from_function(function, lo, hi, fmt)
                 if _is_identity(function, lo, hi):
-                    return self.integers(increasing.node)
-                return self.integers(self.emit(q.name, op, (increasing.node,)))
+                    return self.integers(increasing.node, q.dtype)
+                return self.integers(self.emit(q.name, op, (increasing.node,)), q.dtype)
             except InvalidArgument:
                 pass  # not monotone in float32 after all: a table
         lo, hi = self._channel_range(v.node, channels)
         lowest, span = int(lo.min()), int(hi.max()) - int(lo.min()) + 1
         if span * channels > _TABLE_ENTRIES:
+            if not few:
+                ends = f"values in [{lowest}, {int(hi.max())}] become {fmt}"
+                raise NotCovered(f"{q.name}: {ends}, too many to list in {channels} channels")
             slow = any(s.op in ("Erf", "Gelu") for s in v.steps)
             if slow or span * channels > _EVALUATED:
                 raise NotCovered(
@@ -270,7 +384,7 @@ class Program:
             return self._difference(q, v, lo, hi)
         acc = np.broadcast_to(lowest + np.arange(span), (channels, span))
         table = _code_function(v, q, channels)(acc)
-        return self.integers(self.emit(q.name, Lookup(table, lowest, fmt), (v.node,)))
+        return self.integers(self.emit(q.name, Lookup(table, lowest, fmt), (v.node,)), q.dtype)
 
     def _difference(self, q: Quantized, v: Scaled, lo: Array, hi: Array) -> Scaled:
         """Thresholds where the code rises, less thresholds where it falls: no table of all codes.
@@ -303,7 +417,7 @@ class Program:
                 thresholds[before : before + len(t)] = t
             name = f"{q.name}_{'rises' if sign > 0 else 'falls'}"
             counts.append(self.emit(name, Requantize(table, target), (v.node,)))
-        return self.integers(self.emit(q.name, Add((1, -1)), tuple(counts)))
+        return self.integers(self.emit(q.name, Add((1, -1)), tuple(counts)), q.dtype)
 
     def _close_flat(self, q: Quantized, v: Scaled) -> Scaled:
         """Parameters that vary inside a channel: every position becomes a channel."""
@@ -335,7 +449,7 @@ class Program:
         order = np.arange(prod(v.shape)).reshape(v.shape).transpose(perm).ravel()
         if (order == np.arange(order.size)).all():
             return self._move(v, name, Reshape(shape), lambda a: a.transpose(perm))
-        if order.size > 4096:
+        if order.size > _MAX_PERMUTED:
             raise NotCovered(f"a transposition of {order.size} values; export channels first")
         flat = self.reshape(v, (order.size,), f"{name}_flat")
         matrix = np.eye(order.size, dtype=np.int64)[order]
@@ -398,7 +512,7 @@ class Program:
         name: str = "",
     ) -> Scaled:
         """A layer: sum of weight * (x - zero) with its bias, on the scale s_x * s_w."""
-        scale, offset = x.affine(c.where)
+        x, scale, offset = self.affine(x, c.where, c.name)
         if any(o != 0 for o in offset.ravel()):
             raise NotCovered(f"{c.where}: its input has a float offset; quantize it first")
         scale = _input_scales(scale, x.shape, groups, c.where)
@@ -475,20 +589,19 @@ class Program:
         return int(interval.lo.min()), int(interval.hi.max())
 
     def product(self, a: Scaled, b: Scaled) -> Scaled | None:
-        """a * b in float32, where both are functions of one integer node; else None."""
+        """a * b in their arithmetic, where both are functions of one integer node; else None."""
         above = self._elementwise_sources(a.node)
         source = next((n for n in self._elementwise_sources(b.node) if n in above), None)
         single = all(p.size == 1 for p in (*a.parameters, *b.parameters))
         if source is None or a.pad or b.pad or not single:
             return None
-        factors = [_float_function(v) for v in (a, b)]
-        values = [self._values_over(v.node, source) for v in (a, b)]
+        paths = [(v, self._values_over(v.node, source)) for v in (a, b)]
 
         def function(acc: Array) -> Array:
-            x, y = (f(v(acc)) for f, v in zip(factors, values))
-            return np.asarray(x * y, dtype=np.float32)
+            x, y = (v.values(path(acc)) for v, path in paths)
+            return np.asarray(x * y)
 
-        return Scaled(source, a.shape, one(a.shape), function=function)
+        return Scaled(source, a.shape, one(a.shape), base=a.dtype, function=function)
 
     def _elementwise_sources(self, node: str) -> list[str]:
         """The node and what it is one function of, at every position, nearest first."""
@@ -563,6 +676,13 @@ def _input_scales(scale: Array, shape: Shape, groups: int, where: str) -> Array:
     return by_group[:, 0]
 
 
+def _multiples(values: Array, unit: Fraction) -> bool:
+    """Are all values fl32(k * unit) for integers k of at most 24 bits?"""
+    counts = np.rint(values.astype(np.float64) / float(unit))
+    small = bool((np.abs(counts) < 2**24).all())
+    return small and bool((counts.astype(np.float32) * np.float32(unit) == values).all())
+
+
 def _is_identity(function: Callable[[Array], Array], lo: Array, hi: Array) -> bool:
     """Does a quantizer give back every code it can get?  Quantizers around a pooling do."""
     span = int((hi - lo).max())
@@ -574,11 +694,10 @@ def _is_identity(function: Callable[[Array], Array], lo: Array, hi: Array) -> bo
 
 def _code_function(v: Scaled, q: Quantized, channels: int) -> Callable[[Array], Array]:
     """Codes of accumulators [channels, n]."""
-    function = _float_function(v)
     q_scale, q_zero = q.scale.reshape(-1, 1), q.zero_point.reshape(-1, 1)
 
     def codes(acc: Array) -> Array:
-        y = function(acc)
+        y = v.values(acc)
         if np.isnan(y).any():
             raise NotCovered(f"{q.name}: its float operators reach NaN inside the proved range")
         return np.broadcast_to(q.codes(y, q_scale, q_zero), acc.shape)
@@ -592,28 +711,6 @@ def _counting_format(fmt: IntFormat, size: int) -> IntFormat:
     while IntFormat(bits, fmt.signed).q_max < fmt.q_min + size:
         bits += 1
     return IntFormat(bits, fmt.signed)
-
-
-def _float_function(v: Scaled) -> Callable[[Array], Array]:
-    """The float32 operators of the file, in order, on accumulators [channels, n]."""
-    denominator = v.zero.denominator
-
-    def column(a: Array) -> Array:
-        return a.reshape(-1, 1)
-
-    scale = column(float32_of(v.scale / denominator))
-    steps = [(step, [column(a) for a in step.args]) for step in v.steps]
-
-    def values(acc: Array) -> Array:
-        if v.function is not None:
-            y = v.function(acc)
-        else:
-            y = (acc * denominator - v.zero.numerator).astype(np.float32) * scale
-        for step, args in steps:
-            y = step(y, *args)
-        return y
-
-    return values
 
 
 Handler = Callable[[Program, Context], Value | list[Value]]

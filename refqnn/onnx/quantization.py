@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from refqnn.errors import FileFormatError, NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
-from refqnn.onnx.doors import format_of
 from refqnn.onnx.files import type_name
 from refqnn.onnx.program import Context, Handler, Program
 from refqnn.onnx.values import (
@@ -25,8 +24,10 @@ from refqnn.onnx.values import (
     Value,
     along_channels,
     along_sample,
+    dtype_of,
     float32_of,
     fractions_of,
+    limits_of_type,
     one,
     unscaled,
 )
@@ -112,10 +113,10 @@ def one_zero_point(c: Context, index: int) -> int:
 
 def limits_of(c: Context, name: str) -> tuple[int, int]:
     """The least and greatest code of an integer type."""
-    fmt = format_of(name) if name.startswith(("INT", "UINT")) else None
-    if fmt is None:
+    lo, hi = limits_of_type(name)
+    if not 2 < hi - lo < 2**32:
         raise NotCovered(f"{c.where}: it quantizes to {name}, expected integers")
-    return fmt.q_min, fmt.q_max
+    return lo, hi
 
 
 def grid_of(codes: Array, zero_point: Array | int, scale: Array) -> Grid:
@@ -128,13 +129,14 @@ def grid_of(codes: Array, zero_point: Array | int, scale: Array) -> Grid:
 
 def _source(c: Context, x: Value) -> Real | Scaled:
     if isinstance(x, (Real, Scaled)):
-        return x
+        integer = isinstance(x, Scaled) and x.integer
+        return x.then("Cast", dtype="FLOAT") if integer and isinstance(x, Scaled) else x
     raise NotCovered(f"{c.where}: its input is not a tensor of numbers")
 
 
 def _dequantized(codes: Scaled, scale: Array, zero: int | Fraction) -> Scaled:
     """(codes - zero) * scale."""
-    return replace(codes, scale=fractions_of(scale), zero=Fraction(zero), integer=False)
+    return replace(codes, scale=fractions_of(scale), zero=Fraction(zero), base="FLOAT")
 
 
 # --- QONNX --------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def _multi_threshold(r: Program, c: Context) -> Value:
     first = bias / scale  # the code of an input below all thresholds, if it is an integer
     start = int(first) if first.denominator == 1 and abs(first) < 2**31 else 0
     codes = r.codes(counting(c, x, table, start))
-    result = replace(codes, scale=one(x.shape) * scale, integer=False)
+    result = replace(codes, scale=one(x.shape) * scale, base="FLOAT")
     if start == first:
         return result
     if first.denominator == 2:
@@ -279,7 +281,7 @@ def _sign(r: Program, c: Context, x: Real, threshold: float) -> Scaled:
     offset = np.full((1,) * len(x.shape), -threshold, dtype=np.float32)
     source = x.then("Add", offset) if threshold else x
     codes = r.codes(unscaled(source, 0, 1, bipolar=True, name=c.name))
-    return replace(codes, scale=one(x.shape) / 2, zero=Fraction(-1), integer=True)
+    return replace(codes, scale=one(x.shape) / 2, zero=Fraction(-1), base="BOOL")
 
 
 # --- QuantizeLinear, DequantizeLinear -----------------------------------------------------------
@@ -288,15 +290,16 @@ def _sign(r: Program, c: Context, x: Real, threshold: float) -> Scaled:
 def _quantize_linear(r: Program, c: Context) -> Value:
     """saturate(round_half_even(x / y_scale) + y_zero_point)."""
     x, scale, zero, axis = *_linear_operands(c, "y"), int(c.attributes.get("axis", 1))
-    lo, hi = limits_of(c, _declared_type(c))
+    dtype = _declared_type(c)
+    lo, hi = limits_of(c, dtype)
     if isinstance(x, Constant):
         along = [_constant_axis(a, x.array.ndim, axis) for a in (scale, zero)]
         q = Quantized(Real((), ()), scale, zero, lo, hi)
         codes = q.codes(x.array.astype(np.float32), *along)
-        return Constant(codes, declared=_declared_type(c))
+        return Constant(codes.astype(dtype_of(dtype)), declared=dtype)
     source = _source(c, x)
     scale, zero = (along_channels(a, source.shape, c.where, axis) for a in (scale, zero))
-    return Quantized(source, scale, zero, lo, hi, name=c.name)
+    return Quantized(source, scale, zero, lo, hi, dtype=dtype, name=c.name)
 
 
 def _linear_operands(c: Context, letter: str) -> tuple[Value, Array, Array]:
@@ -328,17 +331,17 @@ def _dequantize_linear(r: Program, c: Context) -> Value:
         if x.array.dtype.kind not in "iu":
             raise FileFormatError(f"{c.where}: it dequantizes floats")
         return grid_of(x.array, along[1], along[0])
-    if not isinstance(x, Scaled) or not x.integer:
-        raise NotCovered(f"{c.where}: its input is not a tensor of integers")
-    along_scale = along_channels(scale, x.shape, c.where, axis)
-    return _dequantized(plain_integers(c, x), along_scale, x.zero + one_zero_point(c, 2))
+    codes = plain_integers(r, c)
+    along_scale = along_channels(scale, codes.shape, c.where, axis)
+    return _dequantized(codes, along_scale, codes.zero + one_zero_point(c, 2))
 
 
-def plain_integers(c: Context, x: Scaled) -> Scaled:
+def plain_integers(r: Program, c: Context, index: int = 0) -> Scaled:
     """An integer tensor whose node holds its values, up to an integer zero."""
-    if x.steps or any(s != 1 for s in x.scale.ravel()):
-        raise NotCovered(f"{c.where}: its input is an integer function of an accumulator")
-    return x
+    x = r.scaled(c, index)
+    if not x.integer:
+        raise NotCovered(f"{c.where}: its input is not a tensor of integers")
+    return r.plain(x, f"{c.name}_input")
 
 
 TABLE: dict[str, Handler] = {

@@ -261,7 +261,7 @@ class Reader(Program):
             self.values[info.name] = Real(shape, shape, name=info.name)
         elif isinstance(door, IntFormat):
             self.set_input(door, None)
-            self.values[info.name] = Scaled(INPUT, shape, one(shape), integer=not floats)
+            self.values[info.name] = Scaled(INPUT, shape, one(shape), base=element)
         else:
             self.set_input(door.format, door)
             axis = 1 if door.axis is None else door.axis
@@ -330,8 +330,10 @@ class Reader(Program):
         if final.pad:
             raise NotCovered("output: it is padded, and nothing sums over the padding")
         dequantizer = None
-        if not final.integer:
-            scale, offset = final.affine("output")
+        if final.integer:
+            final = self.values_of(final)
+        else:
+            final, scale, offset = self.affine(final, "output", "output")
             offset = offset - scale * final.zero
             scale, offset = (uniform(per_channel(p, "output")) for p in (scale, offset))
             if any(s == 0 for s in scale.ravel()):

@@ -129,19 +129,20 @@ def joined(r: Program, c: Context, values: list[Scaled], name: str = "") -> Scal
     axis = int(c.attributes["axis"])
     if axis % (len(values[0].shape) + 1) != 1:
         raise NotCovered(f"{c.where}: axis {axis}, expected the channels, 1")
+    dtype = values[0].dtype
+    values = [r.plain(v, f"{c.name}_{v.node}") if v.integer else v for v in values]
     if any(v.steps or v.pad for v in values):
         raise NotCovered(f"{c.where}: it joins floats; quantize each operand first")
     if len({v.zero for v in values}) != 1:  # one integer for zero, or each its own made 0
-        if any(v.integer for v in values):
-            raise NotCovered(f"{c.where}: its operands are integers with different zero points")
-        values = [r.centred(v, f"{c.name}_{v.node}") if v.zero else v for v in values]
+        moved = r.values_of if dtype != "FLOAT" else r.centred
+        values = [moved(v, f"{c.name}_{v.node}") if v.zero else v for v in values]
     node = r.emit(name or c.name, Concat(), tuple(v.node for v in values))
     parts = [np.broadcast_to(v.scale, (v.shape[0], *v.scale.shape[1:])) for v in values]
     if any(prod(p.shape[1:]) != 1 for p in parts):
         raise NotCovered(f"{c.where}: its operands have scales per position")
-    shape, integer = r.shapes[node], all(v.integer for v in values)
+    shape = r.shapes[node]
     scale = along_first(uniform(np.concatenate(parts)), shape)
-    return replace(values[0], node=node, shape=shape, scale=scale, integer=integer)
+    return replace(values[0], node=node, shape=shape, scale=scale)
 
 
 def _pad(r: Program, c: Context) -> Value:
@@ -168,7 +169,7 @@ def _pad(r: Program, c: Context) -> Value:
         raise NotCovered(f"{c.where}: its input is padded already, or not yet quantized")
     pad_code: int | None = None
     if float(value) != 0:
-        scale = uniform(v.affine(c.where)[0])
+        scale = uniform(v.affine()[0])
         code = Fraction(float(value)) / scale.ravel()[0] + v.zero if scale.size == 1 else None
         if code is None or code.denominator != 1:
             raise NotCovered(f"{c.where}: it pads with {value}, which no code stands for")

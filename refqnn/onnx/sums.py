@@ -17,7 +17,6 @@ from refqnn.onnx.values import (
     Comparison,
     Constant,
     Grid,
-    Real,
     Scaled,
     Value,
     uniform,
@@ -186,7 +185,7 @@ def averaged(r: Program, c: Context, x: Scaled) -> Scaled:
     if any(sum(p) for p in padding) and x.zero.denominator != 1:
         x = r.centred(x, c.name)
     pad_code = int(x.zero) if x.pad_code is None else x.pad_code
-    value = _poolable(c, replace(x, pad=(), pad_code=None))
+    value = _poolable(r, c, replace(x, pad=(), pad_code=None))
     op = SumPool2d(kernel, strides, padding, pad_code)
     node = r.emit(c.name, op, (value.node,))
     total = _total(value, node, r.shapes[node], prod(kernel))
@@ -198,7 +197,7 @@ def averaged(r: Program, c: Context, x: Scaled) -> Scaled:
         if divisor.min() == 0:
             raise FileFormatError(f"{c.where}: a window of padding alone")
     # The division by the window is one float32 operation, as a runtime does it.
-    return total.then("Div", divisor)
+    return replace(total, base="FLOAT").then("Div", divisor)
 
 
 def _inside(n: int, positions: int, kernel: int, stride: int, pads: tuple[int, int]) -> Array:
@@ -207,9 +206,9 @@ def _inside(n: int, positions: int, kernel: int, stride: int, pads: tuple[int, i
     return np.asarray(np.minimum(first + kernel, n) - np.maximum(first, 0))
 
 
-def _poolable(c: Context, x: Scaled) -> Scaled:
+def _poolable(r: Program, c: Context, x: Scaled) -> Scaled:
     """Sums commute with a scale and an offset, if they are the same at every position."""
-    scale, offset = x.affine(c.where)
+    x, scale, offset = r.affine(x, c.where, c.name)
     if prod(scale.shape[1:]) != 1 or any(o != 0 for o in offset.ravel()):
         raise NotCovered(f"{c.where}: its input has a float offset; quantize it first")
     if all(s.op in ("Mul", "Div", "Neg") for s in x.steps):
@@ -249,7 +248,7 @@ def _reduce_sum(r: Program, c: Context) -> Value:
         if axes is None or [a % rank for a in axes] != [rank - 1] or keep:
             raise NotCovered(f"{c.where}: a sum over axes {axes} of comparisons")
         count = counting(c, x.source, x.thresholds.astype(np.float64), 0)
-        return replace(count, rounded=isinstance(x.source, Real))
+        return replace(count, rounded=True, dtype=x.dtype)
     v = r.scaled(c)
     rank = len(v.shape) + 1
     if axes is None or sorted(a % rank for a in axes) != list(range(2, rank)) or rank < 3:
@@ -259,7 +258,7 @@ def _reduce_sum(r: Program, c: Context) -> Value:
 
 
 def sum_over_positions(r: Program, c: Context, x: Scaled) -> Scaled:
-    value = _poolable(c, x)
+    value = _poolable(r, c, x)
     node = r.emit(c.name, GlobalSumPool(), (value.node,))
     return _total(value, node, x.shape[:1], prod(x.shape[1:]))
 

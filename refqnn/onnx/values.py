@@ -5,14 +5,16 @@
     Real        the float input of the network, before its quantizer
     Scaled      a function of one integer node, elementwise:
 
-                    v0 = fl32(node - zero) * fl32(scale)
+                    v0 = fl32(node - zero) * fl32(scale)      of a float tensor
+                    v0 = (node - zero) * scale                of an integer tensor: an integer
                     v  = step_k(... step_1(v0))
 
     Quantized   a Scaled or Real behind a quantizer that is not yet an integer node: a Clip behind
                 it may still narrow its codes
 
-Every step is one float32 operator of the file, in the file's order.  `scale` is exact: a Fraction,
-or one per channel; fl32 rounds it once.
+Every step is one operator of the file, in the file's order, in the arithmetic of its element type:
+float32, or integers that wrap.  `scale` is exact: a Fraction, or one per channel; fl32 rounds it
+once.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from math import erf, ldexp, prod
 from typing import Any
 
@@ -46,9 +49,11 @@ __all__ = [
     "along_first",
     "along_one",
     "along_sample",
+    "dtype_of",
     "float32_of",
     "float_thresholds",
     "fractions_of",
+    "limits_of_type",
     "one",
     "power_of_two",
     "recover_grid",
@@ -83,10 +88,15 @@ _erf = np.vectorize(erf, otypes=[np.float64])
 _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Add": lambda v, a: v + a,
     "Mul": lambda v, a: v * a,
-    "Div": lambda v, a: v / a,
+    "Div": lambda v, a: v / a if v.dtype.kind == "f" else (v - np.fmod(v, a)) // a,
+    "Mod": np.mod,  # the sign of the divisor
+    "Fmod": np.fmod,  # the sign of the dividend
+    "LEFT": lambda v, a: v << a,
+    "RIGHT": lambda v, a: v >> a,
+    "Cast": lambda v: v,
     "Neg": lambda v: -v,
     "Affine": lambda v, a, b: v * a + b,  # batch normalization: two float32 operations
-    "Relu": lambda v: np.maximum(v, np.float32(0)),
+    "Relu": lambda v: np.maximum(v, 0),
     "Clip": lambda v, lo, hi: np.minimum(np.maximum(v, lo), hi),
     "LeakyRelu": lambda v, slope: np.where(v < 0, v * slope, v),
     "HardSigmoid": lambda v, a, b: np.clip(v * a + b, np.float32(0), np.float32(1)),
@@ -117,24 +127,64 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Mish": _in_float64(lambda v: v * np.tanh(np.logaddexp(0, v))),
 }
 
-_NOT_MONOTONE = frozenset(("Abs", "Gelu", "GeluTanh", "HardSiluGate", "HardSwish", "Mish", "Silu"))
+# fmt: off
+_NOT_MONOTONE = frozenset((
+    "Abs", "Fmod", "Gelu", "GeluTanh", "HardSiluGate", "HardSwish", "Mish", "Mod", "Silu",
+))
+_OF_INTEGERS = frozenset((
+    "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "LEFT", "Mod", "Mul", "Neg", "RIGHT", "Relu",
+    "Sign",
+))
+# fmt: on
+_AFFINE = frozenset(("Add", "Affine", "Div", "Mul", "Neg"))
+_ROUNDED = frozenset(("Ceil", "Floor", "Round", "Sign"))
+_MAY_WRAP = frozenset(("Abs", "Add", "Cast", "LEFT", "Mul", "Neg"))
+
+
+def dtype_of(element_type: str) -> np.dtype[Any]:
+    """How numpy holds an element type; integers of 2 and 4 bits in 8."""
+    name = {"FLOAT": "float32", "BOOL": "int8"}.get(element_type, element_type.lower())
+    return np.dtype(name.replace("int2", "int8").replace("int4", "int8"))
+
+
+def limits_of_type(element_type: str) -> tuple[int, int]:
+    """The least and the greatest integer of a type; (0, -1) for others."""
+    bits = element_type.lstrip("UINT")
+    if element_type == "BOOL":
+        return 0, 1
+    if not element_type.startswith(("INT", "UINT")) or not bits.isdigit():
+        return 0, -1
+    least = 0 if element_type[0] == "U" else -(2 ** (int(bits) - 1))
+    return least, least + 2 ** int(bits) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One float32 operator with constant operands.
+    """One operator with constant operands.
 
     Args:
         op: a name of `_FUNCTIONS`.
-        args: float32 arrays with as many axes as a sample, each of size 1 or the sample's.
+        args: arrays with as many axes as a sample, each of size 1 or the sample's.
+        dtype: the element type of the result.
     """
 
     op: str
-    args: tuple[Float32, ...] = ()
+    args: tuple[Array, ...] = ()
+    dtype: str = "FLOAT"
 
-    def __call__(self, v: Float32, *args: Float32) -> Float32:
+    def __call__(self, v: Array, *args: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(_FUNCTIONS[self.op](v, *args), dtype=np.float32)
+            return np.asarray(_FUNCTIONS[self.op](v, *args)).astype(dtype_of(self.dtype))
+
+    def wraps(self, v: Array, *args: Array) -> bool:
+        """Is the result another integer than that of unbounded arithmetic?"""
+        if self.dtype == "FLOAT" or self.op not in _MAY_WRAP:
+            return False
+        if v.dtype.kind == "f":
+            lo, hi = limits_of_type(self.dtype)
+            return not bool(((np.trunc(v) >= lo) & (np.trunc(v) <= hi)).all())
+        wide = _FUNCTIONS[self.op](v.astype(object), *(a.astype(object) for a in args))
+        return bool((wide != self(v, *args)).any())
 
     @property
     def direction(self) -> Array:
@@ -251,8 +301,8 @@ class Scaled:
         shape: of a sample.
         scale: Fractions of as many axes as a sample, each of size 1 or the sample's.
         zero: the integer (or half-integer) that stands for real zero.
-        steps: pending float32 operators.
-        integer: the ONNX tensor holds the integers themselves, not floats.
+        steps: pending operators.
+        base: the element type of v0.
         pad: spatial padding that a Pad node asked for, as ((before, after), ...).
         pad_code: value of the node at padded positions; None for real zero.
         function: v0 of the node's values [1, n], where it is not what stands above.
@@ -263,14 +313,57 @@ class Scaled:
     scale: Array
     zero: Fraction = Fraction(0)
     steps: tuple[Step, ...] = ()
-    integer: bool = False
+    base: str = "FLOAT"
     pad: tuple[tuple[int, int], ...] = ()
     pad_code: int | None = None
-    function: Callable[[Array], Float32] | None = None
+    function: Callable[[Array], Array] | None = None
 
-    def then(self, op: str, *args: Float32) -> Scaled:
-        """One more float32 operator."""
-        return replace(self, steps=(*self.steps, Step(op, args)), integer=False)
+    @property
+    def dtype(self) -> str:
+        """The element type of the tensor."""
+        return self.steps[-1].dtype if self.steps else self.base
+
+    @property
+    def integer(self) -> bool:
+        return self.dtype != "FLOAT"
+
+    def then(self, op: str, *args: Array, dtype: str = "") -> Scaled:
+        """One more operator, in the tensor's own arithmetic.  Raises: NotCovered."""
+        if self.integer and op not in _OF_INTEGERS:
+            raise NotCovered(f"{op} of a tensor of type {self.dtype}")
+        return replace(self, steps=(*self.steps, Step(op, args, dtype or self.dtype)))
+
+    def values(self, acc: Array) -> Array:
+        """What the file's operators make of integers [channels, n] of the node."""
+        return self._follow(acc)[0]
+
+    def wraps(self, acc: Array) -> bool:
+        """Does any integer wrap on the way?"""
+        return self._follow(acc)[1]
+
+    @cached_property
+    def _factors(self) -> tuple[Array, Array]:
+        """What (node * d - z) is multiplied with, and divided by, for a zero of z / d."""
+        scale = self.scale.reshape(-1, 1) / self.zero.denominator
+        if self.base == "FLOAT":
+            return float32_of(scale), np.ones((), np.float32)
+        parts = [[f.numerator for f in scale.ravel()], [f.denominator for f in scale.ravel()]]
+        return tuple(np.array(p, dtype=np.int64).reshape(-1, 1) for p in parts)  # type: ignore
+
+    def _follow(self, acc: Array) -> tuple[Array, bool]:
+        if self.function is not None:
+            y = self.function(acc)
+        else:
+            (factor, divisor), zero = self._factors, self.zero
+            centred = acc * zero.denominator - zero.numerator
+            y = centred.astype(factor.dtype) * factor
+            y = y if self.base == "FLOAT" else (y // divisor).astype(dtype_of(self.base))
+        wrapped = False
+        for step in self.steps:
+            args = [a.reshape(-1, 1) for a in step.args]
+            wrapped = wrapped or step.wraps(y, *args)
+            y = step(y, *args)
+        return y, wrapped
 
     @property
     def parameters(self) -> list[Array]:
@@ -291,16 +384,29 @@ class Scaled:
                 return a.reshape((1,) * len(shape))
             return function(np.broadcast_to(a, self.shape))
 
-        steps = tuple(Step(s.op, tuple(moved(a) for a in s.args)) for s in self.steps)
+        steps = tuple(replace(s, args=tuple(moved(a) for a in s.args)) for s in self.steps)
         return replace(self, node=node, shape=shape, scale=moved(self.scale), steps=steps)
 
-    def affine(self, where: str) -> tuple[Array, Array]:
-        """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly.
+    @property
+    def is_affine(self) -> bool:
+        affine = all(s.op in _AFFINE and s.dtype == "FLOAT" for s in self.steps)
+        return affine and self.function is None
 
-        Raises: NotCovered when a step is not affine.
-        """
-        if self.function is not None:
-            raise NotCovered(f"{where}: its input is a float function; quantize it first")
+    @property
+    def integral(self) -> bool:
+        """Do the operators give integers, whatever the node holds?"""
+        whole = all(v.denominator == 1 for v in (self.zero, *self.scale.ravel()))
+        whole = whole and self.function is None
+        for step in self.steps:
+            if step.op in _ROUNDED or step.dtype != "FLOAT":
+                whole = True
+            elif step.op not in _OF_INTEGERS | {"Affine"} or step.op == "Div":
+                whole = False
+            whole = whole and all((a == np.rint(a)).all() for a in step.args)
+        return whole
+
+    def affine(self) -> tuple[Array, Array]:
+        """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly."""
         scale: Array = self.scale
         offset: Array = np.array(Fraction(0), dtype=object).reshape((1,) * len(self.shape))
         for step in self.steps:
@@ -313,12 +419,8 @@ class Scaled:
                 scale, offset = scale / args[0], offset / args[0]
             elif step.op == "Neg":
                 scale, offset = -scale, -offset
-            elif step.op == "Affine":
+            else:  # Affine
                 scale, offset = scale * args[0], offset * args[0] + args[1]
-            else:
-                raise NotCovered(
-                    f"{where}: its input comes out of {step.op} as a float; quantize it first"
-                )
         return scale, offset
 
 
@@ -335,7 +437,8 @@ class Quantized:
         function: codes of float32 values [channels, n] where no scale describes them, less
             zero_point.
         rows: channels that `function` distinguishes.
-        rounded: a rounding or a count of thresholds of the input; Add may still move the codes.
+        rounded: a rounding or a count of thresholds; Add may still move the codes.
+        dtype: the element type of the codes.
     """
 
     source: Scaled | Real
@@ -349,6 +452,7 @@ class Quantized:
     function: Callable[[Float32], Array] | None = None
     rows: int = 1
     rounded: bool = False
+    dtype: str = "FLOAT"
     name: str = ""
     done: Scaled | None = field(default=None, repr=False)
 
@@ -393,6 +497,7 @@ class Comparison:
 
     source: Scaled | Real
     thresholds: Array
+    dtype: str = "BOOL"
 
 
 @dataclass(frozen=True, eq=False)
