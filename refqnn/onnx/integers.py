@@ -1,4 +1,19 @@
-"""Operators on integer tensors, ONNX's own and onnxruntime's."""
+"""Operators on integer tensors, ONNX's own and onnxruntime's.
+
+What each does to the sum it computes, in order, one float32 operation a sign:
+
+    QLinearConv, QLinearMatMul, QGemm    acc * fl32(s_x * s_w / s_y), round, + zero, saturate
+    QLinearAdd                           x * s_x + y * s_y, / s, + zero, round, saturate
+    QLinearMul                           x * s_x * y * s_y, / s, + zero, round, saturate
+    QLinearAveragePool                   sum / n * s_x, / s, + zero, round, saturate
+    QLinearGlobalAveragePool             sum * s_x / n, / s, round, + zero, saturate
+    QLinearConcat, QLinearLeakyRelu      f(x * s_x), / s, round, + zero, saturate
+    QLinearSigmoid                       f(x * s_x), / s, round, + zero, saturate
+    MatMulInteger, ConvInteger           acc, which must not wrap in 32 bits
+
+`x` is a code less its zero point; rounding is half to even.  QuantizeLinear adds its zero point
+after rounding, QONNX's Quant before it.
+"""
 
 from __future__ import annotations
 
@@ -126,14 +141,14 @@ def _activation(r: Program, c: Context, index: int = 0) -> Scaled:
     return replace(x, scale=fractions_of(scale))
 
 
-def _requantized(c: Context, x: Scaled, index: int) -> Quantized:
+def _requantized(c: Context, x: Scaled, index: int, zero_first: bool = False) -> Quantized:
     """Quantized by y_scale, y_zero_point at `index`."""
     axes = (1,) * len(x.shape)
     scale, zero = _one_scale(c, index), integer_zero(c, index + 1)
     dtype = _type(c, index + 1)
     lo, hi = limits_of(c, dtype)
     scale, zero = scale.reshape(axes), zero.reshape(axes)
-    return Quantized(x, scale, zero, lo, hi, dtype=dtype, name=c.name)
+    return Quantized(x, scale, zero, lo, hi, zero_first=zero_first, dtype=dtype, name=c.name)
 
 
 def _qlinear_binary(step: str) -> Handler:
@@ -149,7 +164,7 @@ def _qlinear_binary(step: str) -> Handler:
             y = add_activations(r, c, a, b, +1, name=f"{c.name}_acc")
         else:
             y = product_of(r, c, a, b)
-        return _requantized(c, y, 6)
+        return _requantized(c, y, 6, zero_first=True)
 
     return handle
 
@@ -159,13 +174,15 @@ def _qlinear_concat(r: Program, c: Context) -> Value:
     return _requantized(c, joined(r, c, values, name=f"{c.name}_joined"), 0)
 
 
-def _qlinear_unary(function: Callable[[Program, Context, Scaled], Scaled]) -> Handler:
+def _qlinear_unary(
+    function: Callable[[Program, Context, Scaled], Scaled], zero_first: bool = False
+) -> Handler:
     """Dequantize, a float function, quantize."""
 
     def handle(r: Program, c: Context) -> Value:
         if c.attributes.get("channels_last", 0):
             raise NotCovered(f"{c.where}: channels in the last axis")
-        return _requantized(c, function(r, c, _activation(r, c)), 3)
+        return _requantized(c, function(r, c, _activation(r, c)), 3, zero_first)
 
     return handle
 
@@ -187,7 +204,7 @@ def _qgemm(r: Program, c: Context) -> Value:
         return _requantized_sum(c, y, 7)
     if y.steps:
         raise FileFormatError(f"{c.where}: its bias is not a tensor of integers")
-    factor = fractions_of(scale_of(c, 1)) * fractions_of(scale_of(c, 4))
+    factor = np.atleast_1d(fractions_of(scale_of(c, 1)) * fractions_of(scale_of(c, 4)))
     return replace(y, scale=along_channels(factor.reshape(-1), y.shape, c.where))
 
 
@@ -198,7 +215,7 @@ TABLE: dict[str, Handler] = {
     "QLinearMatMul": _qlinear_matmul,
     "com.microsoft.QGemm": _qgemm,
     "com.microsoft.QLinearAdd": _qlinear_binary("Add"),
-    "com.microsoft.QLinearAveragePool": _qlinear_unary(averaged),
+    "com.microsoft.QLinearAveragePool": _qlinear_unary(averaged, zero_first=True),
     "com.microsoft.QLinearConcat": _qlinear_concat,
     "com.microsoft.QLinearGlobalAveragePool": _qlinear_unary(mean_over_positions),
     "com.microsoft.QLinearLeakyRelu": _qlinear_step("LeakyRelu", alpha=0.01),

@@ -236,7 +236,8 @@ class Program:
         if scale.size == 1 and v.zero == 0:
             return self.integers(self.emit(name, Add((int(scale[0]),)), (v.node,)), v.base)
         if len(v.shape) == 1 and channels > _MAX_PERMUTED:
-            raise NotCovered(f"{name}: {channels} integers that are scaled and moved")
+            table, lo = self.table(v, name)
+            return self.integers(self.emit(name, Lookup(table, lo), (v.node,)), v.base)
         weight = np.broadcast_to(scale, (channels,))
         bias = -weight * int(v.zero)
         spatial = (1,) * (len(v.shape) - 1)
@@ -624,15 +625,22 @@ class Program:
         return values
 
     def centred(self, x: Scaled, name: str) -> Scaled:
-        """(node - zero) as integers, by a table: for a zero that is not an integer."""
-        interval = self.ranges[x.node]
-        lo, hi = int(interval.lo.min()), int(interval.hi.max())
-        if hi - lo >= _TABLE_ENTRIES:
-            raise NotCovered(f"{name}: padding with a real zero that has no code")
-        d, p = x.zero.denominator, x.zero.numerator
-        table = d * np.arange(lo, hi + 1) - p
-        node = self.emit(f"{name}_centred", Lookup(table[None], lo), (x.node,))
-        return replace(x, node=node, zero=Fraction(0), scale=x.scale / d)
+        """(node - zero) as integers, in a node of its own."""
+        d = x.zero.denominator
+        moved = self._affine(replace(x, scale=one(x.shape) * d, base="INT64"), f"{name}_centred")
+        return replace(x, node=moved.node, zero=Fraction(0), scale=x.scale / d)
+
+    def sums_like_differences(self, v: Scaled) -> bool:
+        """Is fl32(node * scale) - fl32(zero * scale) the same as fl32((node - zero) * scale)?"""
+        if v.zero == 0:
+            return True
+        lo, hi = self.limits(v.node)
+        if hi - lo >= _LISTED or spread([v.scale], v.shape):
+            return False
+        scale = v.scale.reshape(-1, 1)
+        node = np.arange(lo, hi + 1)[None].astype(np.float32)
+        sums = node * float32_of(scale) + float32_of(-scale * v.zero)
+        return bool((sums == v.values(node.astype(np.int64))).all())
 
     def with_bias(self, v: Scaled, array: Constant, name: str, where: str) -> Scaled | None:
         """v + constant folded into the integer bias of the layer that makes v, if it fits there."""

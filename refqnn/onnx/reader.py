@@ -334,6 +334,8 @@ class Reader(Program):
             final = self.values_of(final)
         else:
             final, scale, offset = self.affine(final, "output", "output")
+            if not (final.steps or self.sums_like_differences(final)):
+                final = self.centred(final, final.node)
             offset = offset - scale * final.zero
             scale, offset = (uniform(per_channel(p, "output")) for p in (scale, offset))
             if any(s == 0 for s in scale.ravel()):
