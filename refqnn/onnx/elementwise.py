@@ -252,7 +252,7 @@ def _gelu(r: Program, c: Context) -> Value:
 def _relu(r: Program, c: Context) -> Value:
     x = c.value(0)
     if isinstance(x, Quantized):  # an integer Relu on codes
-        return _clip_codes(x, 0, x.hi)
+        return _clip_codes(x, 0, np.inf)
     return r.numbers(c).then("Relu")
 
 
@@ -272,28 +272,34 @@ def _clip(r: Program, c: Context) -> Value:
     given = [c.optional_constant(i, "a limit") for i in (1, 2)]
     if op == "Min":
         given.reverse()
-    limits = [c.attributes.get(k) if v is None else v for k, v in zip(("min", "max"), given)]
+    named = (c.attributes.get(k) for k in ("min", "max"))
+    wide = (-np.inf, np.inf)
+    limits = [
+        np.asarray(next(v for v in both if v is not None)) for both in zip(given, named, wide)
+    ]
     x = c.value(0)
     if isinstance(x, Quantized):
-        ends = [None if v is None else int(np.asarray(v).reshape(-1)[0]) for v in limits]
-        return _clip_codes(
-            x, x.lo if ends[0] is None else ends[0], x.hi if ends[1] is None else ends[1]
-        )
+        lo, hi = (v.reshape(-1)[0] for v in limits)
+        if limits[0].size == limits[1].size == 1 and all(
+            v in wide or v == int(v) for v in (lo, hi)
+        ):
+            return _clip_codes(x, lo, hi)
+        c.inputs[0] = r.codes(x)
     y = r.numbers(c)
-    dtype = y.dtype if isinstance(y, Scaled) else "FLOAT"
-    widest = (-np.inf, np.inf) if dtype == "FLOAT" else limits_of_type(dtype)
-    args = [
-        along_sample(np.asarray(w if v is None else v).astype(dtype_of(dtype)), y.shape, c.where)
-        for v, w in zip(limits, widest)
-    ]
+    kind = y.dtype if isinstance(y, Scaled) else "FLOAT"
+    if kind != "FLOAT":
+        ends = limits_of_type(kind)
+        limits = [np.asarray(e) if v.dtype.kind == "f" else v for v, e in zip(limits, ends)]
+    args = [along_sample(v.astype(dtype_of(kind)), y.shape, c.where) for v in limits]
     if any(np.isnan(a).any() for a in args):
         raise FileFormatError(f"{c.where}: a limit is NaN")
     return y.then("Clip", *args)
 
 
-def _clip_codes(q: Quantized, lo: int, hi: int) -> Quantized:
+def _clip_codes(q: Quantized, lo: float, hi: float) -> Quantized:
     """A clip of codes that are not a node yet narrows them: min(max(code, lo), hi)."""
-    return replace(q, lo=min(max(q.lo, lo), hi), hi=min(max(q.hi, lo), hi), done=None)
+    least, greatest = (int(min(max(end, lo), hi)) for end in (q.lo, q.hi))
+    return replace(q, lo=least, hi=greatest, done=None)
 
 
 def _cast(r: Program, c: Context) -> Value:

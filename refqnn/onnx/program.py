@@ -208,24 +208,32 @@ class Program:
         if v.integer:
             v = self.plain(v, f"{name}_input")
         if not v.is_affine:
-            v = self._on_grid(v, where, name)
+            refusal = f"{where}: its input comes out of {v.last} as a float; quantize it first"
+            v = self._on_grid(v, where, name, refusal)
         return v, *v.affine()
 
-    def _on_grid(self, v: Scaled, where: str, name: str) -> Scaled:
-        last = v.steps[-1].op if v.steps else "a product"
-        refusal = f"{where}: its input comes out of {last} as a float; quantize it first"
+    def multiple(self, v: Scaled, c: Context) -> tuple[Scaled, Array]:
+        """(v, scale): a tensor as (node - zero) * scale, exactly.  Raises: as `affine`."""
+        v, scale, offset = self.affine(v, c.where, c.name)
+        if any(o != 0 for o in offset.ravel()):
+            offset_only = f"{c.where}: its input has a float offset; quantize it first"
+            v = self._on_grid(v, c.where, c.name, offset_only)
+            return v, v.scale
+        return v, scale
+
+    def _on_grid(self, v: Scaled, where: str, name: str, refusal: str) -> Scaled:
+        """Multiples of one number as that many times it, a node of their own."""
         unit, lo, hi = Fraction(1), *self.limits(v.node)
         if not (v.integral and (self.direction(v) != 0).all()):
             if hi - lo >= _LISTED:
                 raise NotCovered(refusal)
             values, _ = self.table(v, where)
-            grids = [Fraction(1), *uniform(v.scale).ravel()[:1]]
+            grids = [*uniform(v.scale).ravel()[:1], _divisor(values)]
             units = [s for s in grids if s > 0 and _multiples(values, s)]
             if not units:
                 raise NotCovered(refusal)
             unit = units[0]
-        step = np.float32(unit)
-        counts = v.then("Div", np.full((1,) * len(v.shape), step)).then("Round")
+        counts = v.then("Div", float32_of(one(v.shape) * unit)).then("Round")
         lo, hi = self.reach(counts, where)
         q = unscaled(counts, lo, hi, name=f"{name}_input")
         return replace(self._close(q), scale=one(v.shape) * unit, base="FLOAT")
@@ -513,9 +521,8 @@ class Program:
         name: str = "",
     ) -> Scaled:
         """A layer: sum of weight * (x - zero) with its bias, on the scale s_x * s_w."""
-        x, scale, offset = self.affine(x, c.where, c.name)
-        if any(o != 0 for o in offset.ravel()):
-            raise NotCovered(f"{c.where}: its input has a float offset; quantize it first")
+        dtype = x.dtype
+        x, scale = self.multiple(x, c)
         scale = _input_scales(scale, x.shape, groups, c.where)
         per_out = weight.shape[0] // groups
         if scale.size > 1:
@@ -539,6 +546,8 @@ class Program:
         shape = self.shapes[node]
         out_scale = along_first(scale, shape)
         result = Scaled(node, shape, out_scale)
+        if dtype != "FLOAT":
+            return self.typed(replace(result, base="INT64"), dtype)
         if left is not None:
             result = result.then("Add", along_first(left, shape))
         return result
@@ -593,8 +602,7 @@ class Program:
         """a * b in their arithmetic, where both are functions of one integer node; else None."""
         above = self._elementwise_sources(a.node)
         source = next((n for n in self._elementwise_sources(b.node) if n in above), None)
-        single = all(p.size == 1 for p in (*a.parameters, *b.parameters))
-        if source is None or a.pad or b.pad or not single:
+        if source is None or a.pad or b.pad or spread([*a.parameters, *b.parameters], a.shape):
             return None
         paths = [(v, self._values_over(v.node, source)) for v in (a, b)]
 
@@ -602,7 +610,9 @@ class Program:
             x, y = (v.values(path(acc)) for v, path in paths)
             return np.asarray(x * y)
 
-        return Scaled(source, a.shape, one(a.shape), base=a.dtype, function=function)
+        rows = [p.shape for p in (*a.parameters, *b.parameters)]
+        scale = np.broadcast_to(one(a.shape), np.broadcast_shapes(*rows))
+        return Scaled(source, a.shape, scale, base=a.dtype, function=function)
 
     def _elementwise_sources(self, node: str) -> list[str]:
         """The node and what it is one function of, at every position, nearest first."""
@@ -688,7 +698,19 @@ def _multiples(values: Array, unit: Fraction) -> bool:
     """Are all values fl32(k * unit) for integers k of at most 24 bits?"""
     counts = np.rint(values.astype(np.float64) / float(unit))
     small = bool((np.abs(counts) < 2**24).all())
-    return small and bool((counts.astype(np.float32) * np.float32(unit) == values).all())
+    return small and bool(
+        (counts.astype(np.float32) * float32_of(np.array([unit])) == values).all()
+    )
+
+
+def _divisor(values: Array) -> Fraction:
+    """The greatest number of which all values are multiples, or 0 where that takes 53 bits."""
+    found = np.unique(np.abs(values.astype(np.float64)))
+    exponent = int(np.frexp(found[found > 0])[1].min(initial=24)) - 24
+    counts = np.ldexp(found, -exponent)
+    if not counts.max() < 2**53:
+        return Fraction(0)
+    return int(np.gcd.reduce(counts.astype(np.int64))) * Fraction(2) ** exponent
 
 
 def _is_identity(function: Callable[[Array], Array], lo: Array, hi: Array) -> bool:

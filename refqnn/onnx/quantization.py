@@ -258,7 +258,8 @@ def _greater_or_equal(r: Program, c: Context) -> Value:
     """x[..., 1] against thresholds in a last axis of their own; ReduceSum counts them."""
     x = r.numbers(c)
     thresholds = c.constant(1, "thresholds").astype(np.float64)
-    if isinstance(x, Real) and thresholds.size == 1 and thresholds.ndim <= len(x.shape) + 1:
+    alone = thresholds.ndim <= 1 or thresholds.ndim < len(x.shape) or x.shape[-1] != 1
+    if isinstance(x, Real) and thresholds.size == 1 and alone:
         return _sign(r, c, x, float(thresholds.reshape(-1)[0]))
     rank = len(x.shape) + 1
     full = thresholds.reshape((1,) * (rank - thresholds.ndim) + thresholds.shape)

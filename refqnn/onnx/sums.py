@@ -208,9 +208,9 @@ def _inside(n: int, positions: int, kernel: int, stride: int, pads: tuple[int, i
 
 def _poolable(r: Program, c: Context, x: Scaled) -> Scaled:
     """Sums commute with a scale and an offset, if they are the same at every position."""
-    x, scale, offset = r.affine(x, c.where, c.name)
-    if prod(scale.shape[1:]) != 1 or any(o != 0 for o in offset.ravel()):
-        raise NotCovered(f"{c.where}: its input has a float offset; quantize it first")
+    x, scale = r.multiple(x, c)
+    if prod(scale.shape[1:]) != 1:
+        raise NotCovered(f"{c.where}: its input has scales per position; quantize it first")
     if all(s.op in ("Mul", "Div", "Neg") for s in x.steps):
         return x
     return replace(x, scale=scale, steps=())
@@ -251,6 +251,9 @@ def _reduce_sum(r: Program, c: Context) -> Value:
         return replace(count, rounded=True, dtype=x.dtype)
     v = r.scaled(c)
     rank = len(v.shape) + 1
+    if axes and not keep and all(a % rank and v.shape[a % rank - 1] == 1 for a in axes):
+        kept = (d for i, d in enumerate(v.shape, 1) if i not in {a % rank for a in axes})
+        return r.reshape(v, tuple(kept), c.name)
     if axes is None or sorted(a % rank for a in axes) != list(range(2, rank)) or rank < 3:
         raise NotCovered(f"{c.where}: a sum over axes {axes}, expected the spatial axes")
     total = sum_over_positions(r, c, v)

@@ -388,6 +388,11 @@ class Scaled:
         return replace(self, node=node, shape=shape, scale=moved(self.scale), steps=steps)
 
     @property
+    def last(self) -> str:
+        """The operator that made the tensor."""
+        return self.steps[-1].op if self.steps else "Mul (a product)"
+
+    @property
     def is_affine(self) -> bool:
         affine = all(s.op in _AFFINE and s.dtype == "FLOAT" for s in self.steps)
         return affine and self.function is None

@@ -26,6 +26,7 @@ from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat, signed_bits
 from refqnn.network import INPUT, Network, inputs_of
 from refqnn.onnx.files import import_onnx
+from refqnn.onnx.values import float_thresholds
 from refqnn.ops import (
     Add,
     Concat,
@@ -60,19 +61,35 @@ _DOMAIN = "qonnx.custom_op.general"
 _FLOAT_MASS = 2**24
 _TWO_PRODUCTS = 2**15 - 1  # some 8-bit kernels add two products in 16 bits, saturating
 
+_SINGLE = frozenset((Rounding.HALF_EVEN, Rounding.FLOOR, Rounding.CEIL))
 _QONNX_ROUNDING = {
     Rounding.HALF_EVEN: "ROUND",
     Rounding.FLOOR: "FLOOR",
     Rounding.CEIL: "CEIL",
     Rounding.TOWARD_ZERO: "DOWN",
     Rounding.HALF_TOWARD_ZERO: "HALF_DOWN",
+    Rounding.AWAY_FROM_ZERO: "UP",
 }
 # QONNX's HALF_UP computes floor(|x| + 0.5) in floats, which sends 0.49999997 to 1: not written.
 
-_ROUNDING_OPERATOR = {
-    Rounding.HALF_EVEN: "Round",
-    Rounding.FLOOR: "Floor",
-    Rounding.CEIL: "Ceil",
+# Rounding written with operators that are exact in float32, whatever they get: a half is reached by
+# doubling, floor(x + 1/2) = floor((floor(2 x) + 1) / 2), and modes that are odd act on magnitudes.
+_ROUNDING_STEPS: dict[Rounding, tuple[tuple[str, float | None], ...]] = {
+    Rounding.HALF_EVEN: (("Round", None),),
+    Rounding.FLOOR: (("Floor", None),),
+    Rounding.CEIL: (("Ceil", None),),
+    Rounding.HALF_UP: (
+        ("Mul", 2.0), ("Floor", None), ("Add", 1.0), ("Mul", 0.5), ("Floor", None),
+    ),
+    Rounding.HALF_DOWN: (
+        ("Mul", 2.0), ("Ceil", None), ("Add", -1.0), ("Mul", 0.5), ("Ceil", None),
+    ),
+}  # fmt: skip
+_OF_MAGNITUDES = {
+    Rounding.HALF_AWAY: Rounding.HALF_UP,
+    Rounding.HALF_TOWARD_ZERO: Rounding.HALF_DOWN,
+    Rounding.TOWARD_ZERO: Rounding.FLOOR,
+    Rounding.AWAY_FROM_ZERO: Rounding.CEIL,
 }
 
 
@@ -201,7 +218,7 @@ class _Writer:
         return name
 
     def constant(self, values: ArrayLike, dtype: str, base: str) -> str:
-        array = np.ascontiguousarray(np.asarray(values, dtype=_NUMPY[dtype]))
+        array = np.asarray(values, dtype=_NUMPY[dtype], order="C")
         name = self.fresh(base)
         self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
         return name
@@ -283,37 +300,47 @@ class _Writer:
         if isinstance(q, ThresholdQuantizer):
             return self._thresholds(x, q)
         fmt, mode = q.format, Rounding.of(q.rounding)
+        eight_bits = fmt.bits <= 8 and fmt != BIPOLAR
+        zero_first = isinstance(q, AffineQuantizer) and q.zero_point_first
+        zero = np.unique(np.asarray(getattr(q, "zero_point", 0)))
+        z = int(zero[0])
+        qonnx = self.flavour == "qonnx"
+        named = _QONNX_ROUNDING if qonnx and (z == 0 or zero_first) else _SINGLE
+        one_bit = qonnx and fmt == IntFormat(1, signed=True)  # which QONNX takes for bipolar
+        if eight_bits and (mode not in named or zero.size > 1 or one_bit):
+            return self._thresholds(x, _as_thresholds(q))
         scale = q.scale.reshape(-1)
         if q.axis is not None and scale.size > 1:
             axis = q.axis % (len(x.shape) + 1)
             scale = scale.reshape([-1 if i == axis else 1 for i in range(len(x.shape) + 1)])
-        zero = np.unique(np.asarray(getattr(q, "zero_point", 0)))
         if zero.size != 1:
-            raise NotCovered("input quantizer: one zero point per channel")
-        z = int(zero[0])
-        zero_first = isinstance(q, AffineQuantizer) and q.zero_point_first
+            raise NotCovered("input quantizer: one zero point per channel, expected 8 bits or one")
         if fmt != BIPOLAR and fmt.bits > 16:
             raise NotCovered(f"input quantizer: {fmt}, expected at most 16 bits")
-        eight_bits = fmt.bits <= 8 and fmt != BIPOLAR
         linear = eight_bits and mode is Rounding.HALF_EVEN and not (zero_first and z)
-        if self.flavour != "qonnx" and linear and scale.size == 1:
+        if not qonnx and linear and scale.size == 1:
             return self._quantize_linear(x, scale.reshape(()), z, fmt, "input_codes")
         y = self.apply("Div", "input_scaled", x, x, scale if scale.size > 1 else scale.reshape(()))
         if fmt == BIPOLAR:
             return self._bipolar_input(y)
         if zero_first and z:
             y = self.add_constant(y, z, "input_shifted")
-        if self.flavour == "qonnx" and (z == 0 or zero_first):
-            if mode not in _QONNX_ROUNDING:
-                raise NotCovered(f"input quantizer: QONNX has no exact rounding {mode.value!r}")
+        if named is _QONNX_ROUNDING and mode in named:
             return self.quant(y, fmt, "input_codes", rounding=_QONNX_ROUNDING[mode])
-        if mode not in _ROUNDING_OPERATOR:
-            raise NotCovered(f"input quantizer: ONNX has no operator for {mode.value!r}")
-        y = self.apply(_ROUNDING_OPERATOR[mode], "input_rounded", y)
+        y = self._rounded(y, mode)
         offset = 0 if zero_first else z
         limits = fmt.q_min - offset, fmt.q_max - offset
         y = self.apply("Clip", "input_clipped", y, y, *limits)
         return self._input_codes(self.add_constant(y, offset, "input_codes") if offset else y, fmt)
+
+    def _rounded(self, y: _Tensor, mode: Rounding) -> _Tensor:
+        if mode in _OF_MAGNITUDES:
+            size = self._rounded(self.apply("Abs", "input_size", y), _OF_MAGNITUDES[mode])
+            sign = self.apply("Sign", "input_sign", y)
+            return self.apply("Mul", "input_rounded", y, sign, size)
+        for op, value in _ROUNDING_STEPS[mode]:
+            y = self.apply(op, "input_rounded", y, y, *(() if value is None else (value,)))
+        return y
 
     def _input_codes(self, y: _Tensor, fmt: IntFormat) -> _Tensor:
         dtype = _type_of(fmt.q_min, fmt.q_max) if self.integer else "FLOAT"
@@ -647,6 +674,15 @@ _WRITERS: dict[type[Op], Callable[..., _Tensor]] = {
     Reshape: _Writer.reshape,
     SumPool2d: _Writer.sum_pool,
 }
+
+
+def _as_thresholds(q: Quantizer) -> ThresholdQuantizer:
+    """The same quantizer as the least float32 of each code."""
+    rows, levels = q.scale.size, q.format.levels
+    rowwise = q if q.axis is None else replace(q, axis=0)  # type: ignore[type-var]
+    codes = np.broadcast_to(q.format.q_min + np.arange(1, levels), (rows, levels - 1))
+    table = float_thresholds(rowwise.quantize, codes)
+    return ThresholdQuantizer(table, q.format, q.axis)
 
 
 def _type_of(lo: int, hi: int) -> str:
