@@ -19,12 +19,17 @@ from refqnn.onnx.values import (
     Real,
     along_one,
     float32_of,
-    float_thresholds,
     fractions_of,
     power_of_two,
     varying_axis,
 )
-from refqnn.quantizers import AffineQuantizer, Quantizer, SymmetricQuantizer, ThresholdQuantizer
+from refqnn.quantizers import (
+    AffineQuantizer,
+    Quantizer,
+    SymmetricQuantizer,
+    ThresholdQuantizer,
+    float_thresholds,
+)
 from refqnn.rounding import Rounding
 
 __all__ = [

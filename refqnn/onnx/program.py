@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refqnn.errors import FileFormatError, InvalidArgument, NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
-from refqnn.network import INPUT, Node
+from refqnn.graph import INPUT, Node
 from refqnn.onnx.doors import MAX_BITS, input_quantizer, pad_code, same_quantizer
 from refqnn.onnx.values import (
     Constant,
@@ -37,10 +37,24 @@ from refqnn.onnx.values import (
     uniform,
     unscaled,
 )
-from refqnn.ops import Add, Conv1d, Conv2d, Flatten, Interval, Linear, Lookup, Op, Reshape, SumOp
+from refqnn.ops import (
+    Add,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    Interval,
+    Linear,
+    Lookup,
+    Op,
+    Requantize,
+    Reshape,
+    Role,
+    SumOp,
+)
 from refqnn.ops.base import Shape
+from refqnn.ops.requantize import ALWAYS, NEVER
+from refqnn.ops.weighted import WeightedSum
 from refqnn.quantizers import Quantizer, ThresholdQuantizer
-from refqnn.requantize import ALWAYS, NEVER, Requantize
 from refqnn.rounding import Rounding
 
 __all__ = ["Context", "Handler", "Program", "per_channel"]
@@ -309,11 +323,11 @@ class Program:
             return None
         op, inputs, name = self.ops[v.node], self.feeds[v.node], f"{v.node}_negated"
         falls = direction < 0
-        if isinstance(op, (Linear, Conv1d, Conv2d)) and prod(falls.shape[1:]) == 1:
+        if isinstance(op, WeightedSum) and prod(falls.shape[1:]) == 1:
             sign = np.broadcast_to(np.where(falls.ravel(), -1, 1), (v.shape[0],))
-            weight = op.weight * sign.reshape((-1,) + (1,) * (op.weight.ndim - 1))
             bias = None if op.bias is None else op.bias * sign
-            node = self.emit(name, replace(op, weight=weight, bias=bias), inputs)
+            turned = op.with_weights(op.by_channel * sign[:, None, None], bias)
+            node = self.emit(name, turned, inputs)
         elif isinstance(op, Add) and falls.all():
             multipliers = op.multipliers or (1,) * len(inputs)
             node = self.emit(name, Add(tuple(-m for m in multipliers)), inputs)
@@ -595,8 +609,7 @@ class Program:
 
     def limits(self, node: str) -> tuple[int, int]:
         """The least and the greatest value of a node, by its proved range."""
-        interval = self.ranges[node]
-        return int(interval.lo.min()), int(interval.hi.max())
+        return self.ranges[node].ends
 
     def product(self, a: Scaled, b: Scaled) -> Scaled | None:
         """a * b in their arithmetic, where both are functions of one integer node; else None."""
@@ -619,7 +632,7 @@ class Program:
         sources = [node]
         while True:
             op = self.ops.get(sources[-1])
-            if not isinstance(op, (Requantize, Lookup)) or op.channels > 1:
+            if op is None or op.role is not Role.ELEMENTWISE or getattr(op, "channels", 1) > 1:
                 return sources
             sources.extend(self.feeds[sources[-1]])
 
@@ -657,7 +670,7 @@ class Program:
         if v.steps or v.node == INPUT or v.zero != 0:
             return None
         op = self.ops[v.node]
-        if not isinstance(op, (Linear, Conv1d, Conv2d)):
+        if not isinstance(op, WeightedSum):
             return None
         aligned = along_sample(array.array, v.shape, where)
         if prod(aligned.shape[1:]) != 1:
@@ -671,7 +684,8 @@ class Program:
         if on_grid is None:
             return None
         old = 0 if op.bias is None else op.bias
-        node = self.emit(name, replace(op, bias=old + on_grid), self.feeds[v.node])
+        biased = op.with_weights(op.by_channel, old + on_grid)
+        node = self.emit(name, biased, self.feeds[v.node])
         return replace(v, node=node)
 
 

@@ -26,7 +26,8 @@ from refqnn.errors import (
     mismatch,
 )
 from refqnn.formats import IntFormat
-from refqnn.network import INPUT, Network, Node, inputs_of
+from refqnn.graph import INPUT, ancestors
+from refqnn.network import Network
 from refqnn.onnx.doors import InputDoor, checked_door, format_of, integer_door
 from refqnn.onnx.files import (
     attributes,
@@ -344,9 +345,8 @@ class Reader(Program):
         node = final.node
         if node == INPUT:
             node = self.emit("output", Reshape(final.shape), (INPUT,))
-        kept = _reachable(self.nodes, node)
         return Network(
-            kept,
+            ancestors(self.nodes, node),
             input_shape=self.input_shape,
             input_format=self.input_format,
             input_quantizer=self.quantizer,
@@ -395,12 +395,3 @@ def _needed(order: list[Any], outputs: list[str], start: str | None) -> set[str]
         if needed.intersection(proto.output) - {start}:
             needed.update(name for name in proto.input if name)
     return needed
-
-
-def _reachable(nodes: list[Node], output: str) -> list[Node]:
-    """The nodes that the output needs, in order."""
-    needed = {output}
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(inputs_of(node))
-    return [node for node in nodes if node.name in needed]

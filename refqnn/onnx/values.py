@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from refqnn.errors import NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
 from refqnn.ops.base import Shape
-from refqnn.quantizers import float_thresholds
 from refqnn.rounding import Rounding, round_float
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "along_sample",
     "dtype_of",
     "float32_of",
-    "float_thresholds",
     "fractions_of",
     "limits_of_type",
     "one",

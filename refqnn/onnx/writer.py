@@ -24,9 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from refqnn.container import write_atomically
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat, signed_bits
-from refqnn.network import INPUT, Network, inputs_of
+from refqnn.graph import INPUT, inputs_of
+from refqnn.network import Network
 from refqnn.onnx.files import import_onnx
-from refqnn.onnx.values import float_thresholds
 from refqnn.ops import (
     Add,
     Concat,
@@ -34,7 +34,6 @@ from refqnn.ops import (
     Conv2d,
     Flatten,
     GlobalSumPool,
-    Interval,
     Linear,
     Lookup,
     MaxPool2d,
@@ -45,7 +44,7 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import Requantize
-from refqnn.quantizers import AffineQuantizer, Quantizer, ThresholdQuantizer
+from refqnn.quantizers import AffineQuantizer, Quantizer, ThresholdQuantizer, float_thresholds
 from refqnn.rounding import Rounding
 
 __all__ = ["FLAVOURS", "Flavour", "to_onnx"]
@@ -206,7 +205,7 @@ class _Writer:
 
     def _know(self, name: str, tensor: _Tensor) -> None:
         """The tensor of a node, with its proved range."""
-        self.tensors[name] = replace(tensor, limits=_limits(self.ranges[name]))
+        self.tensors[name] = replace(tensor, limits=self.ranges[name].ends)
 
     def fresh(self, base: str) -> str:
         """A tensor name that no node of the network has."""
@@ -218,7 +217,8 @@ class _Writer:
         return name
 
     def constant(self, values: ArrayLike, dtype: str, base: str) -> str:
-        array = np.asarray(values, dtype=_NUMPY[dtype], order="C")
+        # One value as a vector: behind a scalar scale a runtime may quantize what it multiplies.
+        array = np.ascontiguousarray(np.asarray(values, dtype=_NUMPY[dtype]))
         name = self.fresh(base)
         self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
         return name
@@ -598,7 +598,7 @@ class _Writer:
 
     def lookup(self, name: str, op: Lookup, codes: _Tensor) -> _Tensor:
         """Gather from the table, laid out row after row."""
-        out = _type_of(*_limits(self.ranges[name])) if self.integer else "FLOAT"
+        out = _type_of(*self.ranges[name].ends) if self.integer else "FLOAT"
         index = self.cast(codes, "INT64", f"{name}_index")
         start = np.arange(op.channels) * op.table.shape[1] - op.lo
         index = self.add_constant(index, start, f"{name}_index")
@@ -690,10 +690,6 @@ def _type_of(lo: int, hi: int) -> str:
     if lo >= 0:
         return "UINT8" if hi <= 255 else "INT32"
     return "INT8" if lo >= -128 and hi <= 127 else "INT32"
-
-
-def _limits(interval: Interval) -> tuple[int, int]:
-    return int(interval.lo.min()), int(interval.hi.max())
 
 
 def _along(values: Array, x: _Tensor) -> Array:
