@@ -116,7 +116,7 @@ def _exactly(r: Program, c: Context, x: Scaled, value: Constant, step: str) -> S
         if shift is not None:
             return replace(x, zero=x.zero - shift)
         return None if value.array.any() else x
-    plain = not x.steps and x.function is None
+    plain = x.is_plain
     if step in ("Mul", "Div") and plain and value.array.size == 1:
         (factor,) = fractions_of(value.array).ravel() if np.isfinite(value.array).all() else (0,)
         if x.integer and step == "Mul" and factor:
@@ -128,7 +128,7 @@ def _exactly(r: Program, c: Context, x: Scaled, value: Constant, step: str) -> S
 
 def _codes_in(x: Scaled, value: Constant) -> int | None:
     """How many codes of x a scalar constant is, when adding it to them is exact."""
-    if x.steps or x.function is not None or value.array.size != 1 or x.scale.size != 1:
+    if not x.is_plain or value.array.size != 1 or x.scale.size != 1:
         return None
     (scale,) = x.scale.ravel()
     number = value.array.reshape(-1)[0]
@@ -317,7 +317,7 @@ def _cast(r: Program, c: Context) -> Value:
         raise NotCovered(f"{c.where}: it casts the float input, or to {name}")
     c.inputs[0] = x
     v = r.scaled(c)
-    plain = not v.steps and v.function is None
+    plain = v.is_plain
     if name == "FLOAT":
         small = v.integer and plain and (v.is_integers or r.fits(v, "INT24"))
         return replace(v, base=name) if small or not v.integer else v.then("Cast", dtype=name)

@@ -70,7 +70,7 @@ def _integer_weights(c: Context, index: int, zero_index: int, matrix: bool) -> G
 
 def _int32(r: Program, c: Context, y: Scaled) -> Scaled:
     """An int32 result; where it could wrap, the file's own arithmetic is not a sum."""
-    lo, hi = r.limits(y.node)
+    lo, hi = r.ranges[y.node].ends
     if lo < -(2**31) or hi >= 2**31:
         raise NotCovered(f"{c.where}: its accumulator, in [{lo}, {hi}], wraps in 32 bits")
     return replace(y, base="INT32")

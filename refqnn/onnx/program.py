@@ -165,9 +165,8 @@ class Program:
 
     def reach(self, v: Scaled, where: str) -> tuple[int, int]:
         """The least and greatest value of an integer tensor, by the proved range."""
-        channels = v.shape[0] if any(p.size > 1 for p in v.parameters) else 1
         if (self.direction(v) != 0).all():
-            values = v.values(np.stack(self._channel_range(v.node, channels), axis=1))
+            values = v.values(np.stack(self._channel_range(v.node, v.rows), axis=1))
         else:
             values = self.table(v, where)[0]
         if not np.isfinite(values).all():
@@ -179,17 +178,16 @@ class Program:
 
         Raises: NotCovered when they are too many, or vary inside a channel.
         """
-        channels = v.shape[0] if any(p.size > 1 for p in v.parameters) else 1
-        lo, hi = self.limits(v.node)
-        if channels * (hi - lo + 1) > _TABLE_ENTRIES or spread(v.parameters, v.shape):
+        lo, hi = self.ranges[v.node].ends
+        if v.rows * (hi - lo + 1) > _TABLE_ENTRIES or spread(v.parameters, v.shape):
             raise NotCovered(f"{where}: a function of values in [{lo}, {hi}], too many to list")
-        acc = np.broadcast_to(np.arange(lo, hi + 1), (channels, hi - lo + 1))
+        acc = np.broadcast_to(np.arange(lo, hi + 1), (v.rows, hi - lo + 1))
         return np.broadcast_to(v.values(acc), acc.shape), lo
 
     def fits(self, v: Scaled, dtype: str) -> bool:
         """Do all values of an affine function of a node lie in the range of an integer type?"""
         lo, hi = limits_of_type(dtype)
-        ends = [(e - v.zero) * s for e in self.limits(v.node) for s in v.scale.ravel()]
+        ends = [(e - v.zero) * s for e in self.ranges[v.node].ends for s in v.scale.ravel()]
         return bool(lo <= min(ends) and max(ends) <= hi)
 
     def typed(self, v: Scaled, dtype: str) -> Scaled:
@@ -200,7 +198,7 @@ class Program:
         """An integer tensor as the values of a node less an integer zero."""
         if v.is_integers:
             return v
-        if not v.steps and v.function is None:
+        if v.is_plain:
             return self._affine(v, name)
         lo, hi = self.reach(v, name)
         q = unscaled(v, lo, hi, function=lambda y: y.astype(np.int64), dtype=v.dtype, name=name)
@@ -237,7 +235,7 @@ class Program:
 
     def _on_grid(self, v: Scaled, where: str, name: str, refusal: str) -> Scaled:
         """Multiples of one number as that many times it, a node of their own."""
-        unit, lo, hi = Fraction(1), *self.limits(v.node)
+        unit, (lo, hi) = Fraction(1), self.ranges[v.node].ends
         if not (v.integral and (self.direction(v) != 0).all()):
             if hi - lo >= _LISTED:
                 raise NotCovered(refusal)
@@ -275,9 +273,7 @@ class Program:
 
     def code_range(self, v: Scaled, q: Quantized) -> tuple[int, int]:
         """The least and greatest code of a monotone quantizer over its input's proved range."""
-        channels = v.shape[0]
-        lo, hi = self._channel_range(v.node, channels)
-        ends = _code_function(v, q, channels)(np.stack([lo, hi], axis=1))
+        ends = _code_function(v, q)(np.stack(self._channel_range(v.node, v.shape[0]), axis=1))
         return int(ends.min()), int(ends.max())
 
     def _move(self, v: Scaled, name: str, op: Op, function: Callable[[Array], Array]) -> Scaled:
@@ -299,8 +295,7 @@ class Program:
 
     def direction(self, v: Scaled) -> Array:
         """+1 nondecreasing, -1 nonincreasing, 0 neither or unknown; broadcasts to a sample."""
-        channels = v.shape[0] if any(p.size > 1 for p in v.parameters) else 1
-        ends = np.stack(self._channel_range(v.node, channels), axis=1)
+        ends = np.stack(self._channel_range(v.node, v.rows), axis=1)
         apart = spread(v.parameters, v.shape)
         unknown = v.function is not None or (apart and any(s.dtype != "FLOAT" for s in v.steps))
         if unknown or (not apart and v.wraps(ends)):
@@ -384,7 +379,7 @@ class Program:
         increasing = self.increasing(v) if few else None
         if increasing is not None:
             lo, hi = self._channel_range(increasing.node, channels)
-            function = _code_function(increasing, q, channels)
+            function = _code_function(increasing, q)
             try:
                 op: Op = Requantize.from_function(function, lo, hi, fmt)
                 if _is_identity(function, lo, hi):
@@ -406,7 +401,7 @@ class Program:
                 )
             return self._difference(q, v, lo, hi)
         acc = np.broadcast_to(lowest + np.arange(span), (channels, span))
-        table = _code_function(v, q, channels)(acc)
+        table = _code_function(v, q)(acc)
         return self.integers(self.emit(q.name, Lookup(table, lowest, fmt), (v.node,)), q.dtype)
 
     def _difference(self, q: Quantized, v: Scaled, lo: Array, hi: Array) -> Scaled:
@@ -415,7 +410,7 @@ class Program:
         Swish-like activations fall a little and rise: a few thresholds describe them exactly.
         """
         channels, fmt = lo.size, q.format()
-        function = _code_function(v, q, channels)
+        function = _code_function(v, q)
         first, changes = function(lo[:, None])[:, 0], []
         chunk = max(_CHUNK // channels, 2)
         for begin in range(int(lo.min()), int(hi.max()), chunk - 1):
@@ -515,12 +510,11 @@ class Program:
         if (np.rint(array) == array).all() and np.abs(array).max(initial=0) < 2**31:
             return array.astype(np.int64), np.array([Fraction(1)], dtype=object)
         grid = recover_grid(array)
-        if grid is not None:
-            return grid[0], np.array([grid[1]], dtype=object)
-        grids = [g for g in map(recover_grid, array) if g is not None]
-        if len(grids) != len(array):
+        grids = [g for g in (map(recover_grid, array) if grid is None else [grid]) if g is not None]
+        if grid is None and len(grids) != len(array):
             raise NotCovered(f"{where}: its weights are floats on no grid of 8 bits; quantize them")
-        return np.stack([q for q, _ in grids]), np.array([s for _, s in grids], dtype=object)
+        codes = np.stack([q for q, _ in grids]).reshape(array.shape)
+        return codes, np.array([s for _, s in grids], dtype=object)
 
     def sum(
         self,
@@ -538,13 +532,11 @@ class Program:
         dtype = x.dtype
         x, scale = self.multiple(x, c)
         scale = _input_scales(scale, x.shape, groups, c.where)
-        per_out = weight.shape[0] // groups
         if scale.size > 1:
-            scale = np.repeat(scale, per_out)
+            scale = np.repeat(scale, weight.shape[0] // groups)
         if x.zero.denominator != 1 and padded and x.pad_code is None:
             x = self.centred(x, c.name)
-        denominator = x.zero.denominator
-        zero = x.zero.numerator
+        zero, denominator = x.zero.as_integer_ratio()
         pad_code = zero // denominator if x.pad_code is None else x.pad_code
         weight = weight * denominator
         scale = scale * weight_scale / denominator
@@ -555,11 +547,9 @@ class Program:
             on_grid, left = self._bias(bias, scale, weight.shape[0], c.where)
             if on_grid is not None:
                 integer_bias = on_grid if integer_bias is None else integer_bias + on_grid
-        op = make(weight, integer_bias, pad_code)
-        node = self.emit(name or c.name, op, (x.node,))
+        node = self.emit(name or c.name, make(weight, integer_bias, pad_code), (x.node,))
         shape = self.shapes[node]
-        out_scale = along_first(scale, shape)
-        result = Scaled(node, shape, out_scale)
+        result = Scaled(node, shape, along_first(scale, shape))
         if dtype != "FLOAT":
             return self.typed(replace(result, base="INT64"), dtype)
         if left is not None:
@@ -578,15 +568,11 @@ class Program:
         values = bias.array.reshape(-1)
         if values.size not in (1, channels):
             raise ShapeMismatch(f"{where}: bias of {values.size} values for {channels} channels")
-        values = np.broadcast_to(values, (channels,))
-        scales = np.broadcast_to(scale, (channels,))
+        values, scales = (np.broadcast_to(a, (channels,)) for a in (values, scale))
         if isinstance(bias, Grid):
             own = np.broadcast_to(bias.scale, bias.codes.shape).reshape(-1)
-            rounded = fractions_of(float32_of(scales))
-            if all(
-                a in (s, r) for a, s, r in zip(np.broadcast_to(own, (channels,)), scales, rounded)
-            ):
-                codes = np.broadcast_to(bias.codes.reshape(-1), (channels,))
+            own, codes = (np.broadcast_to(a, (channels,)) for a in (own, bias.codes.reshape(-1)))
+            if all(a in s for a, s in zip(own, zip(scales, fractions_of(float32_of(scales))))):
                 return codes.astype(np.int64), None
         if not np.isfinite(values).all():
             raise FileFormatError(f"{where}: its bias is not finite")
@@ -607,14 +593,10 @@ class Program:
         first = int(self.ranges[v.node].lo.min())
         return bool(s > 0 and (s * step).denominator == 1 == ((first - v.zero) * s).denominator)
 
-    def limits(self, node: str) -> tuple[int, int]:
-        """The least and the greatest value of a node, by its proved range."""
-        return self.ranges[node].ends
-
     def product(self, a: Scaled, b: Scaled) -> Scaled | None:
         """a * b in their arithmetic, where both are functions of one integer node; else None."""
-        above = self._elementwise_sources(a.node)
-        source = next((n for n in self._elementwise_sources(b.node) if n in above), None)
+        above, below = (self._elementwise_sources(v.node) for v in (a, b))
+        source = next((n for n in below if n in above), None)
         if source is None or a.pad or b.pad or spread([*a.parameters, *b.parameters], a.shape):
             return None
         paths = [(v, self._values_over(v.node, source)) for v in (a, b)]
@@ -657,7 +639,7 @@ class Program:
         """Is fl32(node * scale) - fl32(zero * scale) the same as fl32((node - zero) * scale)?"""
         if v.zero == 0:
             return True
-        lo, hi = self.limits(v.node)
+        lo, hi = self.ranges[v.node].ends
         if hi - lo >= _LISTED or spread([v.scale], v.shape):
             return False
         scale = v.scale.reshape(-1, 1)
@@ -667,26 +649,18 @@ class Program:
 
     def with_bias(self, v: Scaled, array: Constant, name: str, where: str) -> Scaled | None:
         """v + constant folded into the integer bias of the layer that makes v, if it fits there."""
-        if v.steps or v.node == INPUT or v.zero != 0:
-            return None
-        op = self.ops[v.node]
-        if not isinstance(op, WeightedSum):
+        op = self.ops.get(v.node)
+        if not v.is_plain or v.zero != 0 or not isinstance(op, WeightedSum):
             return None
         aligned = along_sample(array.array, v.shape, where)
         if prod(aligned.shape[1:]) != 1:
             return None
-        scale = np.broadcast_to(v.scale.reshape(-1), (v.shape[0],))
-        bias: Constant = Constant(aligned.reshape(-1))
-        if isinstance(array, Grid):
-            own = np.broadcast_to(array.scale, array.codes.shape)
-            bias = Grid(aligned.reshape(-1), array.codes.reshape(-1), own.reshape(-1))
-        on_grid, _ = self._bias(bias, scale, v.shape[0], where)
+        on_grid, _ = self._bias(array, v.scale.reshape(-1), v.shape[0], where)
         if on_grid is None:
             return None
-        old = 0 if op.bias is None else op.bias
-        biased = op.with_weights(op.by_channel, old + on_grid)
-        node = self.emit(name, biased, self.feeds[v.node])
-        return replace(v, node=node)
+        bias = on_grid if op.bias is None else op.bias + on_grid
+        biased = op.with_weights(op.by_channel, bias)
+        return replace(v, node=self.emit(name, biased, self.feeds[v.node]))
 
 
 def per_channel(values: Array, where: str) -> Array:
@@ -711,10 +685,8 @@ def _input_scales(scale: Array, shape: Shape, groups: int, where: str) -> Array:
 def _multiples(values: Array, unit: Fraction) -> bool:
     """Are all values fl32(k * unit) for integers k of at most 24 bits?"""
     counts = np.rint(values.astype(np.float64) / float(unit))
-    small = bool((np.abs(counts) < 2**24).all())
-    return small and bool(
-        (counts.astype(np.float32) * float32_of(np.array([unit])) == values).all()
-    )
+    again = counts.astype(np.float32) * float32_of(np.array([unit]))
+    return bool((np.abs(counts) < 2**24).all() and (again == values).all())
 
 
 def _divisor(values: Array) -> Fraction:
@@ -736,7 +708,7 @@ def _is_identity(function: Callable[[Array], Array], lo: Array, hi: Array) -> bo
     return bool(np.array_equal(function(acc), acc))
 
 
-def _code_function(v: Scaled, q: Quantized, channels: int) -> Callable[[Array], Array]:
+def _code_function(v: Scaled, q: Quantized) -> Callable[[Array], Array]:
     """Codes of accumulators [channels, n]."""
     q_scale, q_zero = q.scale.reshape(-1, 1), q.zero_point.reshape(-1, 1)
 

@@ -83,7 +83,7 @@ def _xnor_popcount(r: Program, c: Context) -> Value:
     if w.ndim != 2 or not np.isin(w, (0, 1)).all() or not r.holds_integers(x):
         raise NotCovered(f"{c.where}: it counts bits; its operands are not all 0 or 1")
     (scale,) = uniform(x.scale).ravel()
-    ends = [(e - x.zero) * scale for e in r.limits(x.node)]
+    ends = [(e - x.zero) * scale for e in r.ranges[x.node].ends]
     if min(ends) < 0 or max(ends) > 1:
         raise NotCovered(f"{c.where}: it counts bits; its input reaches {float(max(ends))}")
     bits = w.astype(np.int64)

@@ -371,8 +371,8 @@ class Scaled:
     @property
     def is_integers(self) -> bool:
         """Does the ONNX tensor hold node - zero itself?"""
-        plain = not self.steps and self.zero.denominator == 1 and self.function is None
-        return plain and all(s == 1 for s in self.scale.ravel())
+        whole = self.is_plain and self.zero.denominator == 1
+        return whole and all(s == 1 for s in self.scale.ravel())
 
     def on(self, node: str, shape: Shape, function: Callable[[Array], Array]) -> Scaled:
         """The same values in another order: `function` maps arrays of the old shape to the new."""
@@ -384,6 +384,16 @@ class Scaled:
 
         steps = tuple(replace(s, args=tuple(moved(a) for a in s.args)) for s in self.steps)
         return replace(self, node=node, shape=shape, scale=moved(self.scale), steps=steps)
+
+    @property
+    def rows(self) -> int:
+        """The channels that its parameters tell apart."""
+        return self.shape[0] if any(p.size > 1 for p in self.parameters) else 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Is it v0, that is (node - zero) * scale?"""
+        return not self.steps and self.function is None
 
     @property
     def last(self) -> str:
