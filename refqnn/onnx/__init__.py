@@ -31,15 +31,13 @@ inconsistent, or point outside their folder.
 
 from __future__ import annotations
 
-import os
-from typing import Any, Literal
+from typing import Any
 
 from refqnn.network import Network
 from refqnn.onnx.comparison import compare
 from refqnn.onnx.conversion import convert, open_file, open_network
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
-from refqnn.onnx.writer import FLAVOURS, Flavour
-from refqnn.onnx.writer import to_onnx as _to_onnx
+from refqnn.onnx.writer import FLAVOURS, Flavour, to_onnx
 
 __all__ = [
     "FLAVOURS",
@@ -83,42 +81,3 @@ def from_onnx(model: Any, *, input: InputDoor | None = None, output: str | None 
         InvalidArgument for an unknown `input` or `output`, MissingExtra; OSError as open does.
     """
     return read_onnx(model, input=input, output=output).network
-
-
-def to_onnx(
-    network: Network,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    flavour: Flavour = "qonnx",
-    output: Literal["integers", "floats"] = "integers",
-    batch: int | None = None,
-) -> Any:
-    """Write a network as an ONNX model that computes the same integers, or refuse.
-
-    Args:
-        path: where to write; None: nowhere.
-        flavour: "qonnx" (Quant and MultiThreshold nodes, for QONNX and FINN), "qcdq" (standard
-            QuantizeLinear, Clip, DequantizeLinear over floats that hold integers) or "integer"
-            (MatMulInteger, ConvInteger and int32 comparisons).
-        output: "integers", the values of the output node; or "floats", the same dequantized.
-        batch: fixed number of samples, or None for any number (1 for "qonnx", whose executor wants
-            every shape known).
-
-    Every tensor that is a node of the network carries its name.  The graph's input is float, named
-    "x.0", when the network has an input quantizer, else integer codes named "input" (as floats in
-    the "qonnx" flavour).
-
-    Returns: the ModelProto (opset 13, IR 8).
-
-    Raises: NotCovered when a sum may leave 2**24 ("qonnx", "qcdq") or 2**31 ("integer"), or where
-        the flavour has no exact operator; InvalidArgument, InvalidType, MissingExtra.
-
-    >>> import numpy as np
-    >>> from refqnn import IntFormat, Linear, Network, Node
-    >>> net = Network([Node("fc", Linear([[1, -2]]))], input_shape=(2,),
-    ...               input_format=IntFormat(4, signed=True))
-    >>> again = from_onnx(to_onnx(net, flavour="qcdq"))
-    >>> again.forward([[3, 5]]).tolist()
-    [[-7]]
-    """
-    return _to_onnx(network, path, flavour=flavour, output=output, batch=batch)

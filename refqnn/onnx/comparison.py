@@ -9,14 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from refqnn.errors import NotCovered, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
-from refqnn.network import INPUT, Difference, Network, Node, diff
-from refqnn.ops import Lookup
+from refqnn.graph import INPUT, Node
+from refqnn.network import Difference, Network, diff
+from refqnn.ops import Role
 from refqnn.ops.base import IntArray
-from refqnn.ops.requantize import Requantize
 
 __all__ = ["compare", "matching_nodes"]
-
-_CODES = (Requantize, Lookup)
 
 
 def compare(a: Network, b: Network, X: ArrayLike) -> Difference | None:
@@ -48,7 +46,7 @@ def matching_nodes(a: Network, b: Network) -> dict[str, str]:
     shared = [node.name for node in a.nodes if node.name in names]
     pairs = {name: name for name in shared if a.shapes[name] == b.shapes[name]}
     if not shared:
-        mine, theirs = ([n for n in net.nodes if isinstance(n.op, _CODES)] for net in (a, b))
+        mine, theirs = ([n for n in net.nodes if n.op.role is Role.ELEMENTWISE] for net in (a, b))
         if len(mine) == len(theirs):
             pairs = {
                 m.name: t.name
@@ -63,8 +61,8 @@ def matching_nodes(a: Network, b: Network) -> dict[str, str]:
 
 
 def _format(node: Node) -> IntFormat | None:
-    assert isinstance(node.op, _CODES)
-    return node.op.format
+    fmt = getattr(node.op, "format", None)
+    return fmt if isinstance(fmt, IntFormat) else None
 
 
 def _codes(network: Network, samples: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from refqnn.container import read_file
 from refqnn.errors import FileFormatError, InvalidType, MissingExtra, NotCovered, mismatch
 
-__all__ = ["MAX_ELEMENTS", "attributes", "import_onnx", "open_model", "sorted_nodes", "tensor"]
+__all__ = [
+    "MAX_ELEMENTS",
+    "attributes",
+    "describe",
+    "import_onnx",
+    "open_model",
+    "sorted_nodes",
+    "tensor",
+    "type_name",
+]
 
 MAX_ELEMENTS = 2**27
 """More elements than this in one tensor are refused."""
@@ -137,6 +146,14 @@ def sorted_nodes(graph: Any, known: Sequence[str]) -> list[Any]:
         stuck = next(node for node, count in zip(graph.node, waiting) if count > 0)
         raise FileFormatError(f"{describe(stuck)}: it is part of a cycle or behind one")
     return order
+
+
+def type_name(data_type: int) -> str:
+    """The name of an element type: FLOAT, INT8, UINT4, ...  Raises: FileFormatError."""
+    kinds = import_onnx().TensorProto.DataType
+    if data_type not in kinds.values():
+        raise FileFormatError(f"data type {data_type}: not one of ONNX")
+    return str(kinds.Name(data_type))
 
 
 def describe(node: Any) -> str:

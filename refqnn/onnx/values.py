@@ -5,14 +5,16 @@
     Real        the float input of the network, before its quantizer
     Scaled      a function of one integer node, elementwise:
 
-                    v0 = fl32(node - zero) * fl32(scale)
+                    v0 = fl32(node - zero) * fl32(scale)      of a float tensor
+                    v0 = (node - zero) * scale                of an integer tensor: an integer
                     v  = step_k(... step_1(v0))
 
     Quantized   a Scaled or Real behind a quantizer that is not yet an integer node: a Clip behind
                 it may still narrow its codes
 
-Every step is one float32 operator of the file, in the file's order.  `scale` is exact: a Fraction,
-or one per channel; fl32 rounds it once.
+Every step is one operator of the file, in the file's order, in the arithmetic of its element type:
+float32, or integers that wrap.  `scale` is exact: a Fraction, or one per channel; fl32 rounds it
+once.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import erf, prod
+from functools import cached_property
+from math import erf, ldexp, prod
 from typing import Any
 
 import numpy as np
@@ -29,7 +32,6 @@ from numpy.typing import NDArray
 from refqnn.errors import NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
 from refqnn.ops.base import Shape
-from refqnn.quantizers import float_thresholds
 from refqnn.rounding import Rounding, round_float
 
 __all__ = [
@@ -41,19 +43,21 @@ __all__ = [
     "Real",
     "Scaled",
     "Step",
+    "Value",
     "along_channels",
     "along_first",
     "along_one",
     "along_sample",
+    "dtype_of",
     "float32_of",
-    "float_thresholds",
     "fractions_of",
+    "limits_of_type",
     "one",
     "power_of_two",
     "recover_grid",
-    "round_away",
     "spread",
     "uniform",
+    "unscaled",
     "varying_axis",
 ]
 
@@ -82,10 +86,15 @@ _erf = np.vectorize(erf, otypes=[np.float64])
 _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Add": lambda v, a: v + a,
     "Mul": lambda v, a: v * a,
-    "Div": lambda v, a: v / a,
+    "Div": lambda v, a: v / a if v.dtype.kind == "f" else (v - np.fmod(v, a)) // a,
+    "Mod": np.mod,  # the sign of the divisor
+    "Fmod": np.fmod,  # the sign of the dividend
+    "LEFT": lambda v, a: v << a,
+    "RIGHT": lambda v, a: v >> a,
+    "Cast": lambda v: v,
     "Neg": lambda v: -v,
     "Affine": lambda v, a, b: v * a + b,  # batch normalization: two float32 operations
-    "Relu": lambda v: np.maximum(v, np.float32(0)),
+    "Relu": lambda v: np.maximum(v, 0),
     "Clip": lambda v, lo, hi: np.minimum(np.maximum(v, lo), hi),
     "LeakyRelu": lambda v, slope: np.where(v < 0, v * slope, v),
     "HardSigmoid": lambda v, a, b: np.clip(v * a + b, np.float32(0), np.float32(1)),
@@ -116,24 +125,64 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Mish": _in_float64(lambda v: v * np.tanh(np.logaddexp(0, v))),
 }
 
-_NOT_MONOTONE = frozenset(("Abs", "Gelu", "GeluTanh", "HardSiluGate", "HardSwish", "Mish", "Silu"))
+# fmt: off
+_NOT_MONOTONE = frozenset((
+    "Abs", "Fmod", "Gelu", "GeluTanh", "HardSiluGate", "HardSwish", "Mish", "Mod", "Silu",
+))
+_OF_INTEGERS = frozenset((
+    "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "LEFT", "Mod", "Mul", "Neg", "RIGHT", "Relu",
+    "Sign",
+))
+# fmt: on
+_AFFINE = frozenset(("Add", "Affine", "Div", "Mul", "Neg"))
+_ROUNDED = frozenset(("Ceil", "Floor", "Round", "Sign"))
+_MAY_WRAP = frozenset(("Abs", "Add", "Cast", "LEFT", "Mul", "Neg"))
+
+
+def dtype_of(element_type: str) -> np.dtype[Any]:
+    """How numpy holds an element type; integers of 2 and 4 bits in 8."""
+    name = {"FLOAT": "float32", "BOOL": "int8"}.get(element_type, element_type.lower())
+    return np.dtype(name.replace("int2", "int8").replace("int4", "int8"))
+
+
+def limits_of_type(element_type: str) -> tuple[int, int]:
+    """The least and the greatest integer of a type; (0, -1) for others."""
+    bits = element_type.lstrip("UINT")
+    if element_type == "BOOL":
+        return 0, 1
+    if not element_type.startswith(("INT", "UINT")) or not bits.isdigit():
+        return 0, -1
+    least = 0 if element_type[0] == "U" else -(2 ** (int(bits) - 1))
+    return least, least + 2 ** int(bits) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One float32 operator with constant operands.
+    """One operator with constant operands.
 
     Args:
         op: a name of `_FUNCTIONS`.
-        args: float32 arrays with as many axes as a sample, each of size 1 or the sample's.
+        args: arrays with as many axes as a sample, each of size 1 or the sample's.
+        dtype: the element type of the result.
     """
 
     op: str
-    args: tuple[Float32, ...] = ()
+    args: tuple[Array, ...] = ()
+    dtype: str = "FLOAT"
 
-    def __call__(self, v: Float32, *args: Float32) -> Float32:
+    def __call__(self, v: Array, *args: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(_FUNCTIONS[self.op](v, *args), dtype=np.float32)
+            return np.asarray(_FUNCTIONS[self.op](v, *args)).astype(dtype_of(self.dtype))
+
+    def wraps(self, v: Array, *args: Array) -> bool:
+        """Is the result another integer than that of unbounded arithmetic?"""
+        if self.dtype == "FLOAT" or self.op not in _MAY_WRAP:
+            return False
+        if v.dtype.kind == "f":
+            lo, hi = limits_of_type(self.dtype)
+            return not bool(((np.trunc(v) >= lo) & (np.trunc(v) <= hi)).all())
+        wide = _FUNCTIONS[self.op](v.astype(object), *(a.astype(object) for a in args))
+        return bool((wide != self(v, *args)).any())
 
     @property
     def direction(self) -> Array:
@@ -154,9 +203,20 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An array known now."""
+    """An array known now.
+
+    Attributes:
+        declared: the element type that the file gives it, where its dtype does not tell.
+    """
 
     array: Array
+    declared: str = field(default="", kw_only=True)
+
+    @property
+    def element_type(self) -> str:
+        """FLOAT, INT8, UINT4, ..."""
+        name: str = self.array.dtype.name
+        return self.declared or {"float32": "FLOAT", "float64": "DOUBLE"}.get(name, name.upper())
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,11 +261,15 @@ class Real:
     name: str = ""
 
     def then(self, op: str, *args: Float32) -> Real:
-        """One more step."""
+        """One more step.  Raises: NotCovered when padded."""
+        if self.pad:
+            raise NotCovered(f"{op} on a padded float input: quantize it first")
         return replace(self, steps=(*self.steps, Step(op, tuple(self.undone(a) for a in args))))
 
     def moved(self, kind: str, argument: Any, shape: Shape) -> Real:
-        """The same values under another shape, or in another order."""
+        """The same values under another shape, or in another order.  Raises: as `then`."""
+        if self.pad:
+            raise NotCovered("its input is padded; only a convolution or pooling takes padding")
         moves = self.moves
         if kind == "reshape" and moves and moves[-1][0] == "reshape":
             moves = moves[:-1]  # the last one counts
@@ -235,8 +299,8 @@ class Scaled:
         shape: of a sample.
         scale: Fractions of as many axes as a sample, each of size 1 or the sample's.
         zero: the integer (or half-integer) that stands for real zero.
-        steps: pending float32 operators.
-        integer: the ONNX tensor holds the integers themselves, not floats.
+        steps: pending operators.
+        base: the element type of v0.
         pad: spatial padding that a Pad node asked for, as ((before, after), ...).
         pad_code: value of the node at padded positions; None for real zero.
         function: v0 of the node's values [1, n], where it is not what stands above.
@@ -247,20 +311,68 @@ class Scaled:
     scale: Array
     zero: Fraction = Fraction(0)
     steps: tuple[Step, ...] = ()
-    integer: bool = False
+    base: str = "FLOAT"
     pad: tuple[tuple[int, int], ...] = ()
     pad_code: int | None = None
-    function: Callable[[Array], Float32] | None = None
+    function: Callable[[Array], Array] | None = None
 
-    def then(self, op: str, *args: Float32) -> Scaled:
-        """One more step."""
-        return replace(self, steps=(*self.steps, Step(op, args)))
+    @property
+    def dtype(self) -> str:
+        """The element type of the tensor."""
+        return self.steps[-1].dtype if self.steps else self.base
+
+    @property
+    def integer(self) -> bool:
+        return self.dtype != "FLOAT"
+
+    def then(self, op: str, *args: Array, dtype: str = "") -> Scaled:
+        """One more operator, in the tensor's own arithmetic.  Raises: NotCovered."""
+        if self.integer and op not in _OF_INTEGERS:
+            raise NotCovered(f"{op} of a tensor of type {self.dtype}")
+        return replace(self, steps=(*self.steps, Step(op, args, dtype or self.dtype)))
+
+    def values(self, acc: Array) -> Array:
+        """What the file's operators make of integers [channels, n] of the node."""
+        return self._follow(acc)[0]
+
+    def wraps(self, acc: Array) -> bool:
+        """Does any integer wrap on the way?"""
+        return self._follow(acc)[1]
+
+    @cached_property
+    def _factors(self) -> tuple[Array, Array]:
+        """What (node * d - z) is multiplied with, and divided by, for a zero of z / d."""
+        scale = self.scale.reshape(-1, 1) / self.zero.denominator
+        if self.base == "FLOAT":
+            return float32_of(scale), np.ones((), np.float32)
+        parts = [[f.numerator for f in scale.ravel()], [f.denominator for f in scale.ravel()]]
+        return tuple(np.array(p, dtype=np.int64).reshape(-1, 1) for p in parts)  # type: ignore
+
+    def _follow(self, acc: Array) -> tuple[Array, bool]:
+        if self.function is not None:
+            y = self.function(acc)
+        else:
+            (factor, divisor), zero = self._factors, self.zero
+            centred = acc * zero.denominator - zero.numerator
+            y = centred.astype(factor.dtype) * factor
+            y = y if self.base == "FLOAT" else (y // divisor).astype(dtype_of(self.base))
+        wrapped = False
+        for step in self.steps:
+            args = [a.reshape(-1, 1) for a in step.args]
+            wrapped = wrapped or step.wraps(y, *args)
+            y = step(y, *args)
+        return y, wrapped
+
+    @property
+    def parameters(self) -> list[Array]:
+        """The scale and the operands of the steps."""
+        return [self.scale, *(a for s in self.steps for a in s.args)]
 
     @property
     def is_integers(self) -> bool:
         """Does the ONNX tensor hold node - zero itself?"""
-        plain = not self.steps and self.zero.denominator == 1 and self.function is None
-        return plain and all(s == 1 for s in self.scale.ravel())
+        whole = self.is_plain and self.zero.denominator == 1
+        return whole and all(s == 1 for s in self.scale.ravel())
 
     def on(self, node: str, shape: Shape, function: Callable[[Array], Array]) -> Scaled:
         """The same values in another order: `function` maps arrays of the old shape to the new."""
@@ -270,16 +382,44 @@ class Scaled:
                 return a.reshape((1,) * len(shape))
             return function(np.broadcast_to(a, self.shape))
 
-        steps = tuple(Step(s.op, tuple(moved(a) for a in s.args)) for s in self.steps)
+        steps = tuple(replace(s, args=tuple(moved(a) for a in s.args)) for s in self.steps)
         return replace(self, node=node, shape=shape, scale=moved(self.scale), steps=steps)
 
-    def affine(self, where: str) -> tuple[Array, Array]:
-        """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly.
+    @property
+    def rows(self) -> int:
+        """The channels that its parameters tell apart."""
+        return self.shape[0] if any(p.size > 1 for p in self.parameters) else 1
 
-        Raises: NotCovered when a step is not affine.
-        """
-        if self.function is not None:
-            raise NotCovered(f"{where}: its input is a float function; quantize it first")
+    @property
+    def is_plain(self) -> bool:
+        """Is it v0, that is (node - zero) * scale?"""
+        return not self.steps and self.function is None
+
+    @property
+    def last(self) -> str:
+        """The operator that made the tensor."""
+        return self.steps[-1].op if self.steps else "Mul (a product)"
+
+    @property
+    def is_affine(self) -> bool:
+        affine = all(s.op in _AFFINE and s.dtype == "FLOAT" for s in self.steps)
+        return affine and self.function is None
+
+    @property
+    def integral(self) -> bool:
+        """Do the operators give integers, whatever the node holds?"""
+        whole = all(v.denominator == 1 for v in (self.zero, *self.scale.ravel()))
+        whole = whole and self.function is None
+        for step in self.steps:
+            if step.op in _ROUNDED or step.dtype != "FLOAT":
+                whole = True
+            elif step.op not in _OF_INTEGERS | {"Affine"} or step.op == "Div":
+                whole = False
+            whole = whole and all((a == np.rint(a)).all() for a in step.args)
+        return whole
+
+    def affine(self) -> tuple[Array, Array]:
+        """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly."""
         scale: Array = self.scale
         offset: Array = np.array(Fraction(0), dtype=object).reshape((1,) * len(self.shape))
         for step in self.steps:
@@ -292,12 +432,8 @@ class Scaled:
                 scale, offset = scale / args[0], offset / args[0]
             elif step.op == "Neg":
                 scale, offset = -scale, -offset
-            elif step.op == "Affine":
+            else:  # Affine
                 scale, offset = scale * args[0], offset * args[0] + args[1]
-            else:
-                raise NotCovered(
-                    f"{where}: its input comes out of {step.op} as a float; quantize it first"
-                )
         return scale, offset
 
 
@@ -308,13 +444,14 @@ class Quantized:
     Attributes:
         source: what is quantized.
         scale, zero_point: float32 and integers, one or along the sample (see `Step.args`).
-        rounding: a mode, or "away" (QONNX's UP).
+        rounding: a mode.
         zero_first: add the zero point before rounding (QONNX), not after (QuantizeLinear).
         bipolar: codes 0, 1 for v < 0, v >= 0.
         function: codes of float32 values [channels, n] where no scale describes them, less
             zero_point.
         rows: channels that `function` distinguishes.
-        rounded: a rounding or a count of thresholds of the input; Add may still move the codes.
+        rounded: a rounding or a count of thresholds; Add may still move the codes.
+        dtype: the element type of the codes.
     """
 
     source: Scaled | Real
@@ -322,12 +459,13 @@ class Quantized:
     zero_point: Array
     lo: int
     hi: int
-    rounding: Rounding | str = Rounding.HALF_EVEN
+    rounding: Rounding = Rounding.HALF_EVEN
     zero_first: bool = False
     bipolar: bool = False
     function: Callable[[Float32], Array] | None = None
     rows: int = 1
     rounded: bool = False
+    dtype: str = "FLOAT"
     name: str = ""
     done: Scaled | None = field(default=None, repr=False)
 
@@ -341,9 +479,7 @@ class Quantized:
             y = v / scale
         if self.zero_first:
             y = y + zero_point.astype(np.float32)
-        rounded = (
-            round_away(y) if self.rounding == "away" else round_float(y, self.rounding)
-        ).astype(np.float64)
+        rounded = round_float(y, self.rounding).astype(np.float64)
         if not self.zero_first:
             rounded = rounded + zero_point
         return np.clip(rounded, self.lo, self.hi).astype(np.int64)
@@ -361,24 +497,31 @@ class Quantized:
         raise NotCovered(f"{self.name}: codes [{self.lo}, {self.hi}] need more than 32 bits")
 
 
+def unscaled(source: Scaled | Real, lo: int, hi: int, **options: Any) -> Quantized:
+    """A quantizer of scale 1 and zero point 0."""
+    axes = (1,) * len(source.shape)
+    scale, zero = np.ones(axes, np.float32), np.zeros(axes, np.int64)
+    return Quantized(source, scale, zero, lo, hi, **options)
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """source >= thresholds[channel or 0, k], for each k along a last axis of its own."""
 
     source: Scaled | Real
     thresholds: Array
+    dtype: str = "BOOL"
 
 
 @dataclass(frozen=True, eq=False)
 class Dropped:
     """The result of an operator that is left out at the output door."""
 
-    source: Any
+    source: Value
 
 
-def round_away(y: Array) -> Array:
-    """Away from zero, QONNX's UP."""
-    return np.asarray(np.sign(y) * np.ceil(np.abs(y)))
+Value = Constant | Real | Scaled | Quantized | Comparison | Dropped
+"""What a tensor may be."""
 
 
 # --- shapes and exact numbers -----------------------------------------------------------------
@@ -445,21 +588,12 @@ def float32_of(exact: Array) -> Float32:
 
 
 def _nearest_float32(value: Fraction) -> np.float32:
+    bits = abs(value.numerator).bit_length() - value.denominator.bit_length()
+    exponent = max(bits - 24, -149)  # of the last of 24 digits, or of a subnormal number
+    if abs(value) >= Fraction(2) ** (exponent + 24):
+        exponent += 1
     with np.errstate(over="ignore"):
-        guess = np.float32(float(value))
-    if not np.isfinite(guess):
-        return guess
-    near = [
-        guess,
-        np.nextafter(guess, np.float32(-np.inf)),
-        np.nextafter(guess, np.float32(np.inf)),
-    ]
-    finite = [v for v in near if np.isfinite(v)]
-
-    def distance(v: np.float32) -> tuple[Fraction, int]:
-        return abs(Fraction(float(v)) - value), int(v.view(np.uint32)) & 1
-
-    return min(finite, key=distance)
+        return np.float32(ldexp(round(value / Fraction(2) ** exponent), exponent))
 
 
 def varying_axis(arrays: list[Array], where: str) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from refqnn import IntFormat, Network, Node, Requantize, SymmetricQuantizer
+from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize, Rounding, SymmetricQuantizer
 from refqnn.ops import (
     Add,
     Concat,
@@ -20,7 +20,12 @@ from refqnn.ops import (
     Reshape,
     SumPool2d,
 )
-from refqnn.quantizers import AffineQuantizer, Dequantizer
+from refqnn.quantizers import (
+    AffineQuantizer,
+    Dequantizer,
+    PowerOfTwoQuantizer,
+    ThresholdQuantizer,
+)
 
 QUANTIZERS = [
     SymmetricQuantizer(0.25, IntFormat(4, signed=True)),
@@ -124,3 +129,105 @@ def run_qonnx(model: Any, X: np.ndarray) -> np.ndarray:
     name = model.graph.input[0].name
     rows = [next(iter(execute_onnx(wrapper, {name: x[None]}).values())) for x in X]
     return np.concatenate(rows)
+
+
+# --- networks of every node kind and every door -------------------------------------------------
+
+
+def random_door(rng: np.random.Generator, channels: int) -> dict[str, Any]:
+    """Codes of a format, or a quantizer of any kind and rounding."""
+    fmt = IntFormat(int(rng.integers(1, 9)), bool(rng.integers(2)))
+    mode = str(rng.choice([m.value for m in Rounding]))
+    pick, axis = rng.integers(6), (1 if rng.random() < 0.3 else None)
+    scale = rng.choice((0.25, 0.3, 0.07, 1.0), channels if axis else None)
+    if pick == 0:
+        return {"input_format": fmt}
+    if pick == 1:
+        return {"input_quantizer": SymmetricQuantizer(0.5, BIPOLAR)}
+    if pick == 2 and fmt.bits > 1:
+        zero = int(rng.integers(fmt.q_min, fmt.q_max + 1))
+        first = bool(rng.integers(2))
+        return {"input_quantizer": AffineQuantizer(scale, zero, fmt, mode, axis, "float32", first)}
+    if pick == 3:
+        return {"input_quantizer": PowerOfTwoQuantizer(int(rng.integers(-3, 3)), fmt, mode)}
+    if pick == 4:
+        table = np.sort(rng.normal(size=(channels if axis else 1, fmt.levels - 1)) * 4, axis=1)
+        return {"input_quantizer": ThresholdQuantizer(table, fmt, axis)}
+    return {"input_quantizer": SymmetricQuantizer(scale, fmt, mode, axis)}
+
+
+class RandomNetwork:
+    """Nodes one after the other, a second branch now and then; accumulators stay small."""
+
+    def __init__(self, rng: np.random.Generator, size: int) -> None:
+        self.rng = rng
+        channels = int(rng.integers(1, 4))
+        spatial = tuple(int(d) for d in rng.integers(3, 6, rng.integers(3)))
+        self.nodes: list[Node] = []
+        self.shape: tuple[int, ...] = (channels, *spatial)
+        self.start = {"input_shape": self.shape, **random_door(rng, channels)}
+        self.last = "input"
+        while len(self.nodes) < size:
+            self.step()
+
+    def add(self, op: Any, *inputs: str) -> None:
+        name = f"n{len(self.nodes)}"
+        self.nodes.append(Node(name, op, inputs or (self.last,)))
+        self.last = name
+        self.network = Network(self.nodes, **self.start)
+        self.shape = self.network.shapes[name]
+
+    def reach(self) -> tuple[int, int]:
+        network = Network(self.nodes or [Node("same", Add())], **self.start)
+        interval = network.ranges()[self.last]
+        return int(interval.lo.min()), int(interval.hi.max())
+
+    def step(self) -> None:
+        rng, rank, channels = self.rng, len(self.shape), self.shape[0]
+        lo, hi = self.reach()
+        if hi - lo > 4000 or rng.random() < 0.25:
+            self.requantize(lo, hi)
+            return
+        pick = rng.integers(10)
+        if pick < 3 and rank == 1:
+            bias = rng.integers(-9, 10, 3) if rng.random() < 0.5 else None
+            self.add(Linear(rng.integers(-3, 4, (3, channels)), bias))
+        elif pick < 3 and rank > 1 and min(self.shape[1:]) > 1:
+            kind, k = (None, Conv1d, Conv2d)[rank - 1], (2,) * (rank - 1)
+            pads, code = int(rng.integers(2)), int(rng.integers(min(lo, 0), max(hi, 0) + 1))
+            weight = rng.integers(-2, 3, (2 * channels, 1, *k))
+            bias = rng.integers(-9, 10, 2 * channels) if rng.random() < 0.5 else None
+            self.add(kind(weight, bias, padding=pads, groups=channels, pad_code=code))
+        elif pick == 3 and hi - lo < 300:
+            rows = channels if rng.random() < 0.5 else 1
+            self.add(Lookup(rng.integers(-20, 20, (rows, hi - lo + 1)), lo))
+        elif pick == 4 and rank == 3 and min(self.shape[1:]) > 1:
+            self.add(MaxPool2d(2, stride=1))
+        elif pick == 5 and rank == 3 and min(self.shape[1:]) > 1:
+            self.add(SumPool2d(2, stride=1, padding=1, pad_code=min(max(lo, 1), hi)))
+        elif pick == 6 and rank > 1:
+            self.add(GlobalSumPool() if rng.random() < 0.5 else Flatten())
+        elif pick == 7:
+            self.add(Reshape((channels, int(np.prod(self.shape[1:])))))
+        elif pick == 8:
+            self.add(Add((int(rng.integers(-3, 4)) or 1, 1)), self.last, self.last)
+        elif pick == 9 and channels < 6:
+            self.add(Concat(), self.last, self.last)
+
+    def requantize(self, lo: int, hi: int) -> None:
+        rng = self.rng
+        fmt = IntFormat(int(rng.integers(1, 5)), bool(rng.integers(2)), narrow=False)
+        rows = self.shape[0] if rng.random() < 0.5 else 1
+        if rng.random() < 0.5:
+            offset = rng.integers(-9, 9, rows) if rows > 1 else 0
+            self.add(Requantize.from_shift(int(rng.integers(0, 5)), fmt, offset=offset))
+        else:
+            table = np.sort(rng.integers(lo - 1, hi + 2, (rows, fmt.levels - 1)), axis=1)
+            self.add(Requantize(table, fmt))
+
+
+def random_codes(network: Network, rng: np.random.Generator, n: int) -> np.ndarray:
+    fmt = network.input_format
+    codes = rng.integers(fmt.q_min, fmt.q_max + 1, (n, *network.input_shape))
+    codes[0], codes[1] = fmt.q_min, fmt.q_max
+    return codes | 1 if fmt == BIPOLAR else codes

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_networks import inputs_for, random_dense, random_image, run_onnxruntime, run_qonnx
+from onnx_networks import (
+    RandomNetwork,
+    inputs_for,
+    random_codes,
+    random_dense,
+    random_image,
+    run_onnxruntime,
+    run_qonnx,
+)
 
 pytest.importorskip("onnx")
 
 import onnx
 
-from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize, SymmetricQuantizer
+from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize, Rounding, SymmetricQuantizer
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered
-from refqnn.onnx import from_onnx, to_onnx
+from refqnn.onnx import FLAVOURS, from_onnx, to_onnx
 from refqnn.ops import Add, Conv2d, Linear, MaxPool2d
 
 SEEDS = range(12)
@@ -123,10 +132,6 @@ def test_sums_beyond_the_exact_arithmetic_of_a_flavour_are_refused():
 
 def test_what_a_flavour_has_no_exact_operator_for_is_refused():
     node = Node("fc", Linear([[1]]))
-    away = SymmetricQuantizer(0.3, IntFormat(4, True), "half_away")
-    for flavour in ("qonnx", "qcdq", "integer"):
-        with pytest.raises(NotCovered, match="half_away"):
-            to_onnx(Network([node], input_shape=(1,), input_quantizer=away), flavour=flavour)
     double = SymmetricQuantizer(0.3, IntFormat(4, True), precision="float64")
     with pytest.raises(NotCovered, match="float64"):
         to_onnx(Network([node], input_shape=(1,), input_quantizer=double))
@@ -200,3 +205,52 @@ def test_one_scale_per_input_channel(flavour):
     model = to_onnx(network, flavour=flavour)
     run = run_qonnx if flavour == "qonnx" else run_onnxruntime
     np.testing.assert_array_equal(run(model, X), expected)
+
+
+TIES = np.arange(-40, 41, dtype=np.float32) / 2
+AROUND_TIES = [np.nextafter(TIES, np.float32(end)) for end in (-1e9, 1e9)]
+GREAT = np.float32([2.0**11, 2.0**23 + 1, 2.0**24 + 2, 3e38])
+
+
+@pytest.mark.parametrize("bits", [4, 12])
+@pytest.mark.parametrize("mode", Rounding)
+@pytest.mark.parametrize("flavour", ["qonnx", "qcdq", "integer"])
+def test_every_rounding_of_the_input_is_written_exactly(flavour, mode, bits):
+    quantizer = SymmetricQuantizer(1.0, IntFormat(bits, True), mode)
+    network = Network([Node("fc", Linear([[1]]))], input_shape=(1,), input_quantizer=quantizer)
+    X = np.concatenate([TIES, *AROUND_TIES, GREAT, -GREAT])[:, None]
+    run = run_qonnx if flavour == "qonnx" else run_onnxruntime
+    expected = network.forward(network.quantize_input(X))
+    np.testing.assert_array_equal(run(to_onnx(network, flavour=flavour), X), expected)
+
+
+def round_trip(seed: int, flavour: str) -> str:
+    """How a random network ends that is written and read again."""
+    rng = np.random.default_rng(seed)
+    network = RandomNetwork(rng, int(rng.integers(1, 7))).network
+    try:
+        model = to_onnx(network, flavour=flavour)
+    except NotCovered as error:
+        return str(error).partition(": ")[2]
+    again = from_onnx(model)
+    codes = random_codes(network, rng, 30)
+    np.testing.assert_array_equal(again.forward(codes), network.forward(codes), str(seed))
+    if network.input_quantizer is None:
+        assert again.input_format == network.input_format, seed
+    else:
+        scale = np.max(getattr(network.input_quantizer, "scale", 1.0))
+        X = (rng.normal(size=codes.shape) * 8 * scale).astype(np.float32)
+        X[:10] = np.rint(X[:10] / scale * 2) * scale / 2  # ties
+        expected = network.quantize_input(X)
+        np.testing.assert_array_equal(again.quantize_input(X), expected, str(seed))
+    return "equal"
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_random_networks_come_back(flavour, count):
+    ends = Counter(round_trip(seed, flavour) for seed in range(count))
+    print(flavour, dict(ends))
+    assert ends["equal"] > count * 3 // 4
+    assert flavour == "integer" or set(ends) == {"equal"}
+    assert all("of 8 bits only" in reason for reason in ends if reason != "equal")

@@ -1,0 +1,212 @@
+"""The network's first door: what comes in, and the quantizer that the file writes out.
+
+Float arithmetic in front of the first quantizer becomes part of it, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
+from refqnn.formats import BIPOLAR, TERNARY, IntFormat
+from refqnn.onnx.values import (
+    Quantized,
+    Real,
+    along_one,
+    float32_of,
+    fractions_of,
+    power_of_two,
+    varying_axis,
+)
+from refqnn.quantizers import (
+    AffineQuantizer,
+    Quantizer,
+    SymmetricQuantizer,
+    ThresholdQuantizer,
+    float_thresholds,
+)
+from refqnn.rounding import Rounding
+
+__all__ = [
+    "InputDoor",
+    "checked_door",
+    "format_of",
+    "input_quantizer",
+    "integer_door",
+    "pad_code",
+    "same_quantizer",
+]
+
+Array = NDArray[Any]
+
+MAX_BITS = 16
+"""Of an activation: 65,535 thresholds per channel."""
+
+InputDoor = str | IntFormat | Quantizer | Mapping[str, "str | IntFormat | Quantizer"]
+"""What `input=` may be: a tensor's name, a datatype's name, a format, a quantizer, or
+{tensor's name: one of the other three}."""
+
+
+def input_quantizer(q: Quantized, real: Real) -> Quantizer:
+    """What a quantizer behind float steps does to the float input of the network."""
+    return _plain_door(q, real) or _threshold_door(q, real)
+
+
+def _plain_door(q: Quantized, real: Real) -> Quantizer | None:
+    """Scale and zero point, where the steps in front of the quantizer allow for them exactly.
+
+    They do when there are none; when they are a power of two; or when they and the quantizer are
+    one quantizer written out: divide by its scale, add its zero point, round.
+    """
+    if q.function is not None or q.rounding is Rounding.AWAY_FROM_ZERO:
+        return None
+    factor, shift, divisor = Fraction(1), 0, None
+    steps = list(real.steps)
+    while steps and steps[-1].op == "Relu" and q.lo == 0 and not (q.bipolar or q.zero_point.any()):
+        steps.pop()  # saturation at code 0 does the same
+    for step in steps:
+        value = (
+            Fraction(step.args[0].item()) if step.args and step.args[0].size == 1 else Fraction(0)
+        )
+        if not shift and divisor is None and step.op in ("Mul", "Div") and power_of_two(value):
+            factor = factor * value if step.op == "Mul" else factor / value
+        elif step.op == "Add" and step.args[0].size == 1 and value.denominator == 1:
+            shift += int(value)
+        elif step.op == "Div" and factor == 1 and shift == 0 and (step.args[0] > 0).all():
+            if divisor is not None:
+                return None
+            divisor = step.args[0]
+        else:
+            return None
+    parameters = [real.undone(q.scale), *(() if divisor is None else (divisor,))]
+    axis = varying_axis(parameters, q.name)
+    scales, *divisors = (fractions_of(along_one(a, axis)) for a in parameters)
+    scales = scales / factor
+    if divisors:
+        if any(not power_of_two(v) for v in scales):
+            return None
+        scales = scales * divisors[0]
+    scale = float32_of(scales)
+    zero_points = np.unique(q.zero_point)
+    zero, zero_first = int(zero_points[0]), q.zero_first
+    if shift:
+        if q.bipolar or zero_points.any() or any(v != 1 for v in fractions_of(q.scale).ravel()):
+            return None
+        zero, zero_first = shift, True
+    fmt = BIPOLAR if q.bipolar else q.format()
+    if zero_points.size > 1 or not np.isfinite(scale).all() or (scale <= 0).any():
+        return None
+    door_axis = None if axis is None else axis + 1
+    if zero == 0 or q.bipolar:
+        return SymmetricQuantizer(scale, fmt, q.rounding, door_axis)
+    if not fmt.q_min <= zero <= fmt.q_max:
+        return None
+    return AffineQuantizer(scale, zero, fmt, q.rounding, door_axis, zero_point_first=zero_first)
+
+
+def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
+    """The least float of each code, for any nondecreasing float32 arithmetic and quantizer."""
+    for step in real.steps:
+        if (step.direction <= 0).any():
+            raise NotCovered(
+                f"{q.name}: {step.op} in front of it is not an increasing function of the input; "
+                "declare the codes of the input, e.g. input='UINT8', or start behind it with "
+                f"input={real.name!r}"
+            )
+    fmt = BIPOLAR if q.bipolar else q.format()
+    if fmt.bits > MAX_BITS:
+        raise NotCovered(f"{q.name}: the input becomes {fmt}, expected at most {MAX_BITS} bits")
+    parameters = [real.undone(q.scale), real.undone(q.zero_point)]
+    arguments = [a for step in real.steps for a in step.args]
+    axis = varying_axis([*parameters, *arguments], q.name)
+    if q.rows > 1:
+        if real.moves or axis not in (None, 0):
+            raise NotCovered(f"{q.name}: thresholds per channel behind a reshaped input")
+        axis = 0
+    scale, zero_point = (along_one(a, axis)[:, None] for a in parameters)
+    steps = [(step, [along_one(a, axis)[:, None] for a in step.args]) for step in real.steps]
+
+    def codes(v: Array) -> Array:
+        y = v
+        for step, args in steps:
+            y = step(y, *args)
+        if np.isnan(y).any():
+            raise NotCovered(f"{q.name}: float arithmetic in front of it reaches NaN")
+        return np.broadcast_to(q.codes(y, scale, zero_point), v.shape)
+
+    rows = 1 if axis is None else real.origin[axis]
+    first = 0 if q.bipolar else fmt.q_min  # what q.codes gives for the lowest code
+    wanted = np.broadcast_to(first + np.arange(1, fmt.levels), (rows, fmt.levels - 1))
+    thresholds = float_thresholds(codes, wanted)
+    return ThresholdQuantizer(thresholds, fmt, None if axis is None else axis + 1)
+
+
+def pad_code(q: Quantized, real: Real) -> int:
+    """The code of the value that pads the input."""
+    if q.scale.size > 1 or q.zero_point.size > 1 or q.rows > 1 or q.bipolar:
+        raise NotCovered(f"{q.name}: its input is padded, and its parameters are per channel")
+    value = np.full((1, 1), real.pad_value, dtype=np.float32)
+    return int(q.codes(value, q.scale.reshape(1, 1), q.zero_point.reshape(1, 1))[0, 0])
+
+
+def same_quantizer(a: Quantizer, b: Quantizer) -> bool:
+    """Are they of one kind, with the same parameters?"""
+    mine, theirs = vars(a), vars(b)
+    return type(a) is type(b) and all(np.array_equal(mine[k], theirs[k]) for k in mine)
+
+
+def format_of(name: str) -> IntFormat | None:
+    """The format of QONNX's name of a datatype; None for floats and names we do not know.
+
+    >>> format_of("UINT4"), format_of("FLOAT32")
+    (IntFormat(bits=4, signed=False, narrow=False), None)
+    """
+    text = name.upper()
+    named = {"BIPOLAR": BIPOLAR, "BINARY": IntFormat(1, signed=False), "TERNARY": TERNARY}
+    if text in named:
+        return named[text]
+    digits = text.removeprefix("U").removeprefix("INT")
+    if digits == text or not text.removeprefix("U").startswith("INT") or not digits.isdigit():
+        return None
+    return IntFormat(int(digits), signed=text[0] == "I") if 1 <= int(digits) <= 32 else None
+
+
+def checked_door(door: Any) -> IntFormat | Quantizer:
+    """A door that says which number each code stands for."""
+    if isinstance(door, str):
+        fmt = format_of(door)
+        if fmt is None:
+            expected = "a tensor of the model, or a datatype such as UINT8, INT4, BIPOLAR"
+            raise InvalidArgument(mismatch("input", repr(door), expected))
+        return fmt
+    if isinstance(door, IntFormat):
+        return door
+    if not isinstance(door, Quantizer):
+        expected = "a tensor's name, a datatype's name, an IntFormat or a quantizer"
+        raise InvalidType(mismatch("input", repr(door), expected))
+    one_zero = np.ndim(getattr(door, "zero_point", 0)) == 0
+    if isinstance(door, ThresholdQuantizer) or door.precision != "float32" or not one_zero:
+        expected = "a quantizer of scale and one zero point, in float32"
+        raise InvalidArgument(mismatch("input", repr(door), expected))
+    return door
+
+
+def integer_door(where: str, type_name: str, door: IntFormat | Quantizer | None) -> IntFormat:
+    """The codes of an input of an integer type."""
+    bits = 32 if type_name == "INT64" else int("0" + type_name.lstrip("UINT"))
+    if not type_name.startswith(("INT", "UINT")) or bits > 32 or (bits == 32 and door is None):
+        expected = "float32, or integers of a declared format such as input='UINT8'"
+        raise NotCovered(mismatch(where, f"data type {type_name}", expected))
+    holds = IntFormat(bits, signed=type_name[0] == "I")
+    if door is None:
+        return holds
+    if not isinstance(door, IntFormat):
+        raise InvalidArgument(mismatch("input", repr(door), f"a format: {where} takes integers"))
+    if door.q_min < holds.q_min or door.q_max > holds.q_max:
+        raise InvalidArgument(mismatch("input", door, f"codes inside {type_name}"))
+    return door

@@ -1,0 +1,224 @@
+"""Operators on integer tensors, ONNX's own and onnxruntime's.
+
+What each does to the sum it computes, in order, one float32 operation a sign:
+
+    QLinearConv, QLinearMatMul, QGemm    acc * fl32(s_x * s_w / s_y), round, + zero, saturate
+    QLinearAdd                           x * s_x + y * s_y, / s, + zero, round, saturate
+    QLinearMul                           x * s_x * y * s_y, / s, + zero, round, saturate
+    QLinearAveragePool                   sum / n * s_x, / s, + zero, round, saturate
+    QLinearGlobalAveragePool             sum * s_x / n, / s, round, + zero, saturate
+    QLinearConcat, QLinearLeakyRelu      f(x * s_x), / s, round, + zero, saturate
+    QLinearSigmoid                       f(x * s_x), / s, round, + zero, saturate
+    MatMulInteger, ConvInteger           acc, which must not wrap in 32 bits
+
+`x` is a code less its zero point; rounding is half to even.  QuantizeLinear adds its zero point
+after rounding, QONNX's Quant before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.errors import FileFormatError, NotCovered, ShapeMismatch
+from refqnn.onnx.elementwise import add_activations, constants_of, operand_of, product_of
+from refqnn.onnx.program import Context, Handler, Program
+from refqnn.onnx.quantization import (
+    grid_of,
+    integer_zero,
+    limits_of,
+    one_zero_point,
+    plain_integers,
+    scale_of,
+)
+from refqnn.onnx.shapes import joined
+from refqnn.onnx.sums import averaged, convolution, dense, mean_over_positions
+from refqnn.onnx.values import (
+    Constant,
+    Grid,
+    Quantized,
+    Scaled,
+    Value,
+    along_channels,
+    fractions_of,
+)
+
+__all__ = ["TABLE"]
+
+Array = NDArray[Any]
+
+
+def _integer_operand(r: Program, c: Context, index: int, zero_index: int) -> Scaled:
+    """Codes minus their zero point, scale 1."""
+    x = plain_integers(r, c, index)
+    return replace(x, zero=x.zero + one_zero_point(c, zero_index), base="FLOAT")
+
+
+def _integer_weights(c: Context, index: int, zero_index: int, matrix: bool) -> Grid:
+    """Weights minus their zero point, channels first."""
+    w = c.constant(index, "weights")
+    zero = integer_zero(c, zero_index, "zero point of the weights")
+    if w.dtype.kind not in "iu" or (matrix and w.ndim != 2):
+        raise NotCovered(f"{c.where}: weights of type {w.dtype} and shape {w.shape}")
+    zero = zero.reshape((-1,) + (1,) * (w.ndim - 1))
+    return grid_of(w.T if matrix else w, zero, np.ones((), dtype=np.float32))
+
+
+def _int32(r: Program, c: Context, y: Scaled) -> Scaled:
+    """An int32 result; where it could wrap, the file's own arithmetic is not a sum."""
+    lo, hi = r.ranges[y.node].ends
+    if lo < -(2**31) or hi >= 2**31:
+        raise NotCovered(f"{c.where}: its accumulator, in [{lo}, {hi}], wraps in 32 bits")
+    return replace(y, base="INT32")
+
+
+def _matmul_integer(r: Program, c: Context) -> Value:
+    x = _integer_operand(r, c, 0, 2)
+    return _int32(r, c, dense(r, c, x, _integer_weights(c, 1, 3, matrix=True)))
+
+
+def _conv_integer(r: Program, c: Context) -> Value:
+    x = _integer_operand(r, c, 0, 2)
+    return _int32(r, c, convolution(r, c, x, _integer_weights(c, 1, 3, matrix=False), None))
+
+
+def _requantized_sum(c: Context, y: Scaled, first: int) -> Quantized:
+    """round(acc * fl32(s_x * s_w / s_y)) + zero_y, saturated: the tail of QLinear operators."""
+    if y.steps:
+        raise FileFormatError(f"{c.where}: its bias is not a tensor of integers")
+    s_x, s_w, s_y = (scale_of(c, i) for i in (1, 4, first))
+    factor = np.asarray(s_x * s_w / s_y, dtype=np.float32)
+    if factor.size not in (1, y.shape[0]):
+        raise ShapeMismatch(f"{c.where}: {factor.size} scales for {y.shape[0]} channels")
+    scaled = y.then("Mul", along_channels(factor.reshape(-1), y.shape, c.where))
+    unit = np.ones((1,) * len(y.shape), dtype=np.float32)
+    zeros = along_channels(integer_zero(c, first + 1).reshape(-1), y.shape, c.where)
+    dtype = _type(c, first + 1)
+    return Quantized(scaled, unit, zeros, *limits_of(c, dtype), dtype=dtype, name=c.name)
+
+
+def _type(c: Context, index: int) -> str:
+    """The type of the output is that of its zero point."""
+    return "UINT8" if c.optional(index) is None else c.element_type(index)
+
+
+def _qlinear_matmul(r: Program, c: Context) -> Value:
+    x, weights = _integer_operand(r, c, 0, 2), _integer_weights(c, 3, 5, matrix=True)
+    return _requantized_sum(c, dense(r, c, x, weights, name=f"{c.name}_acc"), 6)
+
+
+def _qlinear_conv(r: Program, c: Context) -> Value:
+    x, weights = _integer_operand(r, c, 0, 2), _integer_weights(c, 3, 5, matrix=False)
+    y = convolution(r, c, x, weights, c.optional(8), name=f"{c.name}_acc")
+    return _requantized_sum(c, y, 6)
+
+
+# --- onnxruntime's own --------------------------------------------------------------------------
+
+
+def _one_scale(c: Context, index: int) -> Array:
+    scale = scale_of(c, index)
+    if scale.size != 1:
+        raise NotCovered(f"{c.where}: activations with one scale per channel")
+    return scale
+
+
+def _operand(r: Program, c: Context, index: int) -> Scaled | Grid:
+    """The operands x, x_scale, x_zero_point at `index`: (x - zero) * scale."""
+    if isinstance(c.value(index), Constant):
+        zero = one_zero_point(c, index + 2)
+        return grid_of(c.constant(index, "operand"), zero, _one_scale(c, index + 1))
+    return _activation(r, c, index)
+
+
+def _activation(r: Program, c: Context, index: int = 0) -> Scaled:
+    x = _integer_operand(r, c, index, index + 2)
+    scale = _one_scale(c, index + 1).reshape((1,) * len(x.shape))
+    return replace(x, scale=fractions_of(scale))
+
+
+def _requantized(c: Context, x: Scaled, index: int, zero_first: bool = False) -> Quantized:
+    """Quantized by y_scale, y_zero_point at `index`."""
+    axes = (1,) * len(x.shape)
+    scale, zero = _one_scale(c, index), integer_zero(c, index + 1)
+    dtype = _type(c, index + 1)
+    lo, hi = limits_of(c, dtype)
+    scale, zero = scale.reshape(axes), zero.reshape(axes)
+    return Quantized(x, scale, zero, lo, hi, zero_first=zero_first, dtype=dtype, name=c.name)
+
+
+def _qlinear_binary(step: str) -> Handler:
+    def handle(r: Program, c: Context) -> Value:
+        a, b = _operand(r, c, 0), _operand(r, c, 3)
+        if isinstance(a, Grid):
+            a, b = b, a
+        if isinstance(a, Grid):
+            raise NotCovered(f"{c.where}: both operands are constants")
+        if isinstance(b, Grid):
+            y = a.then(step, operand_of(c, a, b))
+        elif step == "Add":
+            y = add_activations(r, c, a, b, +1, name=f"{c.name}_acc")
+        else:
+            y = product_of(r, c, a, b)
+        return _requantized(c, y, 6, zero_first=True)
+
+    return handle
+
+
+def _qlinear_concat(r: Program, c: Context) -> Value:
+    values = [_activation(r, c, i) for i in range(2, len(c.inputs), 3)]
+    return _requantized(c, joined(r, c, values, name=f"{c.name}_joined"), 0)
+
+
+def _qlinear_unary(
+    function: Callable[[Program, Context, Scaled], Scaled], zero_first: bool = False
+) -> Handler:
+    """Dequantize, a float function, quantize."""
+
+    def handle(r: Program, c: Context) -> Value:
+        if c.attributes.get("channels_last", 0):
+            raise NotCovered(f"{c.where}: channels in the last axis")
+        return _requantized(c, function(r, c, _activation(r, c)), 3, zero_first)
+
+    return handle
+
+
+def _qlinear_step(step: str, **defaults: float) -> Handler:
+    return _qlinear_unary(lambda r, c, x: x.then(step, *constants_of(c, x, defaults)))
+
+
+def _qgemm(r: Program, c: Context) -> Value:
+    """alpha * (a - z_a) (b - z_b) + C, requantized when it has a y_scale, else float."""
+    if c.attributes.get("transA", 0) or c.attributes.get("alpha", 1.0) != 1.0:
+        raise NotCovered(f"{c.where}: transA or alpha")
+    x = _integer_operand(r, c, 0, 2)
+    if c.attributes.get("transB", 0):
+        c.inputs[3] = Constant(c.constant(3, "weights").T)
+    weights = _integer_weights(c, 3, 5, matrix=True)
+    y = dense(r, c, x, weights, c.optional(6), name=f"{c.name}_acc")
+    if c.optional(7) is not None:
+        return _requantized_sum(c, y, 7)
+    if y.steps:
+        raise FileFormatError(f"{c.where}: its bias is not a tensor of integers")
+    factor = np.atleast_1d(fractions_of(scale_of(c, 1)) * fractions_of(scale_of(c, 4)))
+    return replace(y, scale=along_channels(factor.reshape(-1), y.shape, c.where))
+
+
+TABLE: dict[str, Handler] = {
+    "ConvInteger": _conv_integer,
+    "MatMulInteger": _matmul_integer,
+    "QLinearConv": _qlinear_conv,
+    "QLinearMatMul": _qlinear_matmul,
+    "com.microsoft.QGemm": _qgemm,
+    "com.microsoft.QLinearAdd": _qlinear_binary("Add"),
+    "com.microsoft.QLinearAveragePool": _qlinear_unary(averaged, zero_first=True),
+    "com.microsoft.QLinearConcat": _qlinear_concat,
+    "com.microsoft.QLinearGlobalAveragePool": _qlinear_unary(mean_over_positions),
+    "com.microsoft.QLinearLeakyRelu": _qlinear_step("LeakyRelu", alpha=0.01),
+    "com.microsoft.QLinearMul": _qlinear_binary("Mul"),
+    "com.microsoft.QLinearSigmoid": _qlinear_step("Sigmoid"),
+}

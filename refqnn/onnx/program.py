@@ -1,0 +1,733 @@
+"""The integer program that grows while an ONNX graph is read.
+
+A quantizer closes the pending float32 steps of a tensor into integer thresholds
+(`Requantize.from_function`), or into a table where they are not monotone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.errors import FileFormatError, InvalidArgument, NotCovered, ShapeMismatch
+from refqnn.formats import IntFormat
+from refqnn.graph import INPUT, Node
+from refqnn.onnx.doors import MAX_BITS, input_quantizer, pad_code, same_quantizer
+from refqnn.onnx.values import (
+    Constant,
+    Grid,
+    Quantized,
+    Real,
+    Scaled,
+    Value,
+    along_first,
+    along_sample,
+    float32_of,
+    fractions_of,
+    limits_of_type,
+    one,
+    recover_grid,
+    spread,
+    uniform,
+    unscaled,
+)
+from refqnn.ops import (
+    Add,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    Interval,
+    Linear,
+    Lookup,
+    Op,
+    Requantize,
+    Reshape,
+    Role,
+    SumOp,
+)
+from refqnn.ops.base import Shape
+from refqnn.ops.requantize import ALWAYS, NEVER
+from refqnn.ops.weighted import WeightedSum
+from refqnn.quantizers import Quantizer, ThresholdQuantizer
+from refqnn.rounding import Rounding
+
+__all__ = ["Context", "Handler", "Program", "per_channel"]
+
+Array = NDArray[Any]
+
+_TABLE_ENTRIES = 2**22
+_LISTED = 2**20  # values of a node at which a float function is evaluated to find its grid
+_EVALUATED = 2**24  # accumulators of a layer at which a function is evaluated to find its changes
+_CHUNK = 2**20
+_BIT = IntFormat(1, signed=False)
+_MAX_SAMPLE = 2**22  # values in one sample of a tensor
+_MAX_PERMUTED = 4096  # values that a matrix moves
+_MAX_PRODUCTS = 2**33  # of one layer and one sample
+
+
+@dataclass(eq=False)
+class Context:
+    """One ONNX node while it is read."""
+
+    proto: Any
+    where: str
+    inputs: list[Value | None]  # None for an empty name
+    attributes: dict[str, Any]
+
+    def optional(self, index: int) -> Value | None:
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def value(self, index: int) -> Value:
+        value = self.optional(index)
+        if value is None:
+            raise FileFormatError(f"{self.where}: it has no input {index}")
+        return value
+
+    def constant(self, index: int, what: str) -> Array:
+        value = self.optional(index)
+        if not isinstance(value, Constant):
+            got = "nothing" if value is None else "a tensor that depends on the input"
+            raise NotCovered(f"{self.where}: got {got} as {what}, expected a constant")
+        return value.array
+
+    def optional_constant(self, index: int, what: str) -> Array | None:
+        return None if self.optional(index) is None else self.constant(index, what)
+
+    def element_type(self, index: int) -> str:
+        """The element type of a constant."""
+        value = self.value(index)
+        return value.element_type if isinstance(value, Constant) else ""
+
+    @property
+    def name(self) -> str:
+        """Of the integer node that it becomes."""
+        return str(self.proto.name or self.proto.output[0])
+
+    def integers(self, index: int, name: str) -> list[int] | None:
+        """A list that older opsets keep in an attribute and newer ones in an input."""
+        if name in self.attributes:
+            value = self.attributes[name]
+            return [int(v) for v in (value if isinstance(value, list) else [value])]
+        array = self.optional_constant(index, name)
+        return None if array is None else [int(v) for v in array.ravel()]
+
+
+class Program:
+    """Nodes, shapes and proved ranges so far, and the door in front of them."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.ops: dict[str, Op] = {}
+        self.feeds: dict[str, tuple[str, ...]] = {}  # inputs of the nodes
+        self.uses: dict[str, int] = {}  # how often a name was asked for
+        self.ranges: dict[str, Interval] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.quantizer: Quantizer | None = None
+        self.input_format: IntFormat | None = None
+        self.input_shape: Shape = ()
+        self.dropped: list[str] = []
+        self.batch = 1
+
+    def set_input(self, fmt: IntFormat, quantizer: Quantizer | None) -> None:
+        self.input_format, self.quantizer = fmt, quantizer
+        self.ranges[INPUT] = Interval.of_format(fmt, self.input_shape)
+        self.shapes[INPUT] = self.input_shape
+
+    def emit(self, name: str, op: Op, inputs: tuple[str, ...]) -> str:
+        """Append a node under a name not yet used; returns the name."""
+        base = name.strip("/") or op.kind
+        unique = base
+        while unique in self.shapes or unique == INPUT:
+            self.uses[base] = self.uses.get(base, 1) + 1
+            unique = f"{base}_{self.uses[base]}"
+        shape = op.out_shape(*(self.shapes[n] for n in inputs))
+        self.check_size(shape, name)
+        weight = getattr(op, "weight", None)
+        if weight is not None and prod(shape) * (weight.size // weight.shape[0]) > _MAX_PRODUCTS:
+            raise NotCovered(f"{name}: too many products for one sample")
+        interval = op.out_range(*(self.ranges[n] for n in inputs))
+        if isinstance(op, SumOp) and op.prepare(*(self.ranges[n] for n in inputs)) >= 2**62:
+            raise NotCovered(f"{name}: its sums leave 62 bits")
+        self.nodes.append(Node(unique, op, inputs))
+        self.ops[unique], self.feeds[unique] = op, inputs
+        self.shapes[unique], self.ranges[unique] = shape, interval
+        return unique
+
+    def integers(self, node: str, dtype: str = "INT64") -> Scaled:
+        """A tensor of the values of a node."""
+        return Scaled(node, self.shapes[node], one(self.shapes[node]), base=dtype)
+
+    def reach(self, v: Scaled, where: str) -> tuple[int, int]:
+        """The least and greatest value of an integer tensor, by the proved range."""
+        if (self.direction(v) != 0).all():
+            values = v.values(np.stack(self._channel_range(v.node, v.rows), axis=1))
+        else:
+            values = self.table(v, where)[0]
+        if not np.isfinite(values).all():
+            raise NotCovered(f"{where}: its input reaches {values.ravel()[0]}")
+        return int(values.min()), int(values.max())
+
+    def table(self, v: Scaled, where: str) -> tuple[Array, int]:
+        """The values of v, [channels or 1, n], for node values from the least on.
+
+        Raises: NotCovered when they are too many, or vary inside a channel.
+        """
+        lo, hi = self.ranges[v.node].ends
+        if v.rows * (hi - lo + 1) > _TABLE_ENTRIES or spread(v.parameters, v.shape):
+            raise NotCovered(f"{where}: a function of values in [{lo}, {hi}], too many to list")
+        acc = np.broadcast_to(np.arange(lo, hi + 1), (v.rows, hi - lo + 1))
+        return np.broadcast_to(v.values(acc), acc.shape), lo
+
+    def fits(self, v: Scaled, dtype: str) -> bool:
+        """Do all values of an affine function of a node lie in the range of an integer type?"""
+        lo, hi = limits_of_type(dtype)
+        ends = [(e - v.zero) * s for e in self.ranges[v.node].ends for s in v.scale.ravel()]
+        return bool(lo <= min(ends) and max(ends) <= hi)
+
+    def typed(self, v: Scaled, dtype: str) -> Scaled:
+        """Exact integers as a type holds them: they wrap where they leave its range."""
+        return replace(v, base=dtype) if self.fits(v, dtype) else v.then("Cast", dtype=dtype)
+
+    def plain(self, v: Scaled, name: str) -> Scaled:
+        """An integer tensor as the values of a node less an integer zero."""
+        if v.is_integers:
+            return v
+        if v.is_plain:
+            return self._affine(v, name)
+        lo, hi = self.reach(v, name)
+        q = unscaled(v, lo, hi, function=lambda y: y.astype(np.int64), dtype=v.dtype, name=name)
+        return self._close(q)
+
+    def values_of(self, v: Scaled, name: str = "output") -> Scaled:
+        """An integer tensor as the values of a node."""
+        v = self.plain(v, name)
+        return v if v.zero == 0 else self._affine(v, name)
+
+    def affine(self, v: Scaled, where: str, name: str) -> tuple[Scaled, Array, Array]:
+        """(v, scale, offset): a float tensor as (node - zero) * scale + offset, exactly.
+
+        Where other operators gave integers, or multiples of the scale of their input, these become
+        the values of a node.
+
+        Raises: NotCovered.
+        """
+        if v.integer:
+            v = self.plain(v, f"{name}_input")
+        if not v.is_affine:
+            refusal = f"{where}: its input comes out of {v.last} as a float; quantize it first"
+            v = self._on_grid(v, where, name, refusal)
+        return v, *v.affine()
+
+    def multiple(self, v: Scaled, c: Context) -> tuple[Scaled, Array]:
+        """(v, scale): a tensor as (node - zero) * scale, exactly.  Raises: as `affine`."""
+        v, scale, offset = self.affine(v, c.where, c.name)
+        if any(o != 0 for o in offset.ravel()):
+            offset_only = f"{c.where}: its input has a float offset; quantize it first"
+            v = self._on_grid(v, c.where, c.name, offset_only)
+            return v, v.scale
+        return v, scale
+
+    def _on_grid(self, v: Scaled, where: str, name: str, refusal: str) -> Scaled:
+        """Multiples of one number as that many times it, a node of their own."""
+        unit, (lo, hi) = Fraction(1), self.ranges[v.node].ends
+        if not (v.integral and (self.direction(v) != 0).all()):
+            if hi - lo >= _LISTED:
+                raise NotCovered(refusal)
+            values, _ = self.table(v, where)
+            grids = [*uniform(v.scale).ravel()[:1], _divisor(values)]
+            units = [s for s in grids if s > 0 and _multiples(values, s)]
+            if not units:
+                raise NotCovered(refusal)
+            unit = units[0]
+        counts = v.then("Div", float32_of(one(v.shape) * unit)).then("Round")
+        lo, hi = self.reach(counts, where)
+        q = unscaled(counts, lo, hi, name=f"{name}_input")
+        return replace(self._close(q), scale=one(v.shape) * unit, base="FLOAT")
+
+    def _affine(self, v: Scaled, name: str) -> Scaled:
+        """scale * (node - zero), integers, as a node."""
+        channels, scale = v.shape[0], per_channel(v.scale, name).astype(np.int64)
+        if scale.size == 1 and v.zero == 0:
+            return self.integers(self.emit(name, Add((int(scale[0]),)), (v.node,)), v.base)
+        if len(v.shape) == 1 and channels > _MAX_PERMUTED:
+            table, lo = self.table(v, name)
+            return self.integers(self.emit(name, Lookup(table, lo), (v.node,)), v.base)
+        weight = np.broadcast_to(scale, (channels,))
+        bias = -weight * int(v.zero)
+        spatial = (1,) * (len(v.shape) - 1)
+        op: Op = Linear(np.diag(weight), bias)
+        if spatial:
+            kind = (Conv1d, Conv2d)[len(spatial) - 1]
+            op = kind(weight.reshape(channels, 1, *spatial), bias, groups=channels)
+        return self.integers(self.emit(name, op, (v.node,)), v.base)
+
+    def check_size(self, shape: Sequence[int], where: str) -> None:
+        if prod(int(d) for d in shape) > _MAX_SAMPLE:
+            raise NotCovered(f"{where}: shape {list(shape)} has too many elements")
+
+    def code_range(self, v: Scaled, q: Quantized) -> tuple[int, int]:
+        """The least and greatest code of a monotone quantizer over its input's proved range."""
+        ends = _code_function(v, q)(np.stack(self._channel_range(v.node, v.shape[0]), axis=1))
+        return int(ends.min()), int(ends.max())
+
+    def _move(self, v: Scaled, name: str, op: Op, function: Callable[[Array], Array]) -> Scaled:
+        """The same values under another shape; a move back to an earlier shape makes no node."""
+        if v.pad:
+            raise NotCovered("its input is padded; only a convolution or pooling takes padding")
+        shape = op.out_shape(v.shape)
+        node = v.node
+        if isinstance(op, (Reshape, Flatten)):
+            while shape != self.shapes[node] and isinstance(self.ops.get(node), (Reshape, Flatten)):
+                (node,) = self.feeds[node]
+        if shape != self.shapes[node] or not isinstance(op, (Reshape, Flatten)):
+            node = self.emit(name, op, (v.node,))
+        return v.on(node, shape, function)
+
+    def reshape(self, v: Scaled, shape: Shape, name: str) -> Scaled:
+        op: Op = Flatten() if len(shape) == 1 else Reshape(shape)
+        return self._move(v, name, op, lambda a: a.reshape(shape))
+
+    def direction(self, v: Scaled) -> Array:
+        """+1 nondecreasing, -1 nonincreasing, 0 neither or unknown; broadcasts to a sample."""
+        ends = np.stack(self._channel_range(v.node, v.rows), axis=1)
+        apart = spread(v.parameters, v.shape)
+        unknown = v.function is not None or (apart and any(s.dtype != "FLOAT" for s in v.steps))
+        if unknown or (not apart and v.wraps(ends)):
+            return np.zeros((1,) * len(v.shape), dtype=np.int64)
+        direction = np.sign(v.scale.astype(np.float64)).astype(np.int64)
+        direction = np.where(direction == 0, 1, direction)
+        for step in v.steps:
+            direction = direction * step.direction
+        return direction
+
+    def increasing(self, v: Scaled) -> Scaled | None:
+        """v over an integer node of which it is a nondecreasing function, or None.
+
+        Decreasing channels of a layer are turned round: their weights and bias are negated.
+        """
+        direction = self.direction(v)
+        if (direction > 0).all():
+            return v
+        if (direction == 0).any() or v.zero != 0 or v.node == INPUT:
+            return None
+        op, inputs, name = self.ops[v.node], self.feeds[v.node], f"{v.node}_negated"
+        falls = direction < 0
+        if isinstance(op, WeightedSum) and prod(falls.shape[1:]) == 1:
+            sign = np.broadcast_to(np.where(falls.ravel(), -1, 1), (v.shape[0],))
+            bias = None if op.bias is None else op.bias * sign
+            turned = op.with_weights(op.by_channel * sign[:, None, None], bias)
+            node = self.emit(name, turned, inputs)
+        elif isinstance(op, Add) and falls.all():
+            multipliers = op.multipliers or (1,) * len(inputs)
+            node = self.emit(name, Add(tuple(-m for m in multipliers)), inputs)
+        else:
+            return None
+        return replace(v, node=node, scale=np.where(falls, -v.scale, v.scale))
+
+    def codes(self, q: Quantized) -> Scaled:
+        """The integer node of a quantizer, made once."""
+        if q.done is None:
+            q.done = self._input_codes(q) if isinstance(q.source, Real) else self._close(q)
+        return q.done
+
+    def _input_codes(self, q: Quantized) -> Scaled:
+        """The quantizer of the float input becomes the network's first door."""
+        real = q.source
+        assert isinstance(real, Real)
+        quantizer = input_quantizer(q, real)
+        fmt = quantizer.format
+        if self.quantizer is None:
+            self.set_input(fmt, quantizer)
+        elif not same_quantizer(self.quantizer, quantizer):
+            raise NotCovered(
+                f"{q.name}: the input is quantized a second time, differently; declare the codes "
+                "that come in, e.g. input='UINT8'"
+            )
+        codes = self.integers(INPUT, q.dtype)
+        for kind, argument in real.moves:
+            move = self.transpose if kind == "transpose" else self.reshape
+            codes = move(codes, argument, f"{q.name}_{kind}")
+        clipped = isinstance(quantizer, ThresholdQuantizer) or q.bipolar
+        if not clipped and (q.lo, q.hi) != (fmt.q_min, fmt.q_max):
+            clip = Requantize.from_affine(1, 0, fmt, Rounding.FLOOR, clip=(q.lo, q.hi))
+            codes = replace(codes, node=self.emit(f"{q.name}_clip", clip, (codes.node,)))
+        if real.pad:
+            codes = replace(codes, pad=real.pad, pad_code=pad_code(q, real))
+        return codes
+
+    def _close(self, q: Quantized) -> Scaled:
+        """Pending steps and quantizer as integer thresholds, or as a table."""
+        v = q.source
+        assert isinstance(v, Scaled)
+        if v.pad:
+            raise NotCovered(f"{q.name}: its input is padded; only a convolution takes padding")
+        parameters = [*v.parameters, q.scale, q.zero_point]
+        if spread(parameters, v.shape):
+            return self._close_flat(q, v)
+        fmt = q.format()
+        per_channel = q.rows > 1 or any(p.size > 1 for p in parameters)
+        channels = v.shape[0] if per_channel else 1
+        few = fmt.bits <= MAX_BITS and fmt.levels * channels <= _TABLE_ENTRIES
+        if not few and q.function is None:
+            raise NotCovered(f"{q.name}: {channels} channels of {fmt} are too many thresholds")
+        increasing = self.increasing(v) if few else None
+        if increasing is not None:
+            lo, hi = self._channel_range(increasing.node, channels)
+            function = _code_function(increasing, q)
+            try:
+                op: Op = Requantize.from_function(function, lo, hi, fmt)
+                if _is_identity(function, lo, hi):
+                    return self.integers(increasing.node, q.dtype)
+                return self.integers(self.emit(q.name, op, (increasing.node,)), q.dtype)
+            except InvalidArgument:
+                pass  # not monotone in float32 after all: a table
+        lo, hi = self._channel_range(v.node, channels)
+        lowest, span = int(lo.min()), int(hi.max()) - int(lo.min()) + 1
+        if span * channels > _TABLE_ENTRIES:
+            if not few:
+                ends = f"values in [{lowest}, {int(hi.max())}] become {fmt}"
+                raise NotCovered(f"{q.name}: {ends}, too many to list in {channels} channels")
+            slow = any(s.op in ("Erf", "Gelu") for s in v.steps)
+            if slow or span * channels > _EVALUATED:
+                raise NotCovered(
+                    f"{q.name}: not monotone, and {channels} x {span} accumulators are too many to "
+                    "list; narrow the codes in front of the layer"
+                )
+            return self._difference(q, v, lo, hi)
+        acc = np.broadcast_to(lowest + np.arange(span), (channels, span))
+        table = _code_function(v, q)(acc)
+        return self.integers(self.emit(q.name, Lookup(table, lowest, fmt), (v.node,)), q.dtype)
+
+    def _difference(self, q: Quantized, v: Scaled, lo: Array, hi: Array) -> Scaled:
+        """Thresholds where the code rises, less thresholds where it falls: no table of all codes.
+
+        Swish-like activations fall a little and rise: a few thresholds describe them exactly.
+        """
+        channels, fmt = lo.size, q.format()
+        function = _code_function(v, q)
+        first, changes = function(lo[:, None])[:, 0], []
+        chunk = max(_CHUNK // channels, 2)
+        for begin in range(int(lo.min()), int(hi.max()), chunk - 1):
+            acc = np.clip(begin + np.arange(chunk), lo[:, None], hi[:, None])
+            step = np.diff(function(acc), axis=1)
+            rows, places = np.nonzero(step)
+            changes.append(np.stack([rows, acc[rows, places + 1], step[rows, places]]))
+        row, at, by = np.concatenate(changes, axis=1)
+        if np.abs(by).sum() > _TABLE_ENTRIES // 8:
+            raise NotCovered(f"{q.name}: not monotone, and its code changes too often")
+        counts = []
+        for sign, base, start in ((1, fmt, first - fmt.q_min), (-1, _BIT, np.zeros_like(first))):
+            found = [np.full(n, ALWAYS) for n in start]
+            for k in range(channels):
+                mine = (row == k) & (by * sign > 0)
+                found[k] = np.r_[found[k], np.repeat(at[mine], by[mine] * sign)]
+            target = _counting_format(base, max(map(len, found)))
+            table = np.full((channels, target.levels - 1), NEVER, dtype=np.int64)
+            before = base.q_min - target.q_min  # always reached: a lower start
+            table[:, :before] = ALWAYS
+            for thresholds, t in zip(table, found):
+                thresholds[before : before + len(t)] = t
+            name = f"{q.name}_{'rises' if sign > 0 else 'falls'}"
+            counts.append(self.emit(name, Requantize(table, target), (v.node,)))
+        return self.integers(self.emit(q.name, Add((1, -1)), tuple(counts)), q.dtype)
+
+    def _close_flat(self, q: Quantized, v: Scaled) -> Scaled:
+        """Parameters that vary inside a channel: every position becomes a channel."""
+        if q.rows > 1:
+            raise NotCovered(f"{q.name}: thresholds per channel behind parameters per position")
+        flat = self.reshape(v, (prod(v.shape),), f"{q.name}_flat")
+
+        def flattened(a: Array) -> Array:
+            return a.reshape(1) if a.size == 1 else np.broadcast_to(a, v.shape).reshape(-1)
+
+        moved = replace(
+            q, source=flat, scale=flattened(q.scale), zero_point=flattened(q.zero_point), done=None
+        )
+        return self.reshape(self._close(moved), v.shape, f"{q.name}_shape")
+
+    def _channel_range(self, node: str, channels: int) -> tuple[Array, Array]:
+        interval = self.ranges[node]
+        lo, hi = (a.reshape(a.shape[0], -1) for a in (interval.lo, interval.hi))
+        if channels == 1:
+            return np.array([int(lo.min())]), np.array([int(hi.max())])
+        return lo.min(axis=1).astype(np.int64), hi.max(axis=1).astype(np.int64)
+
+    def transpose(self, v: Scaled, perm: tuple[int, ...], name: str) -> Scaled:
+        """Axes of a sample in another order: a reshape where it moves no value, else a permutation.
+
+        A permutation of n values is a Linear of n rows with one 1 each.
+        """
+        shape = tuple(v.shape[i] for i in perm)
+        order = np.arange(prod(v.shape)).reshape(v.shape).transpose(perm).ravel()
+        if (order == np.arange(order.size)).all():
+            return self._move(v, name, Reshape(shape), lambda a: a.transpose(perm))
+        if order.size > _MAX_PERMUTED:
+            raise NotCovered(f"a transposition of {order.size} values; export channels first")
+        flat = self.reshape(v, (order.size,), f"{name}_flat")
+        matrix = np.eye(order.size, dtype=np.int64)[order]
+        node = self.emit(name, Linear(matrix), (flat.node,))
+        permuted = flat.on(node, (order.size,), lambda a: a[order])
+        return self.reshape(permuted, shape, f"{name}_shape")
+
+    def numbers(self, c: Context, index: int = 0) -> Scaled | Real:
+        """Activations, or the float input."""
+        value = c.value(index)
+        return value if isinstance(value, Real) else self.scaled(c, index)
+
+    def scaled(self, c: Context, index: int = 0) -> Scaled:
+        value = c.value(index)
+        if isinstance(value, Real):
+            raise NotCovered(
+                f"{c.where}: its input is float; a quantizer must come first.  Declare the codes "
+                "of the input (input='UINT8', or a quantizer) or name the tensor to start from"
+            )
+        if not isinstance(value, Scaled):
+            raise NotCovered(f"{c.where}: got a constant as input {index}, expected activations")
+        return value
+
+    def weights(self, value: Value, where: str) -> tuple[Array, Array]:
+        """Integer weights [out, ...] and their scale, [out] or [1], in Fractions."""
+        if not isinstance(value, Constant):
+            raise NotCovered(f"{where}: the product of two tensors that depend on the input")
+        if isinstance(value, Grid):
+            if prod(value.scale.shape[1:]) == 1:
+                return value.codes, value.scale.reshape(-1)
+            rows = value.scale.reshape(value.scale.shape[0], -1)
+            if any(s != row[0] for row in rows for s in row):
+                raise NotCovered(f"{where}: weights with one scale per input channel")
+            return value.codes, rows[:, 0]
+        array = value.array
+        if array.dtype.kind in "iu":
+            return array.astype(np.int64), np.array([Fraction(1)], dtype=object)
+        if not np.isfinite(array).all():
+            raise FileFormatError(f"{where}: its weights are not finite")
+        if (np.rint(array) == array).all() and np.abs(array).max(initial=0) < 2**31:
+            return array.astype(np.int64), np.array([Fraction(1)], dtype=object)
+        grid = recover_grid(array)
+        grids = [g for g in (map(recover_grid, array) if grid is None else [grid]) if g is not None]
+        if grid is None and len(grids) != len(array):
+            raise NotCovered(f"{where}: its weights are floats on no grid of 8 bits; quantize them")
+        codes = np.stack([q for q, _ in grids]).reshape(array.shape)
+        return codes, np.array([s for _, s in grids], dtype=object)
+
+    def sum(
+        self,
+        c: Context,
+        x: Scaled,
+        weight: Array,
+        weight_scale: Array,
+        bias: Value | None,
+        make: Callable[[Array, Array | None, int], Op],
+        groups: int = 1,
+        padded: bool = False,
+        name: str = "",
+    ) -> Scaled:
+        """A layer: sum of weight * (x - zero) with its bias, on the scale s_x * s_w."""
+        dtype = x.dtype
+        x, scale = self.multiple(x, c)
+        scale = _input_scales(scale, x.shape, groups, c.where)
+        if scale.size > 1:
+            scale = np.repeat(scale, weight.shape[0] // groups)
+        if x.zero.denominator != 1 and padded and x.pad_code is None:
+            x = self.centred(x, c.name)
+        zero, denominator = x.zero.as_integer_ratio()
+        pad_code = zero // denominator if x.pad_code is None else x.pad_code
+        weight = weight * denominator
+        scale = scale * weight_scale / denominator
+        row_sums = weight.reshape(weight.shape[0], -1).sum(axis=1)
+        integer_bias = -(zero * row_sums // denominator) if zero else None
+        left = None
+        if bias is not None:
+            on_grid, left = self._bias(bias, scale, weight.shape[0], c.where)
+            if on_grid is not None:
+                integer_bias = on_grid if integer_bias is None else integer_bias + on_grid
+        node = self.emit(name or c.name, make(weight, integer_bias, pad_code), (x.node,))
+        shape = self.shapes[node]
+        result = Scaled(node, shape, along_first(scale, shape))
+        if dtype != "FLOAT":
+            return self.typed(replace(result, base="INT64"), dtype)
+        if left is not None:
+            result = result.then("Add", along_first(left, shape))
+        return result
+
+    def _bias(
+        self, bias: Value, scale: Array, channels: int, where: str
+    ) -> tuple[Array | None, Array | None]:
+        """(integers, None) when the bias lies on the grid of the accumulator, else (None, floats).
+
+        A quantized bias is on it when its scale is s_x * s_w, or that product rounded to float32.
+        """
+        if not isinstance(bias, Constant):
+            raise NotCovered(f"{where}: its bias depends on the input")
+        values = bias.array.reshape(-1)
+        if values.size not in (1, channels):
+            raise ShapeMismatch(f"{where}: bias of {values.size} values for {channels} channels")
+        values, scales = (np.broadcast_to(a, (channels,)) for a in (values, scale))
+        if isinstance(bias, Grid):
+            own = np.broadcast_to(bias.scale, bias.codes.shape).reshape(-1)
+            own, codes = (np.broadcast_to(a, (channels,)) for a in (own, bias.codes.reshape(-1)))
+            if all(a in s for a, s in zip(own, zip(scales, fractions_of(float32_of(scales))))):
+                return codes.astype(np.int64), None
+        if not np.isfinite(values).all():
+            raise FileFormatError(f"{where}: its bias is not finite")
+        quotients = [v / s if s else None for v, s in zip(fractions_of(values), scales)]
+        if all(q is not None and q.denominator == 1 and abs(q) < 2**31 for q in quotients):
+            return np.array([int(q) for q in quotients if q is not None], dtype=np.int64), None
+        return None, values.astype(np.float32)
+
+    def holds_integers(self, v: Scaled) -> bool:
+        """Are all values of the ONNX tensor integers?"""
+        if v.is_integers:
+            return True
+        step = self.input_format.step if v.node == INPUT and self.input_format is not None else 1
+        scale = uniform(v.scale)
+        if v.steps or scale.size != 1:
+            return False
+        (s,) = scale.ravel()
+        first = int(self.ranges[v.node].lo.min())
+        return bool(s > 0 and (s * step).denominator == 1 == ((first - v.zero) * s).denominator)
+
+    def product(self, a: Scaled, b: Scaled) -> Scaled | None:
+        """a * b in their arithmetic, where both are functions of one integer node; else None."""
+        above, below = (self._elementwise_sources(v.node) for v in (a, b))
+        source = next((n for n in below if n in above), None)
+        if source is None or a.pad or b.pad or spread([*a.parameters, *b.parameters], a.shape):
+            return None
+        paths = [(v, self._values_over(v.node, source)) for v in (a, b)]
+
+        def function(acc: Array) -> Array:
+            x, y = (v.values(path(acc)) for v, path in paths)
+            return np.asarray(x * y)
+
+        rows = [p.shape for p in (*a.parameters, *b.parameters)]
+        scale = np.broadcast_to(one(a.shape), np.broadcast_shapes(*rows))
+        return Scaled(source, a.shape, scale, base=a.dtype, function=function)
+
+    def _elementwise_sources(self, node: str) -> list[str]:
+        """The node and what it is one function of, at every position, nearest first."""
+        sources = [node]
+        while True:
+            op = self.ops.get(sources[-1])
+            if op is None or op.role is not Role.ELEMENTWISE or getattr(op, "channels", 1) > 1:
+                return sources
+            sources.extend(self.feeds[sources[-1]])
+
+    def _values_over(self, node: str, source: str) -> Callable[[Array], Array]:
+        path = self._elementwise_sources(node)
+        ops = [self.ops[n] for n in path[: path.index(source)]]
+
+        def values(acc: Array) -> Array:
+            for op in reversed(ops):
+                acc = op.forward(acc)
+            return acc
+
+        return values
+
+    def centred(self, x: Scaled, name: str) -> Scaled:
+        """(node - zero) as integers, in a node of its own."""
+        d = x.zero.denominator
+        moved = self._affine(replace(x, scale=one(x.shape) * d, base="INT64"), f"{name}_centred")
+        return replace(x, node=moved.node, zero=Fraction(0), scale=x.scale / d)
+
+    def sums_like_differences(self, v: Scaled) -> bool:
+        """Is fl32(node * scale) - fl32(zero * scale) the same as fl32((node - zero) * scale)?"""
+        if v.zero == 0:
+            return True
+        lo, hi = self.ranges[v.node].ends
+        if hi - lo >= _LISTED or spread([v.scale], v.shape):
+            return False
+        scale = v.scale.reshape(-1, 1)
+        node = np.arange(lo, hi + 1)[None].astype(np.float32)
+        sums = node * float32_of(scale) + float32_of(-scale * v.zero)
+        return bool((sums == v.values(node.astype(np.int64))).all())
+
+    def with_bias(self, v: Scaled, array: Constant, name: str, where: str) -> Scaled | None:
+        """v + constant folded into the integer bias of the layer that makes v, if it fits there."""
+        op = self.ops.get(v.node)
+        if not v.is_plain or v.zero != 0 or not isinstance(op, WeightedSum):
+            return None
+        aligned = along_sample(array.array, v.shape, where)
+        if prod(aligned.shape[1:]) != 1:
+            return None
+        on_grid, _ = self._bias(array, v.scale.reshape(-1), v.shape[0], where)
+        if on_grid is None:
+            return None
+        bias = on_grid if op.bias is None else op.bias + on_grid
+        biased = op.with_weights(op.by_channel, bias)
+        return replace(v, node=self.emit(name, biased, self.feeds[v.node]))
+
+
+def per_channel(values: Array, where: str) -> Array:
+    """[channels] or [1]."""
+    if prod(values.shape[1:]) != 1:
+        raise NotCovered(f"{where}: a scale or offset that varies inside a channel")
+    return values.reshape(-1)
+
+
+def _input_scales(scale: Array, shape: Shape, groups: int, where: str) -> Array:
+    """The scale of each group of input channels, or one for all."""
+    flat = uniform(uniform(scale))
+    if flat.size == 1:
+        return flat.reshape(1)
+    by_channel = per_channel(scale, where)
+    by_group = np.broadcast_to(by_channel, (shape[0],)).reshape(groups, -1)
+    if any(s != row[0] for row in by_group for s in row):
+        raise NotCovered(f"{where}: it sums over channels of different scales")
+    return by_group[:, 0]
+
+
+def _multiples(values: Array, unit: Fraction) -> bool:
+    """Are all values fl32(k * unit) for integers k of at most 24 bits?"""
+    counts = np.rint(values.astype(np.float64) / float(unit))
+    again = counts.astype(np.float32) * float32_of(np.array([unit]))
+    return bool((np.abs(counts) < 2**24).all() and (again == values).all())
+
+
+def _divisor(values: Array) -> Fraction:
+    """The greatest number of which all values are multiples, or 0 where that takes 53 bits."""
+    found = np.unique(np.abs(values.astype(np.float64)))
+    exponent = int(np.frexp(found[found > 0])[1].min(initial=24)) - 24
+    counts = np.ldexp(found, -exponent)
+    if not counts.max() < 2**53:
+        return Fraction(0)
+    return int(np.gcd.reduce(counts.astype(np.int64))) * Fraction(2) ** exponent
+
+
+def _is_identity(function: Callable[[Array], Array], lo: Array, hi: Array) -> bool:
+    """Does a quantizer give back every code it can get?  Quantizers around a pooling do."""
+    span = int((hi - lo).max())
+    if span >= 2**MAX_BITS:
+        return False
+    acc = np.minimum(lo[:, None] + np.arange(span + 1), hi[:, None])
+    return bool(np.array_equal(function(acc), acc))
+
+
+def _code_function(v: Scaled, q: Quantized) -> Callable[[Array], Array]:
+    """Codes of accumulators [channels, n]."""
+    q_scale, q_zero = q.scale.reshape(-1, 1), q.zero_point.reshape(-1, 1)
+
+    def codes(acc: Array) -> Array:
+        y = v.values(acc)
+        if np.isnan(y).any():
+            raise NotCovered(f"{q.name}: its float operators reach NaN inside the proved range")
+        return np.broadcast_to(q.codes(y, q_scale, q_zero), acc.shape)
+
+    return codes
+
+
+def _counting_format(fmt: IntFormat, size: int) -> IntFormat:
+    """The narrowest format of fmt's signedness that holds fmt.q_min and `size` codes above it."""
+    bits = fmt.bits
+    while IntFormat(bits, fmt.signed).q_max < fmt.q_min + size:
+        bits += 1
+    return IntFormat(bits, fmt.signed)
+
+
+Handler = Callable[[Program, Context], Value | list[Value]]
+"""What an operator does."""
