@@ -36,7 +36,17 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import IntArray, Op, Shape
 
-__all__ = ["MONOTONE", "READERS", "SUMS", "Ends", "Reads", "by_formats", "largest", "range_of"]
+__all__ = [
+    "MONOTONE",
+    "READERS",
+    "SUMS",
+    "Ends",
+    "Reads",
+    "by_formats",
+    "code_outside",
+    "largest",
+    "range_of",
+]
 
 Positions = NDArray[np.int64]
 Ends = tuple[int, int]
@@ -132,6 +142,11 @@ def _window(op: Any, dilation: Shape, shape: Shape, out: Shape, at: Positions) -
     return np.where(inside, place, -1)
 
 
+def code_outside(op: Op) -> int:
+    """What stands behind the operands, for positions outside them."""
+    return int(getattr(op, "pad_code", getattr(op, "fill", 0)))
+
+
 SUMS: dict[type[Op], Reader] = {
     Linear: _linear,
     Conv1d: _conv,
@@ -225,7 +240,7 @@ def by_formats(op: Op, shapes: Sequence[Shape], operands: Sequence[Ends | None])
     if type(op) not in SUMS:
         return min(codes), max(codes)
     if np.any(getattr(op, "padding", 0)):
-        codes.add(int(getattr(op, "pad_code", 0)))
+        codes.add(code_outside(op))
     if not isinstance(op, (Linear, Conv1d, Conv2d)):
         terms = prod(getattr(op, "kernel", shapes[0][1:]))
         return terms * min(codes), terms * max(codes)

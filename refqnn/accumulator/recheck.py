@@ -33,6 +33,7 @@ from refqnn.accumulator.readings import (
     Ends,
     Reads,
     by_formats,
+    code_outside,
     largest,
     range_of,
 )
@@ -281,10 +282,10 @@ class _Check:
         if type(op) not in READERS:  # a user's own
             ranges = [op.out_range(*box) for box in boxes]
             return [np.stack([r.lo for r in ranges]), np.stack([r.hi for r in ranges])]
-        pad_code = [int(getattr(op, "pad_code", 0))]
+        outside = [code_outside(op)]
         lo, hi = (
             np.stack(
-                [np.concatenate([*(_ends(x)[end].ravel() for x in box), pad_code]) for box in boxes]
+                [np.concatenate([*(_ends(x)[end].ravel() for x in box), outside]) for box in boxes]
             )
             for end in (LO, HI)
         )
@@ -615,7 +616,7 @@ class _Check:
             if type(node.op) not in READERS or most > _MOST_IN_SOLVER:
                 return model, []
             x = [v for name in inputs_of(node) for v in values[name]]
-            x.append(int(getattr(node.op, "pad_code", 0)))
+            x.append(code_outside(node.op))
             lo, hi = (end.ravel().tolist() for end in _ends(layer))
             rows = (row for reads in self._reads(node) for row in _rows(reads))
             out = []

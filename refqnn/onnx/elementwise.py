@@ -31,7 +31,7 @@ from refqnn.onnx.values import (
     uniform,
     unscaled,
 )
-from refqnn.ops import Add, Lookup
+from refqnn.ops import Add
 from refqnn.rounding import Rounding
 
 __all__ = ["TABLE", "add_activations", "constants_of", "operand_of", "product_of"]
@@ -367,18 +367,6 @@ def _batch_norm(r: Program, c: Context) -> Value:
     return x.then("Affine", *args)
 
 
-def _gather(r: Program, c: Context) -> Value:
-    """A table indexed by integers: y = table[x], from the end where x is negative."""
-    table, x = c.constant(0, "table"), r.scaled(c, 1)
-    if table.ndim != 1 or not x.integer or not (table == np.rint(table)).all():
-        raise NotCovered(f"{c.where}: it gathers from a tensor of shape {table.shape}")
-    index, lo = r.table(x, c.where)
-    if index.min() < -table.size or index.max() >= table.size:
-        raise NotCovered(f"{c.where}: its index may leave the table of {table.size} values")
-    node = r.emit(c.name, Lookup(table.astype(np.int64)[index], lo), (x.node,))
-    return r.integers(node, c.element_type(0))
-
-
 TABLE: dict[str, Handler] = {
     "Add": _binary("Add"),
     "BatchNormalization": _batch_norm,
@@ -391,7 +379,6 @@ TABLE: dict[str, Handler] = {
     "Erf": _step("Erf"),
     "Exp": _step("Exp"),
     "Floor": _rounding(Rounding.FLOOR, "Floor"),
-    "Gather": _gather,
     "Gelu": _gelu,
     "HardSigmoid": _step("HardSigmoid", alpha=0.2, beta=0.5),
     "HardSwish": _step("HardSwish"),

@@ -276,7 +276,7 @@ class Program:
         ends = _code_function(v, q)(np.stack(self._channel_range(v.node, v.shape[0]), axis=1))
         return int(ends.min()), int(ends.max())
 
-    def _move(self, v: Scaled, name: str, op: Op, function: Callable[[Array], Array]) -> Scaled:
+    def move(self, v: Scaled, name: str, op: Op, function: Callable[[Array], Array]) -> Scaled:
         """The same values under another shape; a move back to an earlier shape makes no node."""
         if v.pad:
             raise NotCovered("its input is padded; only a convolution or pooling takes padding")
@@ -291,7 +291,7 @@ class Program:
 
     def reshape(self, v: Scaled, shape: Shape, name: str) -> Scaled:
         op: Op = Flatten() if len(shape) == 1 else Reshape(shape)
-        return self._move(v, name, op, lambda a: a.reshape(shape))
+        return self.move(v, name, op, lambda a: a.reshape(shape))
 
     def direction(self, v: Scaled) -> Array:
         """+1 nondecreasing, -1 nonincreasing, 0 neither or unknown; broadcasts to a sample."""
@@ -466,7 +466,7 @@ class Program:
         shape = tuple(v.shape[i] for i in perm)
         order = np.arange(prod(v.shape)).reshape(v.shape).transpose(perm).ravel()
         if (order == np.arange(order.size)).all():
-            return self._move(v, name, Reshape(shape), lambda a: a.transpose(perm))
+            return self.move(v, name, Reshape(shape), lambda a: a.transpose(perm))
         if order.size > _MAX_PERMUTED:
             raise NotCovered(f"a transposition of {order.size} values; export channels first")
         flat = self.reshape(v, (order.size,), f"{name}_flat")

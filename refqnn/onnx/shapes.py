@@ -23,9 +23,7 @@ from refqnn.onnx.values import (
     along_first,
     uniform,
 )
-from refqnn.ops import (
-    Concat,
-)
+from refqnn.ops import Concat, Lookup
 from refqnn.ops.base import Shape
 
 __all__ = ["TABLE", "joined"]
@@ -177,6 +175,18 @@ def _pad(r: Program, c: Context) -> Value:
     return replace(v, pad=tuple(pairs[2:]), pad_code=pad_code)
 
 
+def _gather(r: Program, c: Context) -> Value:
+    """A table indexed by integers: y = table[x], from the end where x is negative."""
+    table, x = c.constant(0, "table"), r.scaled(c, 1)
+    if table.ndim != 1 or not x.integer or not (table == np.rint(table)).all():
+        raise NotCovered(f"{c.where}: it gathers from a tensor of shape {table.shape}")
+    index, lo = r.table(x, c.where)
+    if index.min() < -table.size or index.max() >= table.size:
+        raise NotCovered(f"{c.where}: its index may leave the table of {table.size} values")
+    node = r.emit(c.name, Lookup(table.astype(np.int64)[index], lo), (x.node,))
+    return r.integers(node, c.element_type(0))
+
+
 def _dropped(r: Program, c: Context) -> Value | list[Value]:
     """Left out at the output; anything but a relabelling behind it is an error."""
     x = r.scaled(c)
@@ -222,6 +232,7 @@ TABLE: dict[str, Handler] = {
     "Hardmax": _dropped,
     "Identity": _identity,
     "LogSoftmax": _dropped,
+    "Gather": _gather,
     "Pad": _pad,
     "Reshape": _reshape,
     "Shape": _shape,
