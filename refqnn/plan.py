@@ -486,7 +486,7 @@ class _Moved:
         flat = np.concatenate([v.reshape(-1, v.shape[-1]) for v in x])
         values = flat.take(self.sources, axis=0, mode="wrap")
         values[self.sources == PADDING] = self.fill
-        return values
+        return np.asarray(values)
 
 
 @dataclass(frozen=True, eq=False)
