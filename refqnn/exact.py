@@ -319,6 +319,40 @@ def _conv(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
     return _build((out, *positions), acc)
 
 
+def _conv_transpose(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+    """Every output looks for the inputs whose kernel reaches it: s p + d u = i + padding."""
+    weight = op.weight.tolist()  # [in][out / groups][u][v]
+    bias = (
+        [[]] * (len(weight[0]) * op.groups) if op.bias is None else [[b] for b in op.bias.tolist()]
+    )
+    channels, sizes, kernel = len(weight) // op.groups, _shape(x)[1:], _shape(weight)[2:]
+    positions = [
+        s * (size - 1) - before - after + d * (k - 1) + extra + 1
+        for s, size, (before, after), d, k, extra in zip(
+            op.stride, sizes, op.padding, op.dilation, kernel, op.output_padding
+        )
+    ]
+
+    def acc(k: int, *position: int) -> int:
+        group, of_group = divmod(k, len(weight[0]))
+        products = []
+        for c, *offset in product(range(channels), *map(range, kernel)):
+            places = [
+                divmod(i + before - d * u, s)
+                for i, (before, _), d, u, s in zip(
+                    position, op.padding, op.dilation, offset, op.stride
+                )
+            ]
+            meets = all(rest == 0 for _, rest in places)
+            source = group * channels + c
+            w = _at(weight[source][of_group], offset)
+            value = _at_or(x[source], [place for place, _ in places], sizes, 0) if meets else 0
+            products.append(w * value)
+        return accumulate(products, bias[k])
+
+    return _build((len(bias), *positions), acc)
+
+
 def _sum_pool(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
     windows = _pool_windows(op, x, outside=[op.pad_code])
     return _map_lists(lambda window: accumulate(window, []), windows, 3)
@@ -406,10 +440,16 @@ def _reshape(op: Any, x: Nested) -> Nested:
     return _build(op.shape, lambda *index: next(remaining))
 
 
+def _gather(op: Any, x: Nested) -> Nested:
+    values: list[int] = _flat(x)
+    return _map(lambda i, _: op.fill if i == -1 else values[i], op.index.tolist())
+
+
 _SUMS: dict[str, Callable[..., Nested]] = {
     "Linear": _linear,
     "Conv1d": _conv,
     "Conv2d": _conv,
+    "ConvTranspose2d": _conv_transpose,
     "SumPool2d": _sum_pool,
     "GlobalSumPool": _global_sum_pool,
     "Add": _add,
@@ -422,6 +462,7 @@ _MAPS: dict[str, Callable[..., Nested]] = {
     "Concat": _concat,
     "Flatten": _flatten,
     "Reshape": _reshape,
+    "Gather": _gather,
 }
 
 

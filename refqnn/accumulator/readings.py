@@ -25,7 +25,9 @@ from refqnn.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Linear,
     Lookup,
@@ -90,6 +92,25 @@ def _conv(op: Any, shapes: Sequence[Shape], out: Shape, at: Positions) -> Reads:
     return Reads(columns.reshape(len(at), -1), op.weight[k].reshape(len(at), -1), _bias(op, k))
 
 
+def _conv_transpose(
+    op: ConvTranspose2d, shapes: Sequence[Shape], out: Shape, at: Positions
+) -> Reads:
+    k, position = np.divmod(at, prod(out[1:]))
+    of_group = op.weight.shape[0] // op.groups  # channels of the input
+    group, member = np.divmod(k, op.weight.shape[1])
+    by_group = op.weight.reshape(op.groups, of_group, op.weight.shape[1], -1)
+    weight = by_group[group, :, member]  # [m, channels, kernel]
+    window = _met(op, shapes[0], out, position)[:, None]  # [m, 1, kernel]
+    channel = (group * of_group)[:, None, None] + np.arange(of_group)[:, None]
+    columns = np.where(window < 0, prod(shapes[0]), channel * prod(shapes[0][1:]) + window)
+    return Reads(columns.reshape(len(at), -1), weight.reshape(len(at), -1), _bias(op, k))
+
+
+def _gather(op: Gather, shapes: Sequence[Shape], out: Shape, at: Positions) -> Reads:
+    columns = op.index.ravel()[at][:, None]
+    return Reads(np.where(columns < 0, prod(shapes[0]), columns))
+
+
 def _sum_pool(op: SumPool2d, shapes: Sequence[Shape], out: Shape, at: Positions) -> Reads:
     columns = _pooled(op, shapes[0], out, at)
     return _ones(np.where(columns < 0, prod(shapes[0]), columns))
@@ -142,6 +163,20 @@ def _window(op: Any, dilation: Shape, shape: Shape, out: Shape, at: Positions) -
     return np.where(inside, place, -1)
 
 
+def _met(op: ConvTranspose2d, shape: Shape, out: Shape, at: Positions) -> Positions:
+    """The entries of one channel that reach some outputs through each place of the kernel, -1 where
+    there is none, [m, prod(kernel)]."""
+    place, inside = np.zeros((1, 1), dtype=np.int64), np.ones((1, 1), dtype=bool)
+    positions = np.unravel_index(at, out[1:])
+    offsets = np.unravel_index(np.arange(prod(op.kernel)), op.kernel)
+    for axis, size in enumerate(shape[1:]):
+        last = positions[axis][:, None] + op.padding[axis][0]
+        entry, between = np.divmod(last - offsets[axis] * op.dilation[axis], op.stride[axis])
+        inside = inside & (between == 0) & (entry >= 0) & (entry < size)
+        place = place * size + entry
+    return np.where(inside, place, -1)
+
+
 def code_outside(op: Op) -> int:
     """What stands behind the operands, for positions outside them."""
     return int(getattr(op, "pad_code", getattr(op, "fill", 0)))
@@ -151,6 +186,7 @@ SUMS: dict[type[Op], Reader] = {
     Linear: _linear,
     Conv1d: _conv,
     Conv2d: _conv,
+    ConvTranspose2d: _conv_transpose,
     SumPool2d: _sum_pool,
     GlobalSumPool: _global_sum,
     Add: _add,
@@ -160,6 +196,7 @@ MONOTONE: dict[type[Op], Reader] = {  # of the one entry that each output reads
     Flatten: _in_place,
     Reshape: _in_place,
     Concat: _in_place,
+    Gather: _gather,
 }
 READERS: dict[type[Op], Reader] = {**SUMS, **MONOTONE, MaxPool2d: _max_pool, Lookup: _in_place}
 
@@ -237,14 +274,18 @@ def by_formats(op: Op, shapes: Sequence[Shape], operands: Sequence[Ends | None])
         ]
         return sum(map(min, products)), sum(map(max, products))
     codes = {end for ends in known for end in ends}
+    if isinstance(op, ConvTranspose2d) or (isinstance(op, Gather) and op.index.min() < 0):
+        codes.add(code_outside(op))
     if type(op) not in SUMS:
         return min(codes), max(codes)
     if np.any(getattr(op, "padding", 0)):
         codes.add(code_outside(op))
-    if not isinstance(op, (Linear, Conv1d, Conv2d)):
+    if not isinstance(op, (Linear, Conv1d, Conv2d, ConvTranspose2d)):
         terms = prod(getattr(op, "kernel", shapes[0][1:]))
         return terms * min(codes), terms * max(codes)
     terms = prod(op.weight.shape[1:])
+    if isinstance(op, ConvTranspose2d):
+        terms = op.weight.shape[0] // op.groups * prod(op.kernel)
     every = [terms * w * x for w in _stored(op.weight) for x in codes]
     bias = [0] if op.bias is None else op.bias.tolist()
     return min(every) + min(bias), max(every) + max(bias)

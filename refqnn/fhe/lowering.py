@@ -35,7 +35,9 @@ from refqnn.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Interval,
     Linear,
@@ -47,7 +49,7 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import Requantize
-from refqnn.ops.structure import Role
+from refqnn.ops.structure import PADDING, Role
 
 __all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
 
@@ -367,6 +369,27 @@ class _Lowering:
         (x,), zero = self._inputs(node), self._zero(node)
         step = self._emit(program.Relabel, node.name, x.step, x.top or 1, shape=zero.shape)
         return _Value(step, zero, _ONE, x.top, x.of_levels)
+
+    def _gather(self, node: Node, op: Gather) -> _Value:
+        """Positions outside take nothing: what stands there is the zero alone."""
+        (x,), zero, name = self._inputs(node), self._zero(node), node.name
+        index, top = op.index.reshape(-1), x.top or 1
+        flat = self._emit(program.Relabel, f"{name} in", x.step, top, shape=(x.zero.size,))
+        if (index == PADDING).any():
+            taken = self._emit(program.MatMul, f"{name} flat", flat, top, weight=_places(x, index))
+        else:
+            taken = self._emit(program.Gather, f"{name} flat", flat, top, index=index)
+        step = self._emit(program.Relabel, name, taken, top, shape=zero.shape)
+        levels = None if x.of_levels is None else x.of_levels @ _places(x, index)
+        return _Value(step, zero, _ONE, x.top, levels)
+
+    def _conv_transpose(self, node: Node, op: ConvTranspose2d) -> _Value:
+        """The product with the matrix of its rows."""
+        (x,), zero, name = self._inputs(node), self._zero(node), node.name
+        matrix = op.rows([x.zero.shape], np.arange(zero.size)).dense(x.zero.size)
+        flat = self._emit(program.Relabel, f"{name} in", x.step, x.top or 1, shape=(x.zero.size,))
+        sums = self._emit(program.MatMul, f"{name} flat", flat, 1, weight=matrix.T)
+        return _Value(self._emit(program.Relabel, name, sums, 1, shape=zero.shape), zero, _ONE)
 
     def _weighted(
         self, node: Node, op: Linear | Conv1d | Conv2d
@@ -731,6 +754,14 @@ def _inputs_of_linear(node: Node) -> int:
     return int(op.weight.shape[1]) if _FORMS[type(op)] == _Lowering._linear else 1
 
 
+def _places(x: _Value, index: IntVector) -> IntVector:
+    """A matrix [size of x, m] that takes these positions out of x, flat; none for `PADDING`."""
+    matrix = np.zeros((x.zero.size, len(index)), dtype=np.int64)
+    inside = np.flatnonzero(index != PADDING)
+    matrix[index[inside], inside] = 1
+    return matrix
+
+
 def _is_elementwise(node: Node) -> bool:
     return node.op.role is Role.ELEMENTWISE
 
@@ -805,12 +836,14 @@ _FORMS: dict[type[Op], Callable[[_Lowering, Node, Any], _Value]] = {
     Linear: _Lowering._linear,
     Conv1d: _Lowering._conv1d,
     Conv2d: _Lowering._conv2d,
+    ConvTranspose2d: _Lowering._conv_transpose,
     SumPool2d: _Lowering._sum_pool,
     GlobalSumPool: _Lowering._global_sum,
     Add: _Lowering._add,
     Concat: _Lowering._concat,
     Flatten: _Lowering._relabel,
     Reshape: _Lowering._relabel,
+    Gather: _Lowering._gather,
     MaxPool2d: _Lowering._max_pool,
 }
 _ABSORB = (_Lowering._linear, _Lowering._conv1d, _Lowering._conv2d)  # a gain, into weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
@@ -23,10 +24,10 @@ from refqnn.onnx.values import (
     along_first,
     uniform,
 )
-from refqnn.ops import Concat, Lookup
+from refqnn.ops import Concat, Gather, Lookup
 from refqnn.ops.base import Shape
 
-__all__ = ["TABLE", "joined"]
+__all__ = ["TABLE", "joined", "moved"]
 
 Array = NDArray[Any]
 
@@ -158,8 +159,10 @@ def _pad(r: Program, c: Context) -> Value:
     if mode != "constant":
         raise NotCovered(f"{c.where}: padding by {mode}, expected a constant")
     pairs = list(zip(pads[:rank], pads[rank:]))
-    if any(sum(p) for p in pairs[:2]) or min(pads) < 0 or max(pads) > 2**16:
-        raise NotCovered(f"{c.where}: pads {pads}, expected positive ones on spatial axes")
+    if any(pairs[0]) or min(pads) < 0 or max(pads) > 2**16:
+        raise NotCovered(f"{c.where}: pads {pads}, expected positive ones on channels and behind")
+    if isinstance(x, Real) and any(pairs[1]):
+        raise NotCovered(f"{c.where}: pads {pads} of the float input's channels")
     if isinstance(x, Real) and not x.pad:
         return replace(x, pad=tuple(pairs[2:]), pad_value=float(value))
     v = r.scaled(c)
@@ -172,11 +175,20 @@ def _pad(r: Program, c: Context) -> Value:
         if code is None or code.denominator != 1:
             raise NotCovered(f"{c.where}: it pads with {value}, which no code stands for")
         pad_code = int(code)
+    if any(pairs[1]):
+        if any(p.size > 1 for p in v.parameters) or v.zero.denominator != 1:
+            raise NotCovered(f"{c.where}: more channels, where these have scales of their own")
+        fill = int(v.zero) if pad_code is None else pad_code
+        op = Gather.padded(v.shape, pairs[1:], fill)
+        return v.on(r.emit(c.name, op, (v.node,)), op.index.shape, lambda a: a)
     return replace(v, pad=tuple(pairs[2:]), pad_code=pad_code)
 
 
 def _gather(r: Program, c: Context) -> Value:
-    """A table indexed by integers: y = table[x], from the end where x is negative."""
+    """A table indexed by integers: y = table[x], from the end where x is negative; or channels and
+    positions that constants name."""
+    if isinstance(c.value(0), Scaled):
+        return _taken(r, c, r.scaled(c))
     table, x = c.constant(0, "table"), r.scaled(c, 1)
     if table.ndim != 1 or not x.integer or not (table == np.rint(table)).all():
         raise NotCovered(f"{c.where}: it gathers from a tensor of shape {table.shape}")
@@ -185,6 +197,22 @@ def _gather(r: Program, c: Context) -> Value:
         raise NotCovered(f"{c.where}: its index may leave the table of {table.size} values")
     node = r.emit(c.name, Lookup(table.astype(np.int64)[index], lo), (x.node,))
     return r.integers(node, c.element_type(0))
+
+
+def _taken(r: Program, c: Context, x: Scaled) -> Value:
+    index, axis = c.constant(1, "indices"), int(c.attributes.get("axis", 0))
+    axis = axis % (len(x.shape) + 1) - 1
+    if axis < 0:
+        raise NotCovered(f"{c.where}: it takes samples out of the batch")
+    size = x.shape[axis]
+    if index.size == 0 or index.min() < -size or index.max() >= size:
+        raise FileFormatError(f"{c.where}: indices beyond the axis of {size}")
+    return moved(r, x, lambda a: np.take(a, index, axis=axis), c.name)
+
+
+def moved(r: Program, x: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
+    """The values where `movement` takes the entries of an array of their shape."""
+    return r.move(x, name, Gather.of(x.shape, movement), movement)
 
 
 def _dropped(r: Program, c: Context) -> Value | list[Value]:

@@ -24,6 +24,7 @@ from refqnn.onnx.values import (
 from refqnn.ops import (
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     GlobalSumPool,
     Linear,
     MaxPool2d,
@@ -165,6 +166,39 @@ def convolution(
     if x.pad_code is not None and any(c.attributes.get("pads", ())):
         raise NotCovered(f"{c.where}: padding twice, with different values")
     return r.sum(c, replace(x, pad=()), weight, scale, bias, make, groups, padded, name)
+
+
+def _conv_transpose(r: Program, c: Context) -> Value:
+    """Zeros between the inputs: their code of zero in a node of its own where that is not 0."""
+    x, value = r.scaled(c), c.value(1)
+    groups = int(c.attributes.get("group", 1))
+    if not isinstance(value, Constant) or value.array.ndim != 4 or x.pad:
+        raise NotCovered(f"{c.where}: weights that depend on the input, or are not over two axes")
+    if "output_shape" in c.attributes or c.attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        raise NotCovered(f"{c.where}: output_shape or auto_pad, expected pads")
+    if groups < 1 or len(value.array) % groups or len(value.array) != x.shape[0]:
+        raise FileFormatError(f"{c.where}: group {groups} does not divide the channels")
+
+    def by_output(a: Array) -> Array:
+        """[in, out / groups, ...] to [out, in / groups, ...]"""
+        grouped = a.reshape(groups, -1, *a.shape[1:]).swapaxes(1, 2)
+        return grouped.reshape(-1, *grouped.shape[2:])
+
+    w: Constant = replace(value, array=by_output(value.array))
+    if isinstance(value, Grid):
+        w = value.map(by_output)
+    weight, scale = r.weights(w, c.where)
+    strides, padding, dilations = _window(c, x, weight.shape[2:])
+    extra = tuple(c.attributes.get("output_padding", (0, 0)))
+    if x.zero:
+        x = r.centred(x, c.name)
+
+    def make(weight: Array, bias: Array | None, pad_code: int) -> Op:
+        stored = np.zeros((x.shape[0], len(weight) // groups, *weight.shape[2:]), dtype=np.int64)
+        op = ConvTranspose2d(stored, None, strides, padding, extra, dilations, groups)
+        return op.with_weights(weight.reshape(*weight.shape[:2], -1), bias)
+
+    return r.sum(c, x, weight, scale, c.optional(2), make, groups)
 
 
 def _average_pool(r: Program, c: Context) -> Value:
@@ -332,6 +366,7 @@ TABLE: dict[str, Handler] = {
     "qonnx.XnorPopcountMatMul": _xnor_popcount,
     "AveragePool": _average_pool,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average,
     "GlobalMaxPool": _max_pool,

@@ -32,7 +32,9 @@ from refqnn.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Linear,
     Lookup,
@@ -44,6 +46,7 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import Requantize
+from refqnn.ops.structure import PADDING
 from refqnn.quantizers import AffineQuantizer, Quantizer, ThresholdQuantizer, float_thresholds
 from refqnn.rounding import Rounding
 
@@ -476,6 +479,33 @@ class _Writer:
             dilations=list(op.dilation), group=op.groups,
         )  # fmt: skip
 
+    def conv_transpose(self, name: str, op: ConvTranspose2d, x: _Tensor) -> _Tensor:
+        beyond = any(extra >= s for extra, s in zip(op.output_padding, op.stride))
+        if self.integer or beyond:  # ONNX has no integer form, onnxruntime none of the other
+            spread, conv = op.as_convolution(x.shape)
+            return self.conv(name, conv, self.gather(f"{name}_spread", spread, x))
+        w = self.float_weights(op.weight, name, max(x.limits[1], 0), x.limits[0] < 0)
+        y = self.apply(
+            "ConvTranspose", name, x, x, w, shape=self.network.shapes[name], dtype=self.sums,
+            last=op.bias is None, kernel_shape=list(op.kernel), strides=list(op.stride),
+            dilations=list(op.dilation), group=op.groups, pads=_pads(op.padding),
+            output_padding=list(op.output_padding),
+        )  # fmt: skip
+        return y if op.bias is None else self.add_constant(y, op.bias, name, last=True)
+
+    def gather(self, name: str, op: Gather, x: _Tensor) -> _Tensor:
+        """From the flat sample, behind which stands the fill where there is one."""
+        size, index = prod(x.shape), op.index
+        x = self.apply("Flatten", f"{name}_flat", x, x, shape=(size,), axis=1)
+        if index.min() == PADDING:
+            lo, hi = min(x.limits[0], op.fill), max(x.limits[1], op.fill)
+            x = self.cast(x, _type_of(lo, hi) if self.integer else x.dtype, f"{name}_wide")
+            pads = self.constant([0, 0, 0, 1], "INT64", f"{name}_pads")
+            x = self.apply("Pad", f"{name}_padded", x, x, pads, op.fill, shape=(size + 1,))
+            x = replace(x, limits=(lo, hi))
+        places = self.constant(np.where(index == PADDING, size, index), "INT64", f"{name}_places")
+        return self.apply("Gather", name, x, x, places, shape=index.shape, last=True, axis=1)
+
     def _product(
         self,
         kind: str,
@@ -665,7 +695,9 @@ _WRITERS: dict[type[Op], Callable[..., _Tensor]] = {
     Concat: _Writer.concat,
     Conv1d: _Writer.conv,
     Conv2d: _Writer.conv,
+    ConvTranspose2d: _Writer.conv_transpose,
     Flatten: _Writer.flatten,
+    Gather: _Writer.gather,
     GlobalSumPool: _Writer.global_sum,
     Linear: _Writer.linear,
     Lookup: _Writer.lookup,

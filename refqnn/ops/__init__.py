@@ -4,6 +4,8 @@ from refqnn.ops.add import Add
 from refqnn.ops.base import Interval, Op, SumOp
 from refqnn.ops.concat import Concat
 from refqnn.ops.conv import Conv1d, Conv2d
+from refqnn.ops.conv_transpose import ConvTranspose2d
+from refqnn.ops.gather import Gather
 from refqnn.ops.linear import Linear
 from refqnn.ops.lookup import Lookup
 from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
@@ -15,6 +17,7 @@ KINDS: tuple[type[Op], ...] = (
     Linear,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Requantize,
     Lookup,
     MaxPool2d,
@@ -24,6 +27,7 @@ KINDS: tuple[type[Op], ...] = (
     Concat,
     Flatten,
     Reshape,
+    Gather,
 )
 """Every kind that files hold."""
 
@@ -33,7 +37,9 @@ __all__ = [
     "Concat",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "Flatten",
+    "Gather",
     "GlobalSumPool",
     "Interval",
     "Linear",
