@@ -33,7 +33,9 @@ from refqnn.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Interval,
     Linear,
@@ -216,6 +218,38 @@ def _conv(draw: st.DrawFn, x: Value, largest: int) -> Op:
 
 
 @st.composite
+def _conv_transpose(draw: st.DrawFn, x: Value, largest: int) -> Op:
+    channels = x.shape[0]
+    groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
+    of_group = draw(st.integers(1, 2))
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    stride, dilation, padding, extra = [], [], [], []
+    for size, k in zip(x.shape[1:], kernel):
+        s, d = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        before = draw(st.integers(0, min(2, s * (size - 1) + d * (k - 1))))
+        stride.append(s)
+        dilation.append(d)
+        padding.append((before, 0))
+        extra.append(draw(st.integers(0, max(s, d) - 1)))
+    return ConvTranspose2d(
+        draw(_integers((channels, of_group, *kernel), largest)),
+        draw(_biases(groups * of_group, largest)),
+        stride=tuple(stride),
+        padding=tuple(padding),
+        output_padding=tuple(extra),
+        dilation=tuple(dilation),
+        groups=groups,
+    )
+
+
+@st.composite
+def _gather(draw: st.DrawFn, x: Value, largest: int) -> Op:
+    shape = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
+    index = draw(hnp.arrays(np.int64, shape, elements=st.integers(-1, prod(x.shape) - 1)))
+    return Gather(index, x.shape, draw(st.integers(-3, 3)))
+
+
+@st.composite
 def _pool(draw: st.DrawFn, x: Value, largest: int, *, average: bool) -> Op:
     kernel = tuple(draw(st.integers(1, min(3, size))) for size in x.shape[1:])
     stride = tuple(draw(st.integers(1, 3)) for _ in kernel)
@@ -266,6 +300,8 @@ _UNARY: dict[str, tuple[Callable[[Value], bool], Callable[..., Strategy[Op]]]] =
     "Requantize": (lambda x: _magnitude(x) < NEVER, _requantize),
     "Conv1d": (lambda x: len(x.shape) == 2 and x.shape[0] <= 4, _conv),
     "Conv2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv),
+    "ConvTranspose2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv_transpose),
+    "Gather": (lambda x: True, _gather),
     "Lookup": (lambda x: _span(x) < 64 and _magnitude(x) < 2**62, _lookup),
     "MaxPool2d": (lambda x: len(x.shape) == 3, lambda x, m: _pool(x, m, average=False)),
     "SumPool2d": (lambda x: len(x.shape) == 3, lambda x, m: _pool(x, m, average=True)),
