@@ -23,11 +23,10 @@ import numpy as np
 from refqnn.arithmetic import magnitude, sum_last_axis, to_int64_if_possible
 from refqnn.errors import AccumulatorOverflow, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import is_integer
+from refqnn.limits import at_a_time
 from refqnn.ops.base import IntArray, SumOp
 
 __all__ = ["Emulated"]
-
-_TERMS = 2**22  # terms held at one time
 
 _CHOICES = {
     "overflow": ("wrap", "saturate", "error"),
@@ -95,7 +94,7 @@ class Emulated:
         Raises: AccumulatorOverflow when `overflow` is "error".
         """
         per_sample = int(np.prod(op.terms(*(v[:1] for v in x)).shape))
-        block = max(1, _TERMS // per_sample)
+        block = at_a_time(per_sample)
         n = len(x[0])
         blocks = [tuple(v[i : i + block] for v in x) for i in range(0, n, block)]
         return np.concatenate([self._accumulate(op, part, bits) for part in blocks])

@@ -27,8 +27,19 @@ keep in the cache than the searches that it saves."""
 COMPARED_THRESHOLDS = 8
 """Up to so many thresholds, comparing with each is cheaper than a binary search."""
 
-TRACED_VALUES = 2**22
-"""Values of a trace held at one time (32 MiB), all nodes together."""
+HELD = 2**22
+"""Values held at one time (32 MiB): of a trace, of the terms of an emulated sum, of a domain."""
+
+
+def at_a_time(per_sample: int, held: int | None = None) -> int:
+    """How many samples of so many values to take at one time; `HELD` values where no other number
+    is given.
+
+    >>> at_a_time(2**20), at_a_time(2**30)
+    (4, 1)
+    """
+    return max(1, (HELD if held is None else held) // max(1, per_sample))
+
 
 # --- refqnn.plan: where one way becomes faster than another ------------------------------------
 

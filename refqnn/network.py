@@ -38,7 +38,7 @@ from refqnn.graph import (
     propagated,
     shapes_of,
 )
-from refqnn.limits import TRACED_VALUES
+from refqnn.limits import at_a_time
 from refqnn.ops.base import IntArray, Interval, Shape, is_sum
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
 from refqnn.plan import Enumeration, Plan, enumerated, prepare
@@ -260,7 +260,7 @@ class Network:
     @property
     def traced_block(self) -> int:
         """How many samples to trace at one time."""
-        return max(1, TRACED_VALUES // sum(prod(shape) for shape in self.shapes.values()))
+        return at_a_time(sum(prod(shape) for shape in self.shapes.values()))
 
     def with_nodes(self, nodes: Sequence[Node]) -> Network:
         """Other nodes between the same doors."""

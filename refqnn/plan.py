@@ -41,6 +41,7 @@ from refqnn.limits import (
     LINE_LEVELS,
     NARROWEST_PRODUCT,
     NUMPY_BUFFER,
+    at_a_time,
 )
 from refqnn.ops import (
     KINDS,
@@ -663,7 +664,7 @@ class _Preparation:
             node.name: node.op.prepare(*(self.ranges[name] for name in inputs_of(node)))
             for node in network.accumulators()
         }
-        self.block = max(1, BLOCK_VALUES // max(map(self._held, network.nodes)))
+        self.block = at_a_time(max(map(self._held, network.nodes)), BLOCK_VALUES)
 
     def plan(self) -> Plan | None:
         largest = [interval.largest for interval in self.ranges.values()]

@@ -310,7 +310,7 @@ class AffineQuantizer(Quantizer):
         zero_point = self.format.check(self.zero_point, "zero_point")
         if self.format.step != 1:
             raise InvalidArgument(mismatch("format", self.format, "a contiguous format"))
-        if zero_point.ndim > 1 or (zero_point.size > 1 and zero_point.shape != scale.shape):
+        if zero_point.ndim > 1 or (zero_point.size != 1 and zero_point.shape != scale.shape):
             expected = f"one, or shape {scale.shape} as scale"
             raise ShapeMismatch(mismatch("zero_point", f"shape {zero_point.shape}", expected))
         if zero_point.size == 1:

@@ -122,7 +122,7 @@ def test_widths_near_int64(bits, signed, when, overflow):
 
 
 def test_many_samples_go_in_blocks(monkeypatch):
-    monkeypatch.setattr("refqnn.emulate._TERMS", 7)
+    monkeypatch.setattr("refqnn.limits.HELD", 7)
     network = one_layer(np.arange(-4, 4).reshape(2, 4), [3, -3])
     codes = np.random.default_rng(0).integers(0, 16, (20, 4))
     accumulator = Emulated(5, overflow="saturate")

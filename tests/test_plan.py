@@ -153,7 +153,7 @@ def test_products_in_slices(m, k, n, groups):
 @settings(max_examples=20)
 @given(st.data())
 def test_large_batches(data):
-    """From `plan.NUMPY_BUFFER` samples on, numpy's buffers are small during a run, and whole after."""
+    """From `NUMPY_BUFFER` samples on, numpy's buffers are small in a run, and whole after."""
     network = data.draw(testing.networks(max_weight=9))
     codes = data.draw(testing.batches(network, max_samples=5))
     many = np.concatenate([codes] * plan.NUMPY_BUFFER)[: plan.NUMPY_BUFFER]

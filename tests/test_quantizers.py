@@ -419,3 +419,9 @@ def test_threshold_quantizer_counts_thresholds(thresholds, x, axis):
     )
     near = np.array([*x, rows[:, 0], np.nextafter(rows[:, 1], np.float32(np.inf))])
     assert quantizer.quantize(near).tolist() == exact.quantize(quantizer, near)
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_no_zero_point_at_all_is_refused(axis):
+    with pytest.raises(ShapeMismatch, match="zero_point"):
+        AffineQuantizer(0.5, np.zeros(0, dtype=np.int64), IntFormat(3, signed=True), axis=axis)

@@ -44,6 +44,7 @@ from refqnn.container import MALFORMED, read_json, write_atomically
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
+from refqnn.limits import MAX_VALUES
 from refqnn.network import Network
 from refqnn.ops.base import Ends, IntArray, Interval, is_sum
 
@@ -60,8 +61,6 @@ __all__ = [
     "load",
     "observed",
 ]
-
-_MAX_VALUES = 2**24  # of one array in a file
 
 FORMAT_NAME = "refqnn certificate"
 FORMAT_VERSION = 1
@@ -514,8 +513,8 @@ def _encode(array: IntArray) -> dict[str, Any]:
 
 def _decode(item: Any) -> IntArray:
     values, shape = item["values"], tuple(item["shape"])
-    if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > _MAX_VALUES:
-        raise FileFormatError(mismatch("shape", shape, f"at most {_MAX_VALUES} values"))
+    if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > MAX_VALUES:
+        raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
     if isinstance(values, list):
         return as_integers(np.array(values, dtype=object).reshape(shape), "values")
     # A view of one value: a shape alone takes no memory.

@@ -18,12 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import as_integers
+from refqnn.limits import at_a_time
 from refqnn.network import Network
 from refqnn.ops.base import Interval
 
 __all__ = ["Domain"]
-
-_CHUNK_ENTRIES = 2**20  # input codes held at one time while a domain is walked through
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +150,7 @@ class Domain:
 
     def chunks(self) -> Iterator[NDArray[np.int64]]:
         """All points, in blocks of bounded memory."""
-        block = max(1, _CHUNK_ENTRIES // max(1, prod(self.hull.shape)))
+        block = at_a_time(prod(self.hull.shape))
         for start in range(0, self.size, block):
             yield self.points(start, min(start + block, self.size))
 

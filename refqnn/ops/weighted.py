@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import Arithmetic, add, magnitude, matmul, multiply
-from refqnn.limits import UNFOLDED_COLUMNS
+from refqnn.limits import UNFOLDED_COLUMNS, at_a_time
 from refqnn.ops.base import Ends, IntArray, Interval, Shape, SumOp
 from refqnn.ops.structure import Classes, Mask
 
@@ -100,7 +100,7 @@ class WeightedSum(SumOp):
         (_, *positions) = self.out_shape(x.shape[1:])
         matrices = weight.reshape(self.groups, len(weight) // self.groups, -1)  # [g, o, K]
         per_sample = self.groups * matrices.shape[2] * prod(positions)
-        block = max(1, UNFOLDED_COLUMNS // per_sample)
+        block = at_a_time(per_sample, UNFOLDED_COLUMNS)
         dtype = object if x.dtype == object else Arithmetic.for_mass(mass).dtype
         sums = []
         for start in range(0, max(1, len(x)), block):

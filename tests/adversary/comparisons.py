@@ -84,9 +84,8 @@ LIMITS = {
     "PREPARED_TABLE": [0, 1, 20],
     "COMPARED_THRESHOLDS": [0, 1, 3],
     "UNFOLDED_COLUMNS": [1, 30],
-    "TRACED_VALUES": [1, 50, 2000],
+    "HELD": [1, 50, 2000],
     "EXHAUSTIVE_LIMIT": [0, 5],
-    "_CHUNK_ENTRIES": [1, 7, 100],
     "_BATCH": [1, 2, 30],
 }
 
