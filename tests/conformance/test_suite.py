@@ -7,6 +7,8 @@ import hashlib
 import importlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -186,6 +188,28 @@ def test_whole_networks_carry_every_intermediate() -> None:
             nodes = {node["name"] for node in v.arguments["network"]["nodes"]}
             assert nodes == {*v.intermediates, v.arguments["network"]["output"]}
     assert {f"network_{n}.json" for n in ("iris", "digits", "checkerboard", "regression")} <= names
+
+
+# --- two rooms --------------------------------------------------------------------------------
+
+KIT = "suite runner program plugin offline encoding operations reference schemas notes mutants"
+
+
+def test_the_kit_loads_nothing_that_only_generates() -> None:
+    modules = ", ".join(f"refqnn.conformance.{name}" for name in KIT.split())
+    code = f"import sys, {modules}; print(*[m for m in sys.modules if '.making' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_old_paths_lead_to_the_same() -> None:
+    for name in ("cases", "oracle", "writing", "onnx_wheel"):
+        old = importlib.import_module(f"refqnn.conformance.{name}")
+        new = importlib.import_module(f"refqnn.conformance.making.{name}")
+        assert all(getattr(old, public) is getattr(new, public) for public in new.__all__)
+    old = importlib.import_module("refqnn.conformance.kernels")
+    assert old.KERNELS is KERNELS
+    assert set(KERNELS) == set(REFERENCE) == set(ORACLE) == set(OPERATIONS)
 
 
 # --- two routes -------------------------------------------------------------------------------
