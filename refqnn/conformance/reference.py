@@ -48,10 +48,10 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Op,
+    Requantize,
     Reshape,
     SumPool2d,
 )
-from refqnn.ops.requantize import Requantize
 from refqnn.pruning import fan_in_mask as _fan_in_mask
 from refqnn.pruning import project as _project
 from refqnn.pruning import sign_budgets as _sign_budgets
