@@ -1,6 +1,6 @@
 """How many wrong implementations do the vectors tell from right ones?
 
-Mutants are right kernels with one step replaced (refqnn/conformance/mutants.py); one is killed when
+Mutants are right kernels with one step replaced (refqnn/conformance/mutants); one is killed when
 some vector gets another answer from it.  Counted by operation and by flag.
 
     ours        the vectors of vectors/, each asked of the mutants of its own operation
@@ -29,10 +29,10 @@ from common import FOLDER, write_results
 from rich.progress import track
 
 from refqnn.conformance import OPERATIONS, load_vectors
+from refqnn.conformance.making.onnx_wheel import killed_by_onnx, onnx_vectors
+from refqnn.conformance.making.writing import kills
 from refqnn.conformance.mutants import MUTANTS
 from refqnn.conformance.notes import NOTES
-from refqnn.conformance.onnx_wheel import killed_by_onnx, onnx_vectors
-from refqnn.conformance.writing import kills
 
 NETWORKS = ("network", "predict")
 ONNX_CHOICES = {"half_even"}  # profiles of vectors that an ONNX operator could be asked

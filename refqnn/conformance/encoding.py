@@ -23,7 +23,7 @@ from refqnn.conformance.operations import OPERATIONS, Array, Field, Kind, Values
 from refqnn.errors import FileFormatError, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
 
-__all__ = ["canonical", "decode", "decode_fields", "encode", "encode_fields"]
+__all__ = ["Data", "canonical", "decode", "decode_fields", "encode", "encode_fields"]
 
 Data = Any  # what JSON has: None, bool, int, float, str, a list or a dict of Data
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from refqnn.conformance.operations import Values
 from refqnn.conformance.program import read_answer
 from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge, report_on
 from refqnn.conformance.suite import load_vectors, select
@@ -46,7 +46,7 @@ def verify(path: str | Path, *, name: str | None = None) -> Report:
     """
     path = Path(path)
     vectors = {v.id: v for v in load_vectors()}
-    answers: dict[str, Any] = {}
+    answers: dict[str, Values] = {}
     for number, line in enumerate(read_file(path).splitlines(), start=1):
         where = f"{path.name}, line {number}"
         try:

@@ -10,7 +10,6 @@ expected failure that passes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ __all__ = ["read_expected_failures"]
 REFERENCE = "refqnn.conformance.reference"
 
 
-def pytest_addoption(parser: Any) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("refqnn", "conformance of quantized arithmetic")
     group.addoption(
         "--refqnn-impl",
@@ -46,7 +45,7 @@ def pytest_addoption(parser: Any) -> None:
     )
 
 
-def pytest_report_header(config: Any) -> list[str]:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     if config.getoption("refqnn_impl") is None:
         return []
     options = ("refqnn_impl", "refqnn_profile", "refqnn_operation", "refqnn_xfails")

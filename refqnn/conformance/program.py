@@ -29,10 +29,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from refqnn.conformance.encoding import decode_fields
-from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
+from refqnn.conformance.encoding import Data, decode_fields
+from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Values
 from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge, report_on
 from refqnn.conformance.suite import (
     SEMANTICS_VERSION,
@@ -103,11 +102,11 @@ class _Process:
                     break
             self._lines.put_nowait(None)
 
-    def _handshake(self) -> dict[str, Any]:
+    def _handshake(self) -> Values:
         versions = {"suite_version": SUITE_VERSION, "semantics_version": SEMANTICS_VERSION}
         about = self.ask({"cmd": "start", "protocol": PROTOCOL, **versions})
-        if about.get("protocol") != PROTOCOL:
-            got = repr(about.get("protocol"))
+        if not _same(about.get("protocol"), PROTOCOL):
+            got = reprlib.repr(about.get("protocol"))
             raise HarnessError(mismatch("protocol in the answer to start", got, str(PROTOCOL)))
         operations = about.get("operations")
         if not isinstance(operations, list) or not isinstance(about.get("name"), str):
@@ -115,11 +114,11 @@ class _Process:
         if unknown := [n for n in operations if not isinstance(n, str) or n not in OPERATIONS]:
             raise HarnessError(mismatch("operations", unknown, "operations of this suite"))
         echo = self.ask({"cmd": "run", "seq": 0, "operation": "echo", "arguments": _ECHO})
-        if echo != {"seq": 0, "result": _ECHO}:
-            raise HarnessError(f"echo: got {json.dumps(echo)[:200]}, expected the arguments")
+        if not _same(echo, {"seq": 0, "result": _ECHO}):
+            raise HarnessError(mismatch("echo", reprlib.repr(echo), "the arguments, as they were"))
         return about
 
-    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, message: Values) -> Values:
         """One line there, one line back.  Raises: _Fault."""
         assert self._process.stdin is not None
         watch = threading.Timer(self._seconds, self._end)  # it may never read
@@ -218,8 +217,9 @@ def conform(
             }
             try:
                 answer = process.ask(message)
-                if answer.get("seq") != seq:
-                    raise _Fault(f"answer to question {answer.get('seq')!r}, expected {seq}")
+                if not _same(answer.get("seq"), seq):
+                    got = reprlib.repr(answer.get("seq"))
+                    raise _Fault(f"answer to question {got}, expected {seq}")
                 verdict = read_answer(vector, answer)
             except _Fault as fault:
                 verdict = Answer("fault", message=str(fault))
@@ -233,7 +233,7 @@ def conform(
     return report_on(name or about["name"], outcomes)
 
 
-def read_answer(vector: Vector, answer: dict[str, Any]) -> Answer:
+def read_answer(vector: Vector, answer: Values) -> Answer:
     """An answer from the wire or from a file of answers; "fault" for what is none."""
     kinds = [k for k in ("result", "error", "skipped") if k in answer]
     if len(kinds) != 1:
@@ -254,12 +254,23 @@ def read_answer(vector: Vector, answer: dict[str, Any]) -> Answer:
     return Answer("result", results)
 
 
-def _text(said: Any) -> str:
+def _same(got: Data, expected: Data) -> bool:
+    """Equal, and written alike: 2.0 is not 2, and true is not 1."""
+    if type(got) is not type(expected):
+        return False
+    if isinstance(expected, dict):
+        return got.keys() == expected.keys() and all(_same(got[k], expected[k]) for k in got)
+    if isinstance(expected, list):
+        return len(got) == len(expected) and all(map(_same, got, expected))
+    return bool(got == expected)
+
+
+def _text(said: Data) -> str:
     """Text as it is; anything else shortened, for it may be nested too deeply to be printed."""
     return said if isinstance(said, str) else reprlib.repr(said)
 
 
-def _reproduction(command: Sequence[str], message: dict[str, Any]) -> str:
+def _reproduction(command: Sequence[str], message: Values) -> str:
     start = json.dumps({"cmd": "start", "protocol": PROTOCOL})
     lines = (start, json.dumps({**message, "seq": 1}), '{"cmd": "stop"}')
     return f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} | {shlex.join(command)}"

@@ -15,10 +15,18 @@ import numpy as np
 
 from refqnn.accumulator import max_fan_in as _max_fan_in
 from refqnn.accumulator import omega as _omega
+from refqnn.arithmetic import to_int64_if_possible
 from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
 from refqnn.conformance.suite import Rejected
 from refqnn.emulate import Emulated
-from refqnn.errors import InvalidArgument, NotCovered, OutOfRange, RefqnnError, ShapeMismatch
+from refqnn.errors import (
+    InvalidArgument,
+    NotCovered,
+    OutOfRange,
+    RefqnnError,
+    ShapeMismatch,
+    mismatch,
+)
 from refqnn.formats import (
     BIPOLAR,
     IntFormat,
@@ -40,10 +48,10 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Op,
+    Requantize,
     Reshape,
     SumPool2d,
 )
-from refqnn.ops.requantize import Requantize
 from refqnn.pruning import fan_in_mask as _fan_in_mask
 from refqnn.pruning import project as _project
 from refqnn.pruning import sign_budgets as _sign_budgets
@@ -87,11 +95,15 @@ _NODES: dict[str, Callable[..., Op]] = {
 def node_of(operation: str, parameters: Mapping[str, Any]) -> Op:
     """The node that computes an operation.
 
-    Raises: NotCovered where none does; the errors of the node.
+    Raises: NotCovered where none does, InvalidArgument for other parameters than its own; the
+        errors of the node.
     """
     kind = OPERATIONS[operation].node if operation in OPERATIONS else operation
     if kind not in _NODES:
         raise NotCovered(f"{operation}: no kind of node computes it")
+    if parameters.keys() != OPERATIONS[operation].parameters.keys():
+        got, expected = ", ".join(parameters), ", ".join(OPERATIONS[operation].parameters)
+        raise InvalidArgument(mismatch(f"parameters of {operation}", got, expected))
     return _NODES[kind](**parameters)
 
 
@@ -109,11 +121,25 @@ def network_of(description: Mapping[str, Any]) -> Network:
     )
 
 
-def _apply(op: Op, *x: object) -> Array:
-    """Shapes checked, as a Network does."""
+def _read(op: Op, *x: object) -> list[Array]:
+    """Integers [n, channels, ...], their shapes checked, as a Network does.
+
+    Raises: InvalidType, ShapeMismatch.
+    """
     operands = [as_integers(v, "x") for v in x]
+    for v in operands:
+        if v.ndim < 2 or not v.size:
+            expected = "samples, then channels, at least one of each"
+            raise ShapeMismatch(mismatch("x", f"shape {v.shape}", expected))
+        if len(v) != len(operands[0]):
+            expected = f"{len(operands[0])}, as in the first operand"
+            raise ShapeMismatch(mismatch("operands", f"{len(v)} samples", expected))
     op.out_shape(*(v.shape[1:] for v in operands))
-    return op.forward(*operands)
+    return operands
+
+
+def _apply(op: Op, *x: object) -> Array:
+    return op.forward(*_read(op, *x))
 
 
 def node_and_operands(operation: str, arguments: Values) -> tuple[Op, Sequence[Array]]:
@@ -148,6 +174,8 @@ def check_codes(codes: Array, **fmt: Any) -> Values:
 
 
 def _door(bits: int, signed: bool, narrow: bool, **parameters: Any) -> AffineQuantizer:
+    if not np.size(parameters["zero_point"]):
+        raise ShapeMismatch(mismatch("zero_point", "no value", "one, or one per channel"))
     return AffineQuantizer(format=IntFormat(bits, signed, narrow), **parameters)
 
 
@@ -208,10 +236,18 @@ def requantize_multiplier(**arguments: Any) -> Values:
 def linear(
     x: Array, weight: Array, bias: Array | None, x_zero_point: int, weight_zero_point: Array
 ) -> Values:
-    """sum (w - z_w)(x - z_x) + b = sum (w - z_w) x + (b - z_x sum(w - z_w)): zero points fold."""
-    centred = weight - np.asarray(weight_zero_point).reshape(-1, 1)
-    folded = -x_zero_point * centred.sum(axis=1)
-    return {"acc": _apply(Linear(centred, folded if bias is None else folded + bias), x)}
+    """sum (w - z_w)(x - z_x) + b = sum w (x - z_x) + b - z_w sum(x - z_x).
+
+    In Python integers where zero points are, which may be of any size.
+    """
+    op, zeros = Linear(weight, bias), as_integers(weight_zero_point, "weight_zero_point").ravel()
+    if zeros.size not in (1, len(op.weight)):
+        expected = f"one, or one for each of {len(op.weight)} rows"
+        raise ShapeMismatch(mismatch("weight_zero_point", f"{zeros.size} values", expected))
+    centred = as_integers(x, "x").astype(object) - x_zero_point
+    acc = _apply(op, centred).astype(object)
+    acc -= centred.sum(axis=1, keepdims=True) * zeros.astype(object)
+    return {"acc": to_int64_if_possible(acc)}
 
 
 def accumulate(
@@ -224,8 +260,7 @@ def accumulate(
 ) -> Values:
     emulated = Emulated(accumulator_bits, accumulator_signed, **how)
     op = Linear(weight, bias)
-    op.out_shape(x.shape[1:])
-    return {"acc": emulated.accumulate(op, (x,), accumulator_bits)}
+    return {"acc": emulated.accumulate(op, tuple(_read(op, x)), accumulator_bits)}
 
 
 # --- widths and bounds ------------------------------------------------------------------------
@@ -287,7 +322,7 @@ def predict(
     x: Array, network: Mapping[str, Any], output_scale: Array, output_offset: Array, **door: Any
 ) -> Values:
     program = network_of(network)
-    codes = AffineQuantizer(format=program.input_format, **door).quantize(x)
+    codes = _door(**network["input_format"], **door).quantize(x)
     output = program.forward(codes)
     y = Dequantizer(output_scale, output_offset).dequantize(output)
     return {"y": y, "codes": codes, "output": output}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from refqnn.conformance.suite import (
     Answer,
     Mismatch,
     Vector,
+    as_result,
     call,
     compare,
     load_vectors,
@@ -222,12 +223,8 @@ def _says(mutant: Mutant, vector: Vector, answer: Answer) -> bool:
         theirs = call(mutant.function, vector)
     if "error" in (theirs.kind, answer.kind):
         return theirs.kind == answer.kind and theirs.code == answer.code
-    outputs = {n: _array(theirs.results[n]) for n in OPERATIONS[vector.operation].outputs}
+    outputs = {n: as_result(theirs.results[n]) for n in OPERATIONS[vector.operation].outputs}
     return compare(replace(vector, outputs=outputs, intermediates={}), answer.results) is None
-
-
-def _array(value: Any) -> Any:
-    return value if value is None or isinstance(value, (int, np.ndarray)) else np.asarray(value)
 
 
 def report_on(name: str, outcomes: Sequence[Outcome]) -> Report:

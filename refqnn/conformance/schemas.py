@@ -20,7 +20,7 @@ _SLUG = {"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$"}
 _TEXT = {"type": "string", "minLength": 1}
 
 
-def _closed(properties: Mapping[str, Any], optional: tuple[str, ...] = ()) -> Schema:
+def _closed(properties: Mapping[str, Schema], optional: tuple[str, ...] = ()) -> Schema:
     required = [name for name in properties if name not in optional]
     return {
         "type": "object",
@@ -197,28 +197,27 @@ def _manifest() -> Schema:
     }
 
 
-def _protocol() -> Schema:
-    """Every line of a conversation with a program, see `refqnn.conformance.program`."""
-    seq = {"type": "integer", "minimum": 0}
-    version = {"const": 1}
-    start = {
+_SEQ: Schema = {"type": "integer", "minimum": 0}
+_PROTOCOL: Schema = {"const": 1}
+
+
+def _echoed() -> Schema:
+    tensor = {"anyOf": [_ref("int_tensor"), _ref("float_tensor")]}
+    return _closed({**dict.fromkeys(("x", "y", "z"), tensor), "flags": {"type": "array"}})
+
+
+def _questions() -> dict[str, Schema]:
+    start: dict[str, Schema] = {
         "cmd": {"const": "start"},
-        "protocol": version,
+        "protocol": _PROTOCOL,
         "suite_version": _TEXT,
         "semantics_version": {"type": "integer", "minimum": 1},
     }
-    about = {"protocol": version, "name": _TEXT, "operations": _array({"enum": list(OPERATIONS)})}
-    echo = {"cmd": {"const": "run"}, "seq": {"const": 0}, "operation": {"const": "echo"}}
-    tensors = {
-        name: {"anyOf": [_ref("int_tensor"), _ref("float_tensor")]} for name in ("x", "y", "z")
+    echo: dict[str, Schema] = {
+        "cmd": {"const": "run"},
+        "seq": {"const": 0},
+        "operation": {"const": "echo"},
     }
-    echoed = _closed({**tensors, "flags": {"type": "array"}})
-    results = [
-        _closed({n: _field(f) for n, f in o.results.items()}, optional=tuple(o.intermediates))
-        for o in OPERATIONS.values()
-        if not o.traces
-    ]
-    trace = {"type": "object", "additionalProperties": _ref("int_tensor")}  # by names of nodes
     runs = [
         _closed(
             {
@@ -230,32 +229,49 @@ def _protocol() -> Schema:
         )
         for operation in OPERATIONS.values()
     ]
-    codes = {"enum": [*ERROR_CODES, "refused"]}
-    refused = _closed({"seq": seq, "error": codes, "message": _TEXT})
-    refused["required"] = ["seq", "error"]
-    brief = _closed(start)
-    brief["required"] = ["cmd", "protocol"]
-    definitions = {
-        "start": brief,
-        "about": _closed(about),
-        "echo": _closed({**echo, "arguments": echoed}),
+    return {
+        "start": _closed(start, optional=("suite_version", "semantics_version")),
+        "echo": _closed({**echo, "arguments": _echoed()}),
         "run": {"oneOf": runs},
         "stop": _closed({"cmd": {"const": "stop"}}),
-        "result": _closed({"seq": seq, "result": {"anyOf": [echoed, trace, *results]}}),
-        "error": refused,
-        "skipped": _closed({"seq": seq, "skipped": _TEXT}),
     }
-    asked, answered = ("start", "echo", "run", "stop"), ("about", "result", "error", "skipped")
+
+
+def _answers() -> dict[str, Schema]:
+    results = [
+        _closed({n: _field(f) for n, f in o.results.items()}, optional=tuple(o.intermediates))
+        for o in OPERATIONS.values()
+        if not o.traces
+    ]
+    trace = {"type": "object", "additionalProperties": _ref("int_tensor")}  # by names of nodes
+    about: dict[str, Schema] = {
+        "protocol": _PROTOCOL,
+        "name": _TEXT,
+        "operations": _array({"enum": [*OPERATIONS]}),
+    }
+    code = {"enum": [*ERROR_CODES, "refused"]}
+    return {
+        "about": _closed(about),
+        "result": _closed({"seq": _SEQ, "result": {"anyOf": [_echoed(), trace, *results]}}),
+        "error": _closed({"seq": _SEQ, "error": code, "message": _TEXT}, optional=("message",)),
+        "skipped": _closed({"seq": _SEQ, "skipped": _TEXT}),
+    }
+
+
+def _protocol() -> Schema:
+    """Every line of a conversation with a program, see `refqnn.conformance.program`."""
+    asked, answered = _questions(), _answers()
+    lines = {"start": asked["start"], "about": answered["about"], **asked, **answered}
     return {
         "$schema": _DRAFT,
         "title": "One line of a conversation with a program",
-        "oneOf": [{"$ref": "#/$defs/question"}, {"$ref": "#/$defs/answer"}],
+        "oneOf": [_ref("question"), _ref("answer")],
         "$defs": {
             **_DEFINITIONS,
             "network": _network(),
-            **definitions,
-            "question": {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in asked]},
-            "answer": {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in answered]},
+            **lines,
+            "question": {"oneOf": list(map(_ref, asked))},
+            "answer": {"oneOf": list(map(_ref, answered))},
         },
     }
 

@@ -30,6 +30,7 @@ __all__ = [
     "Rejected",
     "Unsupported",
     "Vector",
+    "as_result",
     "call",
     "compare",
     "load_vectors",
@@ -133,7 +134,7 @@ def load_vectors(folder: Path | None = None) -> tuple[Vector, ...]:
     return tuple(vectors)
 
 
-def _vectors(name: str, content: Mapping[str, Any]) -> Iterable[Vector]:
+def _vectors(name: str, content: Values) -> Iterable[Vector]:
     operation = OPERATIONS[content["operation"]]
     for group in content["groups"]:
         parameters = decode_fields(group["parameters"], operation.parameters)
@@ -253,6 +254,11 @@ def call(function: Function, vector: Vector) -> Answer:
     return Answer("result", {outputs[0]: value})
 
 
+def as_result(value: object) -> object:
+    """A result as a vector holds it: a number, None, or an array."""
+    return value if value is None or isinstance(value, (int, np.ndarray)) else np.asarray(value)
+
+
 def compare(vector: Vector, results: Mapping[str, Any]) -> Mismatch | None:
     """The first result that differs from the vector's, outputs before intermediates, or None."""
     operation = OPERATIONS[vector.operation]
@@ -272,7 +278,7 @@ def compare(vector: Vector, results: Mapping[str, Any]) -> Mismatch | None:
     return None
 
 
-def _compare(name: str, kind: str, expected: Any, got: Any) -> Mismatch | None:
+def _compare(name: str, kind: str, expected: Any, got: object) -> Mismatch | None:
     if kind not in ("int_tensor", "float_tensor"):
         got = got.item() if isinstance(got, np.generic) else got
         same = type(got) is type(expected) and got == expected

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from refqnn.conformance.operations import Function
 from refqnn.conformance.plugin import REFERENCE, read_expected_failures
 from refqnn.conformance.runner import ask, functions_of
 from refqnn.conformance.suite import Vector, load_vectors, select
@@ -26,7 +27,7 @@ def _implementation(name: str, folder: str) -> Any:
         raise pytest.UsageError(f"--refqnn-impl: cannot load {name!r}: {error}") from error
 
 
-def pytest_generate_tests(metafunc: Any) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     option = metafunc.config.getoption
     folder = str(metafunc.config.invocation_params.dir)
     _implementation(option("refqnn_impl", None) or REFERENCE, folder)  # a wrong name ends it here
@@ -52,14 +53,14 @@ def pytest_generate_tests(metafunc: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def implementation(request: Any) -> tuple[str, dict[str, Any]]:
+def implementation(request: pytest.FixtureRequest) -> tuple[str, dict[str, Function]]:
     """The name and the functions of what is tested."""
     name = request.config.getoption("refqnn_impl", None) or REFERENCE
     folder = str(request.config.invocation_params.dir)
     return name, functions_of(_implementation(name, folder))
 
 
-def test_vector(vector: Vector, implementation: tuple[str, dict[str, Any]]) -> None:
+def test_vector(vector: Vector, implementation: tuple[str, dict[str, Function]]) -> None:
     name, functions = implementation
     outcome = ask(functions, vector, name)
     if outcome.status == "unsupported":

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from refqnn.conformance import Report, Unsupported, run
-from refqnn.conformance.kernels import KERNELS
-from refqnn.conformance.onnx_wheel import killed_by_onnx, onnx_vectors
+from refqnn.conformance.making.onnx_wheel import killed_by_onnx, onnx_vectors
+from refqnn.conformance.mutants import KERNELS
 
 
 def failed_ids(report: Report) -> set[str]:

@@ -29,11 +29,26 @@ for line in sys.stdin:
         elif how == "unknown-operation":
             answer = {"protocol": 1, "name": "broken", "operations": ["fly"]}
         else:
-            answer = {"protocol": 1, "name": "broken", "operations": ["flatten", "concat"]}
+            protocol = {"protocol-float": 1.0, "protocol-bool": True}.get(how, 1)
+            names = ["flatten", "concat", "omega"]
+            answer = {"protocol": protocol, "name": "broken", "operations": names}
     elif message["operation"] == "echo":
         answer = {"seq": 0, "result": message["arguments"]}
         if how == "echo-floats":
             answer["result"]["x"]["data"] = [float(v) for v in answer["result"]["x"]["data"]]
+        x = answer["result"]["x"]
+        if how == "echo-one-float":
+            x["data"] = [float(v) if v == -1 else v for v in x["data"]]
+        if how == "echo-numbers":
+            x["data"] = [int(v) for v in x["data"]]
+        if how == "echo-strings":
+            x["shape"] = [str(n) for n in x["shape"]]
+        if how == "echo-bools":
+            answer["result"]["flags"] = [1, None, "half_even"]
+        if how == "echo-seq":
+            answer["seq"] = 0.0
+        if how == "echo-deep":
+            answer["result"] = json.loads("[" * 900 + "]" * 900)
         if how == "echo-dies":
             sys.exit(3)
     elif how == "crash":
@@ -47,6 +62,14 @@ for line in sys.stdin:
         time.sleep(60)
     elif how == "wrong-seq":
         answer = {"seq": 10**6, "skipped": ""}
+    elif how == "float-seq":
+        answer = {"seq": float(message["seq"]), "skipped": ""}
+    elif how == "small-strings":
+        answer = {"seq": message["seq"], "result": {"fan_in": "28"}}
+    elif how == "float-integers":
+        answer = {"seq": message["seq"], "result": {"fan_in": 28.0}}
+    elif how == "large-numbers":
+        answer = {"seq": message["seq"], "result": {"fan_in": 2**60}}
     elif how == "two-answers":
         answer = {"seq": message["seq"], "skipped": "", "error": "out_of_range"}
     elif how in ("refused", "out_of_range", "shape_mismatch"):
@@ -101,7 +124,12 @@ def test_the_javascript_program_conforms() -> None:
         assert statuses == {"passed"}, operation
 
 
-@pytest.mark.parametrize("how", ["no-protocol", "unknown-operation", "echo-floats", "echo-dies"])
+@pytest.mark.parametrize(
+    "how",
+    ["no-protocol", "protocol-float", "protocol-bool", "unknown-operation", "echo-floats",
+     "echo-one-float", "echo-numbers", "echo-strings", "echo-bools", "echo-seq", "echo-deep",
+     "echo-dies"],
+)  # fmt: skip
 def test_faults_of_the_harness_are_no_verdict(how: str) -> None:
     with pytest.raises(HarnessError):
         conform(broken(how))
@@ -125,10 +153,15 @@ def test_a_program_that_does_not_exist() -> None:
         ("two-answers", "expected one of"),
         ("unknown-code", "bad luck"),
         ("bad-tensor", "expected a int_tensor"),
+        ("float-seq", "answer to question 1.0"),
+        ("small-strings", "got '28', expected a int"),
+        ("float-integers", "got 28.0, expected a int"),
+        ("large-numbers", "got 1152921504606846976, expected a int"),
     ],
 )
 def test_faults_are_not_failures(how: str, message: str) -> None:
-    report = conform(broken(how), operations=["flatten"], seconds=0.5 if how == "slow" else 10)
+    asked = ["omega" if message.endswith("expected a int") else "flatten"]
+    report = conform(broken(how), operations=asked, seconds=0.5 if how == "slow" else 10)
     assert not report.conforms
     assert report.counts["fault"] == len(report.outcomes)
     assert message in report.outcomes[0].message

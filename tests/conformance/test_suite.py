@@ -6,6 +6,9 @@ import doctest
 import hashlib
 import importlib
 import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,16 +28,16 @@ from refqnn.conformance import (
     run,
     vector,
     vectors_path,
-    writing,
 )
-from refqnn.conformance.cases import Case
 from refqnn.conformance.encoding import decode, encode
-from refqnn.conformance.kernels import KERNELS
-from refqnn.conformance.mutants import MUTANTS, mutants_of
+from refqnn.conformance.making import writing
+from refqnn.conformance.making.cases import Case
+from refqnn.conformance.making.oracle import FUNCTIONS as ORACLE
+from refqnn.conformance.mutants import KERNELS, MUTANTS, mutants_of
 from refqnn.conformance.notes import NOTES
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Field
-from refqnn.conformance.oracle import FUNCTIONS as ORACLE
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
+from refqnn.conformance.runner import judge
 from refqnn.conformance.suite import call, compare
 from refqnn.datasets import load as load_data
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType
@@ -187,6 +190,28 @@ def test_whole_networks_carry_every_intermediate() -> None:
     assert {f"network_{n}.json" for n in ("iris", "digits", "checkerboard", "regression")} <= names
 
 
+# --- two rooms --------------------------------------------------------------------------------
+
+KIT = "suite runner program plugin offline encoding operations reference schemas notes mutants"
+
+
+def test_the_kit_loads_nothing_that_only_generates() -> None:
+    modules = ", ".join(f"refqnn.conformance.{name}" for name in KIT.split())
+    code = f"import sys, {modules}; print(*[m for m in sys.modules if '.making' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_old_paths_lead_to_the_same() -> None:
+    for name in ("cases", "oracle", "writing", "onnx_wheel"):
+        old = importlib.import_module(f"refqnn.conformance.{name}")
+        new = importlib.import_module(f"refqnn.conformance.making.{name}")
+        assert all(getattr(old, public) is getattr(new, public) for public in new.__all__)
+    old = importlib.import_module("refqnn.conformance.kernels")
+    assert old.KERNELS is KERNELS
+    assert set(KERNELS) == set(REFERENCE) == set(ORACLE) == set(OPERATIONS)
+
+
 # --- two routes -------------------------------------------------------------------------------
 
 
@@ -267,6 +292,55 @@ def test_a_wrong_implementation_is_named() -> None:
     assert outcome.reproduction.endswith("# f: linear of mine")
     assert "overflow_narrow" in report.summary()
     assert str(outcome).startswith("linear-passes-2-15: failed: acc[0, 0]: expected 32769, got")
+
+
+def diagnosed(operation: str, function: Any) -> tuple[set[str], str]:
+    """The causes that a report gives, and its text."""
+    report = run({operation: function}, operations=[operation])
+    causes = {cause for outcome in report.failures for cause in outcome.resembles}
+    return causes, report.summary()
+
+
+NAMED = [m for m in MUTANTS if not m.equivalent]
+
+
+@pytest.mark.parametrize("mutant", NAMED[::9], ids=lambda m: m.id)
+def test_a_known_mistake_is_named_alone_or_not_at_all(mutant: Any) -> None:
+    """Never another: what a mutant answers elsewhere counts too, right answers among it."""
+    causes, text = diagnosed(mutant.operation, mutant.function)
+    named = set(re.findall(r"gives the answer of: (.*)", text))
+    assert str(mutant) in causes
+    assert named == (causes if len(causes) == 1 else set())
+
+
+@pytest.mark.slow
+def test_mistakes_that_the_vectors_do_not_tell_apart_are_few() -> None:
+    alone = [diagnosed(m.operation, m.function)[0] == {str(m)} for m in NAMED]
+    assert sum(alone) > 0.95 * len(alone)
+
+
+def test_an_unknown_mistake_is_not_named() -> None:
+    """Two known ones at a time, and one that no mutant has: each vector resembles some mutant."""
+    kernel = KERNELS["linear"]
+
+    def twice(**arguments: Any) -> Any:
+        wrong = {**arguments, "bias": None, "x_zero_point": 0}
+        return kernel(**wrong)
+
+    def ten_bits(**arguments: Any) -> Any:
+        return {"acc": (kernel(**arguments)["acc"] + 2**9) % 2**10 - 2**9}
+
+    for function in (twice, ten_bits):
+        report = run({"linear": function}, operations=["linear"])
+        assert report.failures
+        assert any(judged.resembles for judged in map(alone, report.failures, [function] * 99))
+        assert not any(outcome.resembles for outcome in report.failures)
+        assert "gives the answer" not in report.summary()
+
+
+def alone(outcome: Any, function: Any) -> Any:
+    """The verdict without the others."""
+    return judge(outcome.vector, call(function, outcome.vector))
 
 
 def test_a_reproduction_is_python_to_paste(
@@ -401,12 +475,73 @@ def test_floats_come_back_to_the_bit(array: Any) -> None:
     assert (np.signbit(back) == np.signbit(array))[~np.isnan(array)].all()
 
 
+def floats(*values: float) -> Any:
+    return np.array(values, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "same"),
+    [
+        (floats(0.0), floats(0.0), True),
+        (floats(0.0), floats(-0.0), False),
+        (floats(-0.0), floats(0.0), False),
+        (floats(np.nan), floats(np.nan), True),
+        (floats(np.nan), floats(1.0), False),
+        (floats(np.inf), floats(np.inf), True),
+        (floats(np.inf), floats(-np.inf), False),
+        (floats(0.1), np.array([float(np.float32(0.1))]), True),
+        (floats(0.1), np.array([0.1]), False),
+        (floats(1.0), [1.0], True),
+        (floats(1.0), [[1.0], [1.0, 2.0]], False),
+        (floats(1.0), [1], False),
+    ],
+)
+def test_floats_are_compared_to_the_bit(expected: Any, got: Any, same: bool) -> None:
+    v = replace(vector("dequantize-cancels"), outputs={"x": expected}, intermediates={})
+    assert (compare(v, {"x": got}) is None) == same
+
+
+@given(
+    numpy_strategies.arrays(np.float64, 3),
+    numpy_strategies.arrays(np.float64, 3),
+)
+def test_floats_agree_when_their_digits_do(a: Any, b: Any) -> None:
+    """The two are one where what is written in files is one."""
+    v = replace(vector("dequantize-cancels"), outputs={"x": a}, intermediates={})
+    field = OPERATIONS["dequantize"].outputs["x"]
+    for got in (a, b):
+        assert (compare(v, {"x": got}) is None) == (encode(a, field) == encode(got, field))
+
+
+@pytest.mark.parametrize("got", [np.array([7, 7]), np.array(7), "7", 7.0, True, [7], None])
+def test_a_number_is_compared_with_its_type(got: Any) -> None:
+    v = vector("bit-widths-from-minus-96-to-30")
+    assert compare(v, {**v.outputs, "span_bits": got}) is not None
+    assert compare(v, {**v.outputs, "span_bits": np.int64(7)}) is None
+
+
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
         ("int", 1.0),
         ("int", True),
         ("int", "0x10"),
+        ("int", "28"),
+        ("int", 2.0),
+        ("int", 2**53 + 1),
+        ("int", str(2**53)),
+        ("int", f" {2**60}"),
+        ("int", f"+{2**60}"),
+        ("int", f"0{2**60}"),
+        ("int", f"{2**60:_}"),
+        ("ints", "12"),
+        ("ints", {}),
+        ("ints", [1, "2"]),
+        ("int_tensor", {"dtype": "int", "shape": ["1"], "data": [1]}),
+        ("int_tensor", {"dtype": "int", "shape": [1], "data": ["1"]}),
+        ("int_tensor", {"dtype": "int", "shape": [1], "data": [1.0]}),
+        ("int_tensor", {"dtype": "int", "shape": [0], "data": {}}),
+        ("int_tensor", {"dtype": "int", "shape": [1], "data": [1], "order": "F"}),
         ("int_tensor", {"dtype": "int", "shape": [2], "data": [1]}),
         ("int_tensor", {"dtype": "int64", "shape": [1], "data": [1]}),
         ("int_tensor", [1]),

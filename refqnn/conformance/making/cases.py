@@ -17,13 +17,10 @@ import numpy as np
 from refqnn.conformance.making.chosen import CHOSEN
 from refqnn.conformance.making.networks import trained_cases
 from refqnn.conformance.making.samplers import sample
-from refqnn.conformance.operations import OPERATIONS, Array, Values
+from refqnn.conformance.operations import MODES, OPERATIONS, Array, Values
 from refqnn.conformance.suite import vectors_path
-from refqnn.rounding import Rounding
 
 __all__ = ["Case", "all_cases", "asked", "hand_made"]
-
-_MODES = tuple(mode.value for mode in Rounding)
 
 
 @dataclass(frozen=True)
@@ -189,7 +186,7 @@ def _ask(operation: str, name: str, comment: str, error: str | None = None, **ch
 # fmt: off
 def _rounding() -> Iterator[Case]:
     ask = partial(_ask, "round_ratio")
-    for mode in _MODES:
+    for mode in MODES:
         yield ask(f"halves-{_slug(mode)}", "every tie from -7/2 to 7/2",
                   numerator=np.arange(-7, 8), denominator=2, rounding=mode)
         yield ask(f"thirds-{_slug(mode)}", "no ties; both sides of the half",
@@ -227,7 +224,7 @@ def _formats() -> Iterator[Case]:
 
 def _quantizers() -> Iterator[Case]:
     ask = partial(_ask, "quantize")
-    for mode in _MODES:
+    for mode in MODES:
         yield ask(f"ties-{_slug(mode)}", "ties of both signs and parities on a dyadic scale",
                   rounding=mode)
     below_half, tiny = 0.5 - 2.0**-25, 2.0**-140
@@ -283,7 +280,7 @@ def _requantize_by_threshold() -> Iterator[Case]:
 
 def _requantize_by_mode() -> Iterator[Case]:
     ties = {**_fmt(4, True), "acc": np.arange(-14, 15)[:, None], "zero_point": 1}
-    for mode in _MODES:
+    for mode in MODES:
         slug, base = _slug(mode), {**ties, "rounding": mode}
         yield _ask("requantize_shift", f"ties-{slug}",
                    "every accumulator of [-14, 14], shifted by 2", **base, shift=2)

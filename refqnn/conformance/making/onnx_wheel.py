@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from refqnn.conformance.mutants import KERNELS, MUTANTS, Mutant
+from refqnn.conformance.operations import Array, Function, Values
 from refqnn.errors import CertificateError, MissingExtra
 
 __all__ = ["OnnxVector", "killed_by_onnx", "onnx_vectors"]
 
-Kernels = Mapping[str, Callable[..., Any]]
+Kernels = Mapping[str, Function]
+Answer = Callable[[Kernels], Array]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class OnnxVector:
 
     name: str
     operations: tuple[str, ...]
-    answer: Callable[[Kernels], Any]
-    expected: Any
+    answer: Answer
+    expected: Array
 
     def passes(self, kernels: Kernels) -> bool:
         """Do these kernels give what is expected?"""
@@ -54,7 +55,7 @@ class OnnxVector:
 _WIDTHS = {"INT": True, "UINT": False}
 
 
-def _quantize_linear(inputs: list[Any], fmt: dict[str, Any]) -> Callable[[Kernels], Any]:
+def _quantize_linear(inputs: list[Array], fmt: Values) -> Answer:
     x, scale, zero = inputs
     scale = np.squeeze(scale)
     axis = None if scale.ndim == 0 else 1 if x.shape[1] == scale.size else 0
@@ -71,13 +72,13 @@ def _quantize_linear(inputs: list[Any], fmt: dict[str, Any]) -> Callable[[Kernel
     return lambda kernels: kernels["quantize"](**arguments)["codes"]
 
 
-def _matmul_integer(inputs: list[Any], _: Any) -> Callable[[Kernels], Any]:
+def _matmul_integer(inputs: list[Array], _: object) -> Answer:
     a, b, za, zb = (v.astype(np.int64) for v in inputs)
     zeros = {"x_zero_point": int(za.item()), "weight_zero_point": np.squeeze(zb)}
     return lambda kernels: kernels["linear"](x=a, weight=b.T, bias=None, **zeros)["acc"]
 
 
-def _conv_integer(inputs: list[Any], pad: int) -> Callable[[Kernels], Any]:
+def _conv_integer(inputs: list[Array], pad: int) -> Answer:
     x, w, z, *rest = (v.astype(np.int64) for v in inputs)
     arguments = {
         "x": x - int(z.item()),
@@ -92,7 +93,7 @@ def _conv_integer(inputs: list[Any], pad: int) -> Callable[[Kernels], Any]:
     return lambda kernels: kernels["conv2d"](**arguments)["acc"]
 
 
-def _qlinear_matmul(inputs: list[Any], fmt: dict[str, Any]) -> Callable[[Kernels], Any]:
+def _qlinear_matmul(inputs: list[Array], fmt: Values) -> Answer:
     """A product, requantized: two operations, of which a mutant replaces one."""
     a, a_scale, za, b, b_scale, zb, y_scale, zy = inputs
     a, b = (v.astype(np.int64).reshape(-1, *v.shape[-2:]) for v in (a, b))
@@ -108,7 +109,7 @@ def _qlinear_matmul(inputs: list[Any], fmt: dict[str, Any]) -> Callable[[Kernels
         **fmt,
     }
 
-    def product(kernels: Kernels) -> Any:
+    def product(kernels: Kernels) -> Array:
         sums = [kernels["linear"](x=x, weight=w.T, bias=None, **zeros)["acc"] for x, w in zip(a, b)]
         return np.stack([kernels["requantize_scale"](acc=acc, **scales)["codes"] for acc in sums])
 
@@ -132,7 +133,7 @@ def onnx_vectors() -> list[OnnxVector]:
         for bits in (2, 4, 8, 16)
         if hasattr(TensorProto, f"{kind}{bits}")
     }
-    kinds: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
+    kinds: dict[str, tuple[tuple[str, ...], Callable[..., Answer]]] = {
         "test_quantizelinear": (("quantize",), _quantize_linear),
         "test_matmulinteger": (("linear",), _matmul_integer),
         "test_convinteger": (("conv2d",), _conv_integer),
@@ -150,9 +151,9 @@ def onnx_vectors() -> list[OnnxVector]:
         if not is_sum and output.data_type not in formats:
             continue  # a float format of 4 or 8 bits
         operations, make = kinds[kind]
-        how: Any = formats.get(output.data_type)
+        how: object = formats.get(output.data_type)
         how = int("with_padding" in folder.name) if make is _conv_integer else how
-        answer: Callable[[Kernels], Any] = make([numpy_helper.to_array(p) for p in inputs], how)
+        answer: Answer = make([numpy_helper.to_array(p) for p in inputs], how)
         expected = numpy_helper.to_array(output).astype(np.int64)
         vectors.append(OnnxVector(folder.name, operations, answer, expected))
     return vectors

@@ -77,7 +77,7 @@ def _door(
     q_min, q_max = _ends(bits, signed, narrow)
     return SimpleNamespace(
         scale=exact._map(digits, scale.tolist()),
-        zero_point=zero_point.tolist(),
+        zero_point=zero_point.tolist() if zero_point.size > 1 else zero_point.item(),
         format=SimpleNamespace(q_min=q_min, q_max=q_max, step=1),
         axis=axis,
         precision=precision,

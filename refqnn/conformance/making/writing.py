@@ -8,7 +8,6 @@ from collections import Counter
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from refqnn.conformance.making.cases import Case, all_cases
 from refqnn.conformance.making.oracle import FUNCTIONS as ORACLE
 from refqnn.conformance.mutants import MUTANTS, mutants_of
 from refqnn.conformance.notes import NOTES
-from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
+from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Values
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
 from refqnn.conformance.runner import passes
 from refqnn.conformance.schemas import schemas
@@ -28,6 +27,7 @@ from refqnn.conformance.suite import (
     SUITE_VERSION,
     Rejected,
     Vector,
+    as_result,
     compare,
     vectors_path,
 )
@@ -57,8 +57,8 @@ def solved(case: Case) -> Vector:
 
 def _answered(case: Case) -> Vector:
     operation = OPERATIONS[case.operation]
-    outputs: dict[str, Any] = {}
-    intermediates: dict[str, Any] = {}
+    outputs: Values = {}
+    intermediates: Values = {}
     error = case.error
     try:
         results = REFERENCE[case.operation](**case.arguments)
@@ -72,10 +72,10 @@ def _answered(case: Case) -> Vector:
     else:
         if error is not None:
             raise CertificateError(f"{case.id}: accepted, expected {error}")
-        outputs = {name: _array(results[name]) for name in operation.outputs}
+        outputs = {name: as_result(results[name]) for name in operation.outputs}
         rest = {n: v for n, v in results.items() if n not in outputs and v is not None}
         repeated = case.arguments["network"]["output"] if case.operation == "network" else None
-        intermediates = {n: _array(v) for n, v in rest.items() if n != repeated}
+        intermediates = {n: as_result(v) for n, v in rest.items() if n != repeated}
     vector = Vector(
         id=case.id,
         operation=case.operation,
@@ -97,11 +97,7 @@ def _answered(case: Case) -> Vector:
     return vector
 
 
-def _array(value: Any) -> Any:
-    return value if value is None or isinstance(value, int) else np.asarray(value)
-
-
-def _nested(value: Any) -> Any:
+def _nested(value: object) -> object:
     """Nested lists of the oracle as arrays, Python integers kept where int64 is too small."""
     if not isinstance(value, list):
         return value
@@ -141,7 +137,7 @@ def files() -> dict[str, bytes]:
     return result
 
 
-def _content(vectors: list[Vector]) -> dict[str, Any]:
+def _content(vectors: list[Vector]) -> Values:
     operation = OPERATIONS[vectors[0].operation]
     flags = [flag for flag in NOTES if any(flag in v.flags for v in vectors)]
     return {
@@ -157,7 +153,7 @@ def _content(vectors: list[Vector]) -> dict[str, Any]:
     }
 
 
-def _note(flag: str) -> dict[str, Any]:
+def _note(flag: str) -> Values:
     note = NOTES[flag]
     return {
         "bug_type": note.bug_type,
@@ -167,7 +163,7 @@ def _note(flag: str) -> dict[str, Any]:
     }
 
 
-def _groups(vectors: list[Vector]) -> list[dict[str, Any]]:
+def _groups(vectors: list[Vector]) -> list[Values]:
     """Neighbours that share parameters and profiles; a group has the id of its first test."""
     operation = OPERATIONS[vectors[0].operation]
 
@@ -190,10 +186,10 @@ def _groups(vectors: list[Vector]) -> list[dict[str, Any]]:
     return groups
 
 
-def _test(vector: Vector) -> dict[str, Any]:
+def _test(vector: Vector) -> Values:
     operation = OPERATIONS[vector.operation]
     inputs = {n: vector.arguments[n] for n in operation.inputs}
-    test: dict[str, Any] = {
+    test: Values = {
         "id": vector.id,
         "comment": vector.comment,
         "flags": list(vector.flags),
@@ -207,7 +203,7 @@ def _test(vector: Vector) -> dict[str, Any]:
     return test
 
 
-def _manifest(by_file: dict[str, list[Vector]], texts: dict[str, bytes]) -> dict[str, Any]:
+def _manifest(by_file: dict[str, list[Vector]], texts: dict[str, bytes]) -> Values:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

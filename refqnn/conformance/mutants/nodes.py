@@ -26,7 +26,7 @@ from refqnn.conformance.mutants.steps import (
     wrap,
 )
 from refqnn.conformance.mutants.table import KERNELS, of
-from refqnn.conformance.operations import Array, Values, functions_in
+from refqnn.conformance.operations import OPERATIONS, Array, Values, functions_in
 from refqnn.conformance.suite import Rejected
 
 __all__: list[str] = []
@@ -340,10 +340,9 @@ def network(
     for node in network["nodes"]:
         operation = node["operation"]
         operands = [values[name] for name in inputs_of(node, before)]
-        several = operation in ("add", "concat")
-        given = "acc" if operation.startswith("requantize") else "x"
-        data = {"operands": operands} if several else {given: operands[0]}
-        (result,) = KERNELS[operation](**data, **node["parameters"]).values()
+        ((given, field),) = OPERATIONS[operation].inputs.items()
+        data = operands if field.kind == "int_tensors" else operands[0]
+        (result,) = KERNELS[operation](**{given: data}, **node["parameters"]).values()
         values[node["name"]] = stored(result, operation)
         before = node["name"]
     del values["input"]
