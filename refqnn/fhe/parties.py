@@ -79,7 +79,7 @@ KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
 _INPUT = ("input_low", "input_step")
 _ARRAYS = ("read_alone", "output_low", "output_step", "output_top")
-_LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
+LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
 _LARGEST = 2**62  # magnitude of an output
 
 OnSample = Callable[[str], None]
@@ -358,7 +358,7 @@ class Server:
                 expected = f"{platform.machine()}: compile and save it on such a machine"
                 raise CircuitError(mismatch("machine of the file", machine, expected))
             digest, salt, client = (file.field(n, str) for n in ("digest", "salt", "client"))
-            library = {name: file[name] for name in _LIBRARY}
+            library = {name: file[name] for name in LIBRARY}
             circuit = _identity(client, _program(salt, library))
             file.require(circuit=circuit)
             parameters = Parameters(file[_PARAMETERS])
@@ -444,43 +444,29 @@ class Halves:
 
     Attributes:
         parameters: serialized encryption parameters of the circuit.
-        library: the folder into which it was compiled.
+        library: what was compiled, by name of file.
         salt: drawn for this circuit.
     """
 
     network: Network
     encoding: Encoding
     parameters: bytes
-    library: Path
-    salt: bytes
+    library: dict[str, bytes]
+    salt: str
 
     @property
     def doors(self) -> Network:
         """A network without weights that quantizes and dequantizes as this one."""
-        network = self.network
-        return Network(
-            [Node("doors", Reshape(network.input_shape))],
-            input_shape=network.input_shape,
-            input_format=network.input_format,
-            input_quantizer=network.input_quantizer,
-            output_dequantizer=network.output_dequantizer,
-        )
+        nodes = [Node("doors", Reshape(self.network.input_shape))]
+        names = ("input_shape", "input_format", "input_quantizer", "output_dequantizer")
+        return Network(nodes, **{name: getattr(self.network, name) for name in names})
 
     @property
-    def client_part(self) -> str:
-        return _client_part(self.doors, self.encoding, self.parameters)
-
-    @property
-    def library_members(self) -> dict[str, bytes]:
-        return {name: Path(self.library, name).read_bytes() for name in _LIBRARY}
-
-    @property
-    def program(self) -> str:
-        return _program(self.salt.hex(), self.library_members)
-
-    @property
-    def circuit(self) -> str:
-        return _identity(self.client_part, self.program)
+    def names(self) -> dict[str, str]:
+        """Of the client's part, of the program, and of the circuit, which follows from both."""
+        client = _client_part(self.doors, self.encoding, self.parameters)
+        program = _program(self.salt, self.library)
+        return {"client": client, "program": program, "circuit": _identity(client, program)}
 
 
 def save_client(halves: Halves, path: str | Path) -> None:
@@ -490,11 +476,8 @@ def save_client(halves: Halves, path: str | Path) -> None:
         file = Path(folder, _DOORS)
         halves.doors.save(file)
         saved_doors = file.read_bytes()
-    header = {
-        "circuit": halves.circuit,
-        "program": halves.program,
-        **{name: getattr(encoding, name) for name in _INPUT},
-    }
+    header = {name: halves.names[name] for name in ("circuit", "program")}
+    header |= {name: getattr(encoding, name) for name in _INPUT}
     members = {
         _DOORS: saved_doors,
         **{f"{name}.npy": array_to_npy(getattr(encoding, name)) for name in _ARRAYS},
@@ -507,12 +490,11 @@ def save_server(halves: Halves, path: str | Path) -> None:
     """Write what `Server.load` reads."""
     header = {
         "digest": halves.network.digest,
-        "circuit": halves.circuit,
-        "client": halves.client_part,
-        "salt": halves.salt.hex(),
+        "salt": halves.salt,
+        **{name: halves.names[name] for name in ("circuit", "client")},
         "machine": platform.machine(),
     }
-    members = {**halves.library_members, _PARAMETERS: halves.parameters}
+    members = {**halves.library, _PARAMETERS: halves.parameters}
     files.write(path, "server", header, members.items())
 
 
@@ -524,7 +506,7 @@ def _client_part(doors: Network, encoding: Encoding, parameters: bytes) -> str:
 
 
 def _program(salt: str, library: dict[str, bytes]) -> str:
-    return files.identity(salt.encode(), *(library[name] for name in _LIBRARY))
+    return files.identity(salt.encode(), *(library[name] for name in LIBRARY))
 
 
 def _identity(client_part: str, program: str) -> str:
