@@ -61,7 +61,6 @@ from refqnn.errors import (
     InvalidArgument,
     InvalidType,
     NotCovered,
-    RefqnnError,
     ShapeMismatch,
     mismatch,
 )
@@ -178,7 +177,7 @@ class Client:
             sizes = self._parameters.key_sizes
             require_memory(2 * sizes.travelling, "the keys")  # once more while they are written
             system_randomness = (0, 0, 0, 0)  # no seed given
-            with held_back(), _in("keygen"):
+            with held_back(), _read_by_concrete("keygen"):
                 keyset = Keyset(self._parameters.info, None, *system_randomness, None)
                 self._keys = keyset, secrets.token_hex(16)
 
@@ -197,7 +196,8 @@ class Client:
             file.require(circuit=self.circuit)
             name, keys = file.field("keys", str), file[KEYS]
             self._parameters.require_keys(keys)
-            self._keys = Keyset.deserialize(keys), name
+            with _read_by_concrete("private keys"):
+                self._keys = Keyset.deserialize(keys), name
 
     def evaluation_keys(self) -> bytes:
         """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
@@ -243,7 +243,7 @@ class Client:
         message = _bytes(answer, "answer")
         self._parameters.require_answer(message)
         circuit = self._circuit()
-        with held_back(), _in("answer"):
+        with held_back(), _read_by_concrete("answer"):
             value = circuit.process_output(TransportValue.deserialize(message), 0)
             result = np.asarray(value.to_py_val())
         self._encoding.require(result)
@@ -364,7 +364,8 @@ class Server:
             parameters = Parameters(file[_PARAMETERS])
             for name, content in library.items():
                 Path(folder.name, name).write_bytes(content)
-            return cls(digest, circuit, parameters, folder)
+            with _read_by_concrete("library"):
+                return cls(digest, circuit, parameters, folder)
 
     def load_keys(self, evaluation_keys: bytes) -> None:
         """Use these keys from now on; `Client.evaluation_keys` made them.
@@ -375,7 +376,7 @@ class Server:
         require_memory(self.memory_bytes, "the evaluation keys")
         message = _bytes(evaluation_keys, "evaluation_keys")
         self._parameters.require_evaluation_keys(message)
-        with _in("evaluation keys"):
+        with _read_by_concrete("evaluation keys"):
             self._keys, self._keys_name = ServerKeyset.deserialize(message), ""
 
     def load_evaluation_keys(self, path: str | Path) -> None:
@@ -402,7 +403,7 @@ class Server:
         self._parameters.require_request(message)
         circuit = self._program.get_server_circuit("circuit")
         kept = kept_between_runs(self._parameters.key_sizes.bootstrap)
-        with held_back(), kept, _in("request"):
+        with held_back(), kept, _read_by_concrete("request"):
             (answer,) = circuit.call([TransportValue.deserialize(message)], self._keys)
             return bytes(answer.serialize())
 
@@ -517,19 +518,20 @@ def _require_sound(encoding: Encoding, doors: Network, parameters: Parameters) -
     """Raises: FileFormatError for an encoding that the circuit of these parameters cannot have."""
     fmt, size = doors.input_format, prod(doors.input_shape)
     alone, low, step, top = (getattr(encoding, name) for name in _ARRAYS)
+    if any(array.dtype != np.int64 for array in (alone, low, step, top)) or alone.ndim != 1:
+        raise FileFormatError("arrays: not those of a circuit of ours")
     argument = doors.input_shape
     if len(alone):
         argument = (size + len(alone) * (fmt.levels - 1),)
     sound = {
         "input_low": encoding.input_low == fmt.q_min,
         "input_step": encoding.input_step in (1, fmt.step),
-        "read_alone": alone.ndim == 1 and np.isin(alone, range(size)).all(),
+        "read_alone": np.isin(alone, range(size)).all(),
         "argument": parameters.argument_shape == argument,
         "output_low": low.size > 0 and top.size % max(1, low.size) == 0,
         "output_step": step.shape in ((1,), low.shape) and (step >= 1).all(),
         "output_top": top.shape == parameters.result_shape,
         "output_top's values": ((top >= 0) & (top < 1 << parameters.result_bits)).all(),
-        "arrays": all(a.dtype == np.int64 for a in (alone, low, step, top)),
     }
     for name, holds in sound.items():
         if not holds:
@@ -546,15 +548,19 @@ def _bytes(message: bytes, argument: str) -> bytes:
 
 
 @contextmanager
-def _in(where: str | Path) -> Iterator[None]:
-    """What Concrete cannot read is a damaged file; an error in a file names it."""
+def _in(file: str | Path) -> Iterator[None]:
+    """An error about the content of a file names the file."""
     try:
         yield
     except FileFormatError as error:
-        if str(error).startswith(str(where)):
+        if str(error).startswith(str(file)):
             raise
-        raise FileFormatError(f"{where}: {error}") from error
-    except RefqnnError:
-        raise
+        raise FileFormatError(f"{file}: {error}") from error
+
+
+@contextmanager
+def _read_by_concrete(what: str) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
-        raise FileFormatError(f"{where}: Concrete cannot read it ({error})") from error
+        raise FileFormatError(f"{what}: Concrete cannot read it ({error})") from error
