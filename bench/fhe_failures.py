@@ -1,6 +1,6 @@
 """How often does encrypted inference fail, and does `global_p_error` predict it?
 
-At the default, 2**-40, nobody will see a failure.  Here the allowed probability is so large that
+At the default, 2**-128, nobody will see a failure.  Here the allowed probability is so large that
 failures are seen and counted: in simulation, which draws the noise of the parameters, and with real
 keys and ciphertexts.
 

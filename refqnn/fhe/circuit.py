@@ -22,7 +22,7 @@ from refqnn.fhe.batch import run_all
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
 from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_memory
-from refqnn.fhe.parties import Halves, save_client, save_server
+from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
 from refqnn.fhe.security import FAILURE, LEVELS, MODELS, reveals, security_of
 from refqnn.fhe.tables import Lowering
 from refqnn.network import Network
@@ -253,7 +253,7 @@ class Circuit:
         self.lowered = lowered
         self.layers: list[Layer] = lowered.layers
         self._concrete = concrete
-        self._salt = secrets.token_bytes(16)  # nobody but the server may recompute its identity
+        self._salt = secrets.token_hex(16)  # nobody but the server may recompute its identity
 
     # --- integers in, integers out ------------------------------------------------------------
 
@@ -366,13 +366,14 @@ class Circuit:
 
     def _files(self) -> Halves:
         # Compiled circuits live in a temporary folder of Concrete's library object.
-        library = self._concrete.server._library.get_output_dir_path()
-        return Halves(self.network, self.lowered, self._parameters, Path(library), self._salt)
+        folder = self._concrete.server._library.get_output_dir_path()
+        library = {name: Path(folder, name).read_bytes() for name in LIBRARY}
+        return Halves(self.network, self.lowered, self._parameters, library, self._salt)
 
     @property
     def _parameters(self) -> bytes:
         """The encryption parameters, serialized."""
-        return bytes(self._concrete.client.specs.serialize())
+        return bytes(self._concrete.client.specs.program_info.serialize())
 
     def _arguments(self, codes: ArrayLike) -> NDArray[np.int64]:
         """Checked codes as the circuit's unsigned integers [n, *program.input_shape]."""

@@ -61,7 +61,6 @@ from refqnn.errors import (
     InvalidArgument,
     InvalidType,
     NotCovered,
-    RefqnnError,
     ShapeMismatch,
     mismatch,
 )
@@ -79,7 +78,7 @@ KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
 _INPUT = ("input_low", "input_step")
 _ARRAYS = ("read_alone", "output_low", "output_step", "output_top")
-_LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
+LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
 _LARGEST = 2**62  # magnitude of an output
 
 OnSample = Callable[[str], None]
@@ -178,7 +177,7 @@ class Client:
             sizes = self._parameters.key_sizes
             require_memory(2 * sizes.travelling, "the keys")  # once more while they are written
             system_randomness = (0, 0, 0, 0)  # no seed given
-            with held_back(), _in("keygen"):
+            with held_back(), _read_by_concrete("keygen"):
                 keyset = Keyset(self._parameters.info, None, *system_randomness, None)
                 self._keys = keyset, secrets.token_hex(16)
 
@@ -197,7 +196,8 @@ class Client:
             file.require(circuit=self.circuit)
             name, keys = file.field("keys", str), file[KEYS]
             self._parameters.require_keys(keys)
-            self._keys = Keyset.deserialize(keys), name
+            with _read_by_concrete("private keys"):
+                self._keys = Keyset.deserialize(keys), name
 
     def evaluation_keys(self) -> bytes:
         """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
@@ -243,7 +243,7 @@ class Client:
         message = _bytes(answer, "answer")
         self._parameters.require_answer(message)
         circuit = self._circuit()
-        with held_back(), _in("answer"):
+        with held_back(), _read_by_concrete("answer"):
             value = circuit.process_output(TransportValue.deserialize(message), 0)
             result = np.asarray(value.to_py_val())
         self._encoding.require(result)
@@ -358,13 +358,14 @@ class Server:
                 expected = f"{platform.machine()}: compile and save it on such a machine"
                 raise CircuitError(mismatch("machine of the file", machine, expected))
             digest, salt, client = (file.field(n, str) for n in ("digest", "salt", "client"))
-            library = {name: file[name] for name in _LIBRARY}
+            library = {name: file[name] for name in LIBRARY}
             circuit = _identity(client, _program(salt, library))
             file.require(circuit=circuit)
             parameters = Parameters(file[_PARAMETERS])
             for name, content in library.items():
                 Path(folder.name, name).write_bytes(content)
-            return cls(digest, circuit, parameters, folder)
+            with _read_by_concrete("library"):
+                return cls(digest, circuit, parameters, folder)
 
     def load_keys(self, evaluation_keys: bytes) -> None:
         """Use these keys from now on; `Client.evaluation_keys` made them.
@@ -375,7 +376,7 @@ class Server:
         require_memory(self.memory_bytes, "the evaluation keys")
         message = _bytes(evaluation_keys, "evaluation_keys")
         self._parameters.require_evaluation_keys(message)
-        with _in("evaluation keys"):
+        with _read_by_concrete("evaluation keys"):
             self._keys, self._keys_name = ServerKeyset.deserialize(message), ""
 
     def load_evaluation_keys(self, path: str | Path) -> None:
@@ -402,7 +403,7 @@ class Server:
         self._parameters.require_request(message)
         circuit = self._program.get_server_circuit("circuit")
         kept = kept_between_runs(self._parameters.key_sizes.bootstrap)
-        with held_back(), kept, _in("request"):
+        with held_back(), kept, _read_by_concrete("request"):
             (answer,) = circuit.call([TransportValue.deserialize(message)], self._keys)
             return bytes(answer.serialize())
 
@@ -444,43 +445,29 @@ class Halves:
 
     Attributes:
         parameters: serialized encryption parameters of the circuit.
-        library: the folder into which it was compiled.
+        library: what was compiled, by name of file.
         salt: drawn for this circuit.
     """
 
     network: Network
     encoding: Encoding
     parameters: bytes
-    library: Path
-    salt: bytes
+    library: dict[str, bytes]
+    salt: str
 
     @property
     def doors(self) -> Network:
         """A network without weights that quantizes and dequantizes as this one."""
-        network = self.network
-        return Network(
-            [Node("doors", Reshape(network.input_shape))],
-            input_shape=network.input_shape,
-            input_format=network.input_format,
-            input_quantizer=network.input_quantizer,
-            output_dequantizer=network.output_dequantizer,
-        )
+        nodes = [Node("doors", Reshape(self.network.input_shape))]
+        names = ("input_shape", "input_format", "input_quantizer", "output_dequantizer")
+        return Network(nodes, **{name: getattr(self.network, name) for name in names})
 
     @property
-    def client_part(self) -> str:
-        return _client_part(self.doors, self.encoding, self.parameters)
-
-    @property
-    def library_members(self) -> dict[str, bytes]:
-        return {name: Path(self.library, name).read_bytes() for name in _LIBRARY}
-
-    @property
-    def program(self) -> str:
-        return _program(self.salt.hex(), self.library_members)
-
-    @property
-    def circuit(self) -> str:
-        return _identity(self.client_part, self.program)
+    def names(self) -> dict[str, str]:
+        """Of the client's part, of the program, and of the circuit, which follows from both."""
+        client = _client_part(self.doors, self.encoding, self.parameters)
+        program = _program(self.salt, self.library)
+        return {"client": client, "program": program, "circuit": _identity(client, program)}
 
 
 def save_client(halves: Halves, path: str | Path) -> None:
@@ -490,11 +477,8 @@ def save_client(halves: Halves, path: str | Path) -> None:
         file = Path(folder, _DOORS)
         halves.doors.save(file)
         saved_doors = file.read_bytes()
-    header = {
-        "circuit": halves.circuit,
-        "program": halves.program,
-        **{name: getattr(encoding, name) for name in _INPUT},
-    }
+    header = {name: halves.names[name] for name in ("circuit", "program")}
+    header |= {name: getattr(encoding, name) for name in _INPUT}
     members = {
         _DOORS: saved_doors,
         **{f"{name}.npy": array_to_npy(getattr(encoding, name)) for name in _ARRAYS},
@@ -507,12 +491,11 @@ def save_server(halves: Halves, path: str | Path) -> None:
     """Write what `Server.load` reads."""
     header = {
         "digest": halves.network.digest,
-        "circuit": halves.circuit,
-        "client": halves.client_part,
-        "salt": halves.salt.hex(),
+        "salt": halves.salt,
+        **{name: halves.names[name] for name in ("circuit", "client")},
         "machine": platform.machine(),
     }
-    members = {**halves.library_members, _PARAMETERS: halves.parameters}
+    members = {**halves.library, _PARAMETERS: halves.parameters}
     files.write(path, "server", header, members.items())
 
 
@@ -524,7 +507,7 @@ def _client_part(doors: Network, encoding: Encoding, parameters: bytes) -> str:
 
 
 def _program(salt: str, library: dict[str, bytes]) -> str:
-    return files.identity(salt.encode(), *(library[name] for name in _LIBRARY))
+    return files.identity(salt.encode(), *(library[name] for name in LIBRARY))
 
 
 def _identity(client_part: str, program: str) -> str:
@@ -535,19 +518,20 @@ def _require_sound(encoding: Encoding, doors: Network, parameters: Parameters) -
     """Raises: FileFormatError for an encoding that the circuit of these parameters cannot have."""
     fmt, size = doors.input_format, prod(doors.input_shape)
     alone, low, step, top = (getattr(encoding, name) for name in _ARRAYS)
+    if any(array.dtype != np.int64 for array in (alone, low, step, top)) or alone.ndim != 1:
+        raise FileFormatError("arrays: not those of a circuit of ours")
     argument = doors.input_shape
     if len(alone):
         argument = (size + len(alone) * (fmt.levels - 1),)
     sound = {
         "input_low": encoding.input_low == fmt.q_min,
         "input_step": encoding.input_step in (1, fmt.step),
-        "read_alone": alone.ndim == 1 and np.isin(alone, range(size)).all(),
+        "read_alone": np.isin(alone, range(size)).all(),
         "argument": parameters.argument_shape == argument,
         "output_low": low.size > 0 and top.size % max(1, low.size) == 0,
         "output_step": step.shape in ((1,), low.shape) and (step >= 1).all(),
         "output_top": top.shape == parameters.result_shape,
         "output_top's values": ((top >= 0) & (top < 1 << parameters.result_bits)).all(),
-        "arrays": all(a.dtype == np.int64 for a in (alone, low, step, top)),
     }
     for name, holds in sound.items():
         if not holds:
@@ -564,15 +548,19 @@ def _bytes(message: bytes, argument: str) -> bytes:
 
 
 @contextmanager
-def _in(where: str | Path) -> Iterator[None]:
-    """What Concrete cannot read is a damaged file; an error in a file names it."""
+def _in(file: str | Path) -> Iterator[None]:
+    """An error about the content of a file names the file."""
     try:
         yield
     except FileFormatError as error:
-        if str(error).startswith(str(where)):
+        if str(error).startswith(str(file)):
             raise
-        raise FileFormatError(f"{where}: {error}") from error
-    except RefqnnError:
-        raise
+        raise FileFormatError(f"{file}: {error}") from error
+
+
+@contextmanager
+def _read_by_concrete(what: str) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
-        raise FileFormatError(f"{where}: Concrete cannot read it ({error})") from error
+        raise FileFormatError(f"{what}: Concrete cannot read it ({error})") from error

@@ -475,7 +475,7 @@ def test_concrete_simulation_of_small_networks() -> None:
     def network(codes: Any, network: Any) -> Any:
         program = network_of(network)
         program.check_codes(codes)
-        return fhe.compile(program).simulate(codes)
+        return fhe.compile(program, model="public").simulate(codes)
 
     report = run({"network": network}, operations=["network"], name="concrete simulation")
     assert report.counts["passed"] >= 2, report.summary()

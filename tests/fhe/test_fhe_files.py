@@ -157,6 +157,9 @@ def raised(content: bytes) -> bytes:
     [
         ("output_low.npy", raised),
         ("output_step.npy", raised),
+        ("output_low.npy", lambda content: array_to_npy(np.array(["x", "y", "z"]))),
+        ("output_low.npy", lambda content: array_to_npy(np.full(3, np.nan))),
+        ("read_alone.npy", lambda content: array_to_npy(np.array([4]))),
         ("output_top.npy", lambda content: array_to_npy(npy_to_array(content) - 1)),
         ("refqnn.json", with_field("input_step", 0)),
         ("refqnn.json", with_field("input_low", -1)),
@@ -294,3 +297,14 @@ def test_every_door_of_bytes_raises_errors_of_ours(folder: Path) -> None:
         for bad in (b"", b"x", bytes(16), bytes(320), bytes(2**16), os.urandom(333)):
             with pytest.raises(RefqnnError):
                 use(bad)
+
+
+def test_what_a_callback_raises_is_its_own(folder: Path, tmp_path: Path) -> None:
+    def fail(detail: str) -> None:
+        raise ValueError(detail)
+
+    with pytest.raises(ValueError, match=r"^sample 0$"):
+        client(folder).read_answers(folder / "answers", fail, requests=folder / "asked")
+    with pytest.raises(ValueError, match=r"^sample 0$"):
+        server(folder).answer(folder / "asked", tmp_path / "answers", fail)
+    assert not list(tmp_path.iterdir())

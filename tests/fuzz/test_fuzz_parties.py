@@ -7,17 +7,31 @@ import json
 import random
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import fuzz, members_of, mutated_bytes, mutated_json, to_text, zipped
+from fuzzing import INPUTS, fuzz, members_of, mutated_bytes, mutated_json, to_text, zipped
 
 pytest.importorskip("concrete.fhe")
 
-from refqnn import IntFormat, Linear, Network, Node, PowerOfTwoQuantizer, fhe
+from concrete.compiler import ProgramInfo
+
+from refqnn import IntFormat, Linear, Network, Node, PowerOfTwoQuantizer, Requantize, fhe
+from refqnn.errors import RefqnnError
+from refqnn.fhe.messages import Parameters
 
 SPEEDS = [False, pytest.param(True, marks=pytest.mark.slow)]
+
+INPUTS |= {
+    "encryption parameters": (60, 20_000),
+    "message to a server": (100, 30_000),
+    "message to a client": (100, 30_000),
+    "evaluation keys": (20, 2_000),
+    "requests, checksums mended": (30, 10_000),
+    "answers, checksums mended": (30, 10_000),
+}
 
 
 @functools.cache
@@ -34,6 +48,11 @@ def saved() -> dict[str, bytes]:
         circuit.save_server(folder / "server")
         client = fhe.Client.load(folder / "client")
         client.save_keys(folder / "keys")
+        client.save_evaluation_keys(folder / "evaluation")
+        client.save_requests([[3, 1], [0, 2]], folder / "requests")
+        server = fhe.Server.load(folder / "server")
+        server.load_evaluation_keys(folder / "evaluation")
+        server.answer(folder / "requests", folder / "answers")
         assert stat.S_IMODE((folder / "keys").stat().st_mode) == 0o600
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -81,6 +100,97 @@ def test_client_files_with_mended_checksums(slow: bool, tmp_path: Path) -> None:
         return mended_parts(saved()["client"], rng)
 
     fuzz("client file, checksums mended", slow, make, door)
+
+
+@functools.cache
+def parties() -> tuple[fhe.Client, fhe.Server]:
+    with tempfile.TemporaryDirectory() as name:
+        for kind, data in saved().items():
+            Path(name, kind).write_bytes(data)
+        client, server = fhe.Client.load(f"{name}/client"), fhe.Server.load(f"{name}/server")
+        client.load_keys(f"{name}/keys")
+        server.load_evaluation_keys(f"{name}/evaluation")
+    return client, server
+
+
+@pytest.mark.parametrize("slow", SPEEDS)
+def test_encryption_parameters(slow: bool) -> None:
+    """With sizes that belong to other keys, Concrete would write beyond its memory."""
+    content = json.loads(members_of(saved()["client"])["parameters.json"])
+    names = (Parameters.require_request, Parameters.require_answer)
+
+    def door(data: bytes) -> None:
+        parameters = Parameters(data)
+        assert parameters.key_sizes.resident >= 0
+        for require in (*names, Parameters.require_evaluation_keys, Parameters.require_keys):
+            with pytest.raises(RefqnnError):
+                require(parameters, bytes(320))
+
+    def make(rng: random.Random) -> bytes:
+        changed = to_text(mutated_json(content, rng, 1 if rng.random() < 0.8 else 3))
+        data = changed.encode("utf-8", "surrogatepass")
+        with suppress(Exception):  # as Concrete would write it, where it can
+            return bytes(ProgramInfo.deserialize(data).serialize())
+        return data
+
+    fuzz("encryption parameters", slow, make, door)
+
+
+@pytest.mark.parametrize("slow", SPEEDS)
+@pytest.mark.parametrize("to", ["server", "client"])
+def test_messages(slow: bool, to: str) -> None:
+    """What is accepted differs in the payload alone: it is computed with, and gives numbers."""
+    client, server = parties()
+    whole = members_of(saved()["requests" if to == "server" else "answers"])["0"]
+    door = server.run if to == "server" else client.decrypt
+    fuzz(f"message to a {to}", slow, lambda rng: mutated_bytes(whole, rng), door)
+
+
+@pytest.mark.parametrize("slow", SPEEDS)
+def test_evaluation_keys(slow: bool) -> None:
+    """Of a circuit with lookups: megabytes, of which the form is looked at and the rest is not."""
+    circuit = lookups()
+    parameters = Parameters(circuit._parameters)
+    keys = bytes(circuit._concrete.client.evaluation_keys.serialize())
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.2:
+            return mutated_bytes(keys, rng)
+        return mutated_bytes(keys[:512], rng) + keys[512:]
+
+    fuzz("evaluation keys", slow, make, parameters.require_evaluation_keys)
+
+
+@functools.cache
+def lookups() -> fhe.Circuit:
+    nodes = [
+        Node("fc0", Linear([[1, -1]])),
+        Node("act", Requantize([[1]], IntFormat(1, signed=False))),
+        Node("fc1", Linear([[1]])),
+    ]
+    network = Network(nodes, input_shape=(2,), input_format=IntFormat(1, signed=False))
+    circuit = fhe.compile(network, global_p_error=2.0**-20)
+    circuit.keygen()
+    return circuit
+
+
+@pytest.mark.parametrize("slow", SPEEDS)
+@pytest.mark.parametrize("kind", ["requests", "answers"])
+def test_ciphertexts_inside_valid_archives(slow: bool, kind: str, tmp_path: Path) -> None:
+    client, server = parties()
+    file, asked = tmp_path / kind, tmp_path / "asked"
+    asked.write_bytes(saved()["requests"])
+
+    def door(data: bytes) -> None:
+        file.write_bytes(data)
+        if kind == "requests":
+            server.answer(file, tmp_path / "out")
+        else:
+            outputs = client.read_answers(file, requests=asked)
+            assert outputs.shape[1:] == (2,)
+            assert ((outputs >= -3) & (outputs <= 9)).all()
+
+    fuzz(f"{kind}, checksums mended", slow, lambda rng: mended_parts(saved()[kind], rng), door)
 
 
 def test_files_without_keys_hold_none() -> None:

@@ -242,7 +242,7 @@ if sys.argv[3] == "ask":
     client.save_requests(client.quantize(X), "requests")
 else:
     client.load_keys("keys")
-    acc = client.read_answers("answers")
+    acc = client.read_answers("answers", requests="requests")
     print(repr(client.predictions.predict(acc).tolist()))
     if client.predictions.labels is not None:
         print(repr(client.predictions.predict_proba(acc).tolist()))
