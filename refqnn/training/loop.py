@@ -297,7 +297,11 @@ def build(config: DemoConfig, n_features: int, n_outputs: int, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SparseQuantNeuralNetImpl(
-            n_features, len(config.hidden_sizes) + 1, n_outputs, **config.module
+            n_features,
+            len(config.hidden_sizes) + 1,
+            n_outputs,
+            n_accum_bits=None,
+            **config.module,
         )
 
 

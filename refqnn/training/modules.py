@@ -156,7 +156,7 @@ class SparseQuantNeuralNetImpl(QuantNet):
         n_hidden_neurons_multiplier: float = 4,
         n_w_bits: int = 3,
         n_a_bits: int = 3,
-        n_accum_bits: int | None = None,
+        n_accum_bits: int | None = 8,
         n_prune_neurons_percentage: float = 0.0,
         activation_function: Activation = nn.ReLU,
         quant_narrow: bool = False,
