@@ -308,7 +308,7 @@ class Estimator(BaseEstimator):
             value = getattr(self, name, None)
             if value is None or name == "classes":
                 continue
-            require(name, value, not values or value in values, f"{values[:1]}")
+            require(name, value, not values or value in values, " or ".join(map(repr, values)))
             options[name] = value
         return TrainingNet(
             self.training_module_,

@@ -299,15 +299,10 @@ class _QuantizedEstimator(Estimator):
         check_is_fitted(self)
         if X is not None:
             self.quantize_input(X)
-        given = [
-            ("artifacts", artifacts, None),
-            ("show_mlir", show_mlir, False),
-            ("p_error", p_error, None),
-            ("global_p_error", global_p_error, None),
-            ("verbose", verbose, False),
-            ("device", device, "cpu"),
-        ]
-        options.update({name: value for name, value, usual in given if value != usual})
+        named: dict[str, object] = {"p_error": p_error, "global_p_error": global_p_error}
+        named |= {"artifacts": artifacts, "device": None if device == "cpu" else device}
+        named |= {"show_mlir": show_mlir or None, "verbose": verbose or None}
+        options |= {name: value for name, value in named.items() if value is not None}
         options = {"certificate": self.certificate_, **circuit_options(configuration, options)}
         circuit: Circuit = fhe.compile(self.network_, **options)
         self.fhe_circuit_ = circuit

@@ -58,6 +58,8 @@ def test_compile_names_all_that_it_cannot_honour(model: NeuralNetClassifier) -> 
     configuration.additional_pre_processors = [print]
     with pytest.raises(InvalidArgument, match="additional_pre_processors: got"):
         model.compile(configuration=configuration)
+    with pytest.raises(InvalidArgument, match="p_error: got 0"):
+        model.compile(p_error=0.0)
     with pytest.raises(InvalidArgument, match="network: got 3"):
         model.compile(network=3)
     with pytest.raises(InvalidArgument, match="enable_unsafe_features: got True"):
