@@ -120,6 +120,10 @@ class Certificate:
         self.witnesses = witnesses
         self._proved = False  # by `certify` in this process, or by `verify`
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle and copies; what a pickle holds is not proved in this process."""
+        return type(self), (dict(self.nodes), self.digest, self.domain, self.witnesses)
+
     def __getitem__(self, name: str) -> LayerCertificate:
         if name not in self.nodes:
             raise InvalidArgument(mismatch("name", repr(name), f"one of {list(self.nodes)}"))

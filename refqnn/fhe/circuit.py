@@ -288,6 +288,8 @@ class Circuit:
             anything is encrypted.
         """
         array = np.asarray(codes)
+        if array.shape == (1, *self.network.input_shape):  # a table of one row
+            array = array[0]
         if array.shape != self.network.input_shape:
             expected = f"one sample of shape {self.network.input_shape}"
             raise ShapeMismatch(mismatch("codes", f"shape {array.shape}", expected))

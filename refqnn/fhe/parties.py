@@ -227,6 +227,8 @@ class Client:
             anything is encrypted.
         """
         array = np.asarray(codes)
+        if array.shape == (1, *self.doors.input_shape):  # a table of one row
+            array = array[0]
         if array.shape != self.doors.input_shape:
             expected = f"one sample of shape {self.doors.input_shape}"
             raise ShapeMismatch(mismatch("codes", f"shape {array.shape}", expected))

@@ -23,7 +23,6 @@ from sklearn.utils.validation import (
 )
 from skorch.history import History
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.formats import is_integer
@@ -54,10 +53,20 @@ _REFUSED = {
     "classes_, or sample_weight in fit",
     "n_bits": "nothing: use n_w_bits for the weights and n_a_bits for the activations",
 }
-PREFIXES = ("criterion__", "optimizer__", "callbacks__", "iterator_train__", "iterator_valid__")
+PREFIXES = (
+    *("criterion__", "optimizer__", "callbacks__"),
+    *("iterator_train__", "iterator_valid__", "dataset__"),
+)
 
 # Parameters that go to skorch as they are, under the same name.
 _SHARED = ("optimizer", "lr", "max_epochs", "batch_size", "train_split", "verbose")
+
+# Parameters of skorch that may be given too, and where only some values mean something, these.
+_PASSED: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("classes", "iterator_train", "iterator_valid", "dataset"), ()),
+    "device": ("cpu",),
+    "predict_nonlinearity": ("auto", None),
+}
 
 LEARNED = ("n_features_in_", "feature_names_in_", "input_mean_", "input_scale_")
 
@@ -90,7 +99,7 @@ class Estimator(BaseEstimator):
             raise InvalidArgument(mismatch(name, "a value", _REFUSED[name]))
         canonical = _ALIASES.get(name, name)
         known = set(cls._get_param_names())
-        if canonical in known or canonical.startswith(PREFIXES):
+        if canonical in known or canonical in _PASSED or canonical.startswith(PREFIXES):
             return canonical
         prefix, _, rest = canonical.partition("module__")
         if prefix == "" and rest in inspect.signature(cls._module_class).parameters:
@@ -100,10 +109,11 @@ class Estimator(BaseEstimator):
         )
         raise InvalidArgument(mismatch("parameter", repr(name), expected))
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
+    def get_params(self, deep: bool = True, **kwargs: object) -> dict[str, Any]:
         """Parameters by name, unprefixed aliases under their full names."""
         names = list(self._get_param_names())
-        names += [name for name in vars(self) if "__" in name.strip("_") and name not in names]
+        given = (name for name in vars(self) if name in _PASSED or "__" in name.strip("_"))
+        names += [name for name in given if name not in names]
         return {name: getattr(self, name) for name in names}
 
     def set_params(self, **parameters: Any) -> Self:
@@ -236,6 +246,8 @@ class Estimator(BaseEstimator):
         classes: ArrayLike | None = None,
         start: nn.Module | None = None,
     ) -> Self:
+        if classes is None:
+            classes = getattr(self, "classes", None)
         rows, targets = self._training_data(X, y, reset, classes)
         weight = None if sample_weight is None else _checked_weight(sample_weight, rows)
         if reset:
@@ -285,17 +297,25 @@ class Estimator(BaseEstimator):
         if weight is not None:
             weight = torch.as_tensor(np.asarray(_to_array(weight), dtype=np.float32))
             options["criterion__weight"] = weight
-        if isinstance(self.callbacks, str):
-            expected = "a list of skorch callbacks or None; verbose=0 silences the table"
-            raise InvalidArgument(mismatch("callbacks", repr(self.callbacks), expected))
-        callbacks = list(self.callbacks or []) + self._callbacks(inputs)
+        callbacks = self.callbacks or []
+        if isinstance(callbacks, str):
+            expected = "a list of skorch callbacks, None, or 'disable'"
+            require("callbacks", callbacks, callbacks == "disable", expected)
+            quiet = ("epoch_timer", "schedule", "print_log")  # others keep the integers exact
+            options = {**dict.fromkeys(f"callbacks__{name}" for name in quiet), **options}
+            callbacks = []
+        for name, values in _PASSED.items():
+            value = getattr(self, name, None)
+            if value is None or name == "classes":
+                continue
+            require(name, value, not values or value in values, " or ".join(map(repr, values)))
+            options[name] = value
         return TrainingNet(
             self.training_module_,
             seed=seed,
             classify=self._classify,
             criterion=criterion,
-            callbacks=callbacks,
-            iterator_train=DataLoader,
+            callbacks=[*callbacks, *self._callbacks(inputs)],
             **{name: getattr(self, name) for name in _SHARED},
             **options,
         )
@@ -327,15 +347,16 @@ class Estimator(BaseEstimator):
         """In which the module computes what `predict` does."""
         return nullcontext()
 
-    def infer(self, x: ArrayLike) -> Tensor:
+    def infer(self, x: ArrayLike, **fit_params: object) -> Tensor:
         """Outputs of the torch module, float32 [n, outputs], before softmax or target scale.
 
         Args:
             x: rows of features as for `predict`.
+            fit_params: further arguments of the module.
         """
         inputs = torch.from_numpy(self._scaled(x))
         with torch.no_grad(), self._arithmetic():
-            return self.module_.eval()(inputs)
+            return self.module_.eval()(inputs, **fit_params)
 
     @property
     def history(self) -> History:

@@ -98,6 +98,8 @@ class QuantNet(nn.Module):
     features: nn.Sequential
     output_std: float
     table_bits: int | None = None
+    n_accum_bits: int | None = None
+    n_prune_neurons_percentage: float = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Accumulators of the last layer, as floats: ``[N, outputs]``."""
@@ -242,7 +244,7 @@ class QuantNet(nn.Module):
         self.update_fan_in(keep=(1.0 - done) ** 3)
         self.recalibrate(x)
 
-    def enable_pruning(self, fraction: float) -> None:
+    def enable_pruning(self, fraction: float | None = None) -> None:
         """Silence the given fraction of the neurons of each hidden layer, from now on.
 
         A neuron counts by the product of the norms of its incoming and outgoing weights; the least
@@ -250,8 +252,9 @@ class QuantNet(nn.Module):
         trained for a while; the weights of a new one say nothing.
 
         Args:
-            fraction: in [0, 1); rounded down to whole neurons.
+            fraction: in [0, 1); rounded down to whole neurons.  None: n_prune_neurons_percentage.
         """
+        fraction = self.n_prune_neurons_percentage if fraction is None else fraction
         if not 0.0 <= fraction < 1.0:
             raise InvalidArgument(mismatch("fraction", fraction, "a number in [0, 1)"))
         importances = self.neuron_importance()
@@ -287,6 +290,10 @@ class QuantNet(nn.Module):
         for block, scale in zip(self.blocks(), scales, strict=True):
             if scale is not None:
                 _weight_scaling(block).set_scale(float(scale))
+
+    def on_train_end(self) -> None:
+        """`make_pruning_permanent`, under the name it has where training calls it."""
+        self.make_pruning_permanent()
 
     # -- accumulator budgets ---------------------------------------------------------------------
 
@@ -339,12 +346,17 @@ class QuantNet(nn.Module):
                 )
                 raise InvalidArgument(mismatch("n_accum_bits", bits, expected))
 
-    def max_active_neurons(self, bits: int) -> int:
+    def max_active_neurons(self, bits: int | None = None) -> int:
         """Inputs that any neuron may read with weights of any size, accumulators of ``bits``.
+
+        None: ``n_accum_bits`` of the network.
 
         The least over the layers of `refqnn.max_fan_in`, with the bias that
         `add_accumulator_budgets` leaves room for.  A neuron with smaller weights may read more.
         """
+        bits = self.n_accum_bits if bits is None else bits
+        if bits is None:
+            raise InvalidArgument(mismatch("n_accum_bits", None, "a number of bits"))
         fan_ins = []
         for block in self.blocks():
             inputs, weights = _act_scaling(block.input_quant), _weight_scaling(block)

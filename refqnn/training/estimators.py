@@ -38,6 +38,7 @@ from refqnn.network import Network
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer, float_thresholds
 from refqnn.training import estimator_files
 from refqnn.training.base import PREFIXES, Callbacks, Classifier, Estimator, Regressor, require
+from refqnn.training.compiling import circuit_options
 from refqnn.training.estimator_files import load, stored
 from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
 from refqnn.training.progress import WeightTransforms
@@ -45,6 +46,7 @@ from refqnn.training.progress import WeightTransforms
 if TYPE_CHECKING:
     from typing import Self
 
+    from concrete.fhe import Configuration
     from onnx import ModelProto
 
     from refqnn.fhe import Circuit
@@ -246,9 +248,9 @@ class _QuantizedEstimator(Estimator):
         return self.network_.quantize_input(self._rows(X))
 
     def dequantize_output(self, acc: ArrayLike) -> FloatArray:
-        """Float outputs [n, outputs] of integer outputs: logits, or targets."""
+        """Float outputs [n, outputs] of integer outputs, or of one row's: logits, or targets."""
         check_is_fitted(self)
-        return self.network_.dequantize_output(acc)
+        return self.network_.dequantize_output(np.atleast_2d(np.asarray(acc)))
 
     @property
     def input_quantizers(self) -> list[Quantizer]:
@@ -266,23 +268,42 @@ class _QuantizedEstimator(Estimator):
 
     # -- encryption ------------------------------------------------------------------------------
 
-    def compile(self, X: ArrayLike | None = None, **options: Any) -> Circuit:
+    def compile(
+        self,
+        X: ArrayLike | None = None,
+        configuration: Configuration | None = None,
+        artifacts: None = None,
+        show_mlir: bool = False,
+        p_error: float | None = None,
+        global_p_error: float | None = None,
+        verbose: bool = False,
+        device: str = "cpu",
+        **options: Any,
+    ) -> Circuit:
         """Compile the encrypted circuit.
 
         Args:
             X: rows of features, checked and not used: every width is proved, none is sampled.
-            options: of `refqnn.fhe.compile`, such as p_error.
+            configuration: of Concrete; what differs from its defaults counts as an option.
+            artifacts, device: refused unless as they are.
+            show_mlir, verbose: print what the compiler does.
+            p_error, global_p_error, options: of `refqnn.fhe.compile`, and of a Configuration.
 
         Returns: the `refqnn.fhe.Circuit`, also `fhe_circuit`.
 
-        Raises: MissingExtra without the fhe extra; CircuitError where a width has no parameters.
+        Raises: MissingExtra without the fhe extra; InvalidArgument that names each option without
+            a meaning here; CircuitError where a width has no parameters.
         """
         from refqnn import fhe
 
         check_is_fitted(self)
         if X is not None:
             self.quantize_input(X)
-        options.setdefault("certificate", self.certificate_)
+        named: dict[str, object] = {"p_error": p_error, "global_p_error": global_p_error}
+        named |= {"artifacts": artifacts, "device": None if device == "cpu" else device}
+        named |= {"show_mlir": show_mlir or None, "verbose": verbose or None}
+        options |= {name: value for name, value in named.items() if value is not None}
+        options = {"certificate": self.certificate_, **circuit_options(configuration, options)}
         circuit: Circuit = fhe.compile(self.network_, **options)
         self.fhe_circuit_ = circuit
         return circuit
@@ -350,10 +371,7 @@ class _QuantizedEstimator(Estimator):
         Raises: InvalidArgument where n_accum_bits is None.
         """
         check_is_fitted(self)
-        bits = self.module_.n_accum_bits
-        if bits is None:
-            raise InvalidArgument(mismatch("n_accum_bits", None, "a number of bits"))
-        return self.module_.max_active_neurons(bits)
+        return self.module_.max_active_neurons()
 
     def enable_pruning(self, fraction: float | None = None) -> None:
         """Silence a fraction of each hidden layer's neurons in the module that goes on training.

@@ -104,8 +104,8 @@ def fit(
     """
     inputs = _as_inputs(X)
     targets = _as_targets(y, len(inputs))
-    check_integer("epochs", epochs, 1)
-    check_integer("batch_size", batch_size, 1)
+    check_integer("epochs", epochs)
+    check_integer("batch_size", batch_size)
     if not (lr > 0.0 and math.isfinite(lr)):
         raise InvalidArgument(mismatch("lr", lr, "a finite number > 0"))
     if not 0.0 <= sparsify[0] <= sparsify[1] <= 1.0:
@@ -297,7 +297,11 @@ def build(config: DemoConfig, n_features: int, n_outputs: int, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SparseQuantNeuralNetImpl(
-            n_features, len(config.hidden_sizes) + 1, n_outputs, **config.module
+            n_features,
+            len(config.hidden_sizes) + 1,
+            n_outputs,
+            n_accum_bits=None,
+            **config.module,
         )
 
 

@@ -51,17 +51,9 @@ __all__ = [
 Activation = Callable[[], nn.Module]
 
 
-def _check_size(name: str, size: object) -> int:
-    return check_integer(name, size, 1)
-
-
-def _check_bits(name: str, bits: object, lowest: int) -> int:
-    return check_integer(name, bits, lowest, 8)
-
-
 def _input_bits(bits: int | None, n_a_bits: int, signed: bool) -> int:
     lowest = 2 if signed else 1
-    return _check_bits("n_input_bits", max(n_a_bits, lowest) if bits is None else bits, lowest)
+    return check_integer("n_input_bits", max(n_a_bits, lowest) if bits is None else bits, lowest, 8)
 
 
 def _goes_negative(activation: Activation) -> bool:
@@ -156,7 +148,7 @@ class SparseQuantNeuralNetImpl(QuantNet):
         n_hidden_neurons_multiplier: float = 4,
         n_w_bits: int = 3,
         n_a_bits: int = 3,
-        n_accum_bits: int | None = None,
+        n_accum_bits: int | None = 8,
         n_prune_neurons_percentage: float = 0.0,
         activation_function: Activation = nn.ReLU,
         quant_narrow: bool = False,
@@ -171,19 +163,19 @@ class SparseQuantNeuralNetImpl(QuantNet):
         output_std: float = 2.0,
     ) -> None:
         super().__init__()
-        input_dim = _check_size("input_dim", input_dim)
-        n_outputs = _check_size("n_outputs", n_outputs)
+        input_dim = check_integer("input_dim", input_dim)
+        n_outputs = check_integer("n_outputs", n_outputs)
         if hidden_sizes is None:
-            n_layers = _check_size("n_layers", n_layers)
+            n_layers = check_integer("n_layers", n_layers)
             if not n_hidden_neurons_multiplier > 0:
                 raise InvalidArgument(
                     mismatch("n_hidden_neurons_multiplier", n_hidden_neurons_multiplier, "> 0")
                 )
             hidden = max(1, round(n_hidden_neurons_multiplier * input_dim))
             hidden_sizes = [hidden] * (n_layers - 1)
-        hidden_sizes = tuple(_check_size("hidden_sizes", size) for size in hidden_sizes)
+        hidden_sizes = tuple(check_integer("hidden_sizes", size) for size in hidden_sizes)
         n_layers = len(hidden_sizes) + 1
-        n_w_bits = _check_bits("n_w_bits", n_w_bits, 2)
+        n_w_bits = check_integer("n_w_bits", n_w_bits, 2, 8)
         if n_accum_bits is not None:
             check_integer("n_accum_bits", n_accum_bits, 2)
         if not 0.0 <= n_prune_neurons_percentage < 1.0:
@@ -193,7 +185,7 @@ class SparseQuantNeuralNetImpl(QuantNet):
         hidden_signed = (
             _goes_negative(activation_function) if quant_signed is None else quant_signed
         )
-        n_a_bits = _check_bits("n_a_bits", n_a_bits, 2 if hidden_signed else 1)
+        n_a_bits = check_integer("n_a_bits", n_a_bits, 2 if hidden_signed else 1, 8)
         n_input_bits = _input_bits(n_input_bits, n_a_bits, input_signed)
 
         self.n_w_bits = n_w_bits
@@ -304,12 +296,12 @@ class FloatMLP(nn.Module):
         hidden_sizes = tuple(hidden_sizes)
         self.arguments = _arguments(FloatMLP, locals())
         parts: list[nn.Module] = []
-        width = _check_size("input_dim", input_dim)
+        width = check_integer("input_dim", input_dim)
         for size in hidden_sizes:
-            parts += [nn.Linear(width, _check_size("hidden_sizes", size), bias=False)]
+            parts += [nn.Linear(width, check_integer("hidden_sizes", size), bias=False)]
             parts += [nn.BatchNorm1d(size), activation_function()]
             width = size
-        parts.append(nn.Linear(width, _check_size("n_outputs", n_outputs)))
+        parts.append(nn.Linear(width, check_integer("n_outputs", n_outputs)))
         self.features = nn.Sequential(*parts)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -366,14 +358,14 @@ class QuantConvNet(QuantNet):
         output_std: float = 2.0,
     ) -> None:
         super().__init__()
-        depth, height, width = (_check_size("input_shape", size) for size in input_shape)
-        kernel_size = _check_size("kernel_size", kernel_size)
+        depth, height, width = (check_integer("input_shape", size) for size in input_shape)
+        kernel_size = check_integer("kernel_size", kernel_size)
         if len(channels) != len(strides):
             raise ShapeMismatch(
                 mismatch("strides", f"{len(strides)} entries", f"{len(channels)}, as channels")
             )
-        n_w_bits = _check_bits("n_w_bits", n_w_bits, 2)
-        n_a_bits = _check_bits("n_a_bits", n_a_bits, 1)
+        n_w_bits = check_integer("n_w_bits", n_w_bits, 2, 8)
+        n_a_bits = check_integer("n_a_bits", n_a_bits, 1, 8)
         n_input_bits = _input_bits(n_input_bits, n_a_bits, input_signed)
         self.table_bits = table_bits
         self.output_std = output_std
@@ -387,10 +379,10 @@ class QuantConvNet(QuantNet):
             return_quant_tensor=True,
         )
         for number, (size, stride) in enumerate(zip(channels, strides, strict=True), start=1):
-            stride = _check_size("strides", stride)
+            stride = check_integer("strides", stride)
             parts[f"conv{number}"] = QuantConv2d(
                 depth,
-                _check_size("channels", size),
+                check_integer("channels", size),
                 kernel_size,
                 stride=stride,
                 padding=padding,
@@ -407,7 +399,7 @@ class QuantConvNet(QuantNet):
         parts["flatten"] = nn.Flatten()
         parts["fc"] = QuantLinear(
             depth * height * width,
-            _check_size("n_outputs", n_outputs),
+            check_integer("n_outputs", n_outputs),
             bias=True,
             bias_quant=Int16Bias,
             **weights,

@@ -469,7 +469,7 @@ def _code_range(bit_width: int, signed: bool, narrow_range: bool) -> tuple[int, 
     return codes.q_min, codes.q_max
 
 
-def check_integer(name: str, value: object, lowest: int, highest: float = math.inf) -> int:
+def check_integer(name: str, value: object, lowest: int = 1, highest: float = math.inf) -> int:
     """The value.  Raises: InvalidType, InvalidArgument unless it is an int in the range."""
     within = f">= {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
     if isinstance(value, bool) or not isinstance(value, int):

@@ -1,6 +1,8 @@
 """Certificates: sound, exact where they say so, honest about the rest."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -476,3 +478,16 @@ def test_the_solver_rung_closes_what_the_search_leaves():
             closed = tighten(cone, *ends, sign, open_)
             assert closed.best == closed.bound == greatest
             assert int(sign * cone.forward(closed.x[None])[0]) == greatest
+
+
+def test_pickle_and_copies_keep_it_and_prove_nothing():
+    """Whoever uses one verifies it first: a pickle may come from anywhere."""
+    fc = Node("fc", Linear([[1, -2], [3, 1]], [3, 0]))
+    network = Network([fc], input_shape=(2,), input_format=IntFormat(3, signed=False))
+    certificate = certify(network)
+    for other in (pickle.loads(pickle.dumps(certificate)), copy.deepcopy(certificate)):
+        assert certificate._proved
+        assert not other._proved
+        assert other.verify(network) == certificate.verify(network)
+        assert other["fc"].hi.tolist() == certificate["fc"].hi.tolist()
+        assert other.witnesses.tolist() == certificate.witnesses.tolist()

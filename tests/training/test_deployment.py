@@ -225,27 +225,23 @@ def test_doors_refuse_what_makes_no_sense() -> None:
 # --- two processes ------------------------------------------------------------------------------
 
 SERVER = """
-import sys
 from refqnn.fhe import Server
-server = Server.load(sys.argv[1])
-server.load_evaluation_keys(sys.argv[2])
-server.answer(sys.argv[3], sys.argv[4])
+server = Server.load("server")
+server.load_evaluation_keys("evaluation")
+server.answer("requests", "answers")
 """
 
 CLIENT = """
-import sys, numpy as np, pandas as pd
-from refqnn.fhe import Client, Server
-client = Client.load(sys.argv[1])
-X = pd.read_pickle(sys.argv[2])
-if sys.argv[3] == "ask":
-    client.save_keys("keys"), client.save_evaluation_keys("evaluation")
-    client.save_requests(client.quantize(X), "requests")
-else:
-    client.load_keys("keys")
-    acc = client.read_answers("answers", requests="requests")
-    print(repr(client.predictions.predict(acc).tolist()))
-    if client.predictions.labels is not None:
-        print(repr(client.predictions.predict_proba(acc).tolist()))
+import subprocess, sys, pandas as pd
+from refqnn.fhe import Client
+client = Client.load("client")
+client.save_evaluation_keys("evaluation")
+client.save_requests(client.quantize(pd.read_pickle("rows")), "requests")
+subprocess.run([sys.executable, "server.py"], check=True)
+acc = client.read_answers("answers")
+print(repr(client.predictions.predict(acc).tolist()))
+if client.predictions.labels is not None:
+    print(repr(client.predictions.predict_proba(acc).tolist()))
 assert "torch" not in sys.modules and "sklearn" not in sys.modules
 """
 
@@ -260,15 +256,11 @@ def test_client_and_server_in_two_processes(kind: str, tmp_path: Path) -> None:
     model.save_client(tmp_path / "client")
     model.save_server(tmp_path / "server")
 
-    def process(program: str, *arguments: str) -> str:
-        command = [sys.executable, "-c", program, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    process(CLIENT, "client", "rows", "ask")
-    process(SERVER, "server", "evaluation", "requests", "answers")
-    answers, *probabilities = process(CLIENT, "client", "rows", "read").splitlines()
+    (tmp_path / "server.py").write_text(SERVER)
+    command = [sys.executable, "-c", CLIENT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers, *probabilities = done.stdout.splitlines()
     assert answers == repr(model.predict(frame).tolist())
     if probabilities:
         assert probabilities == [repr(model.predict_proba(frame).tolist())]
