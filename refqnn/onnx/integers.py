@@ -68,22 +68,15 @@ def _integer_weights(c: Context, index: int, zero_index: int, matrix: bool) -> G
     return grid_of(w.T if matrix else w, zero, np.ones((), dtype=np.float32))
 
 
-def _int32(r: Program, c: Context, y: Scaled) -> Scaled:
-    """An int32 result; where it could wrap, the file's own arithmetic is not a sum."""
-    lo, hi = r.ranges[y.node].ends
-    if lo < -(2**31) or hi >= 2**31:
-        raise NotCovered(f"{c.where}: its accumulator, in [{lo}, {hi}], wraps in 32 bits")
-    return replace(y, base="INT32")
-
-
 def _matmul_integer(r: Program, c: Context) -> Value:
     x = _integer_operand(r, c, 0, 2)
-    return _int32(r, c, dense(r, c, x, _integer_weights(c, 1, 3, matrix=True)))
+    return r.within(dense(r, c, x, _integer_weights(c, 1, 3, matrix=True)), "INT32", c.where)
 
 
 def _conv_integer(r: Program, c: Context) -> Value:
     x = _integer_operand(r, c, 0, 2)
-    return _int32(r, c, convolution(r, c, x, _integer_weights(c, 1, 3, matrix=False), None))
+    y = convolution(r, c, x, _integer_weights(c, 1, 3, matrix=False), None)
+    return r.within(y, "INT32", c.where)
 
 
 def _requantized_sum(c: Context, y: Scaled, first: int) -> Quantized:

@@ -194,6 +194,16 @@ class Program:
         """Exact integers as a type holds them: they wrap where they leave its range."""
         return replace(v, base=dtype) if self.fits(v, dtype) else v.then("Cast", dtype=dtype)
 
+    def within(self, v: Scaled, dtype: str, where: str) -> Scaled:
+        """Exact integers of a type that they must not leave.  Raises: NotCovered."""
+        if not self.fits(v, dtype):
+            ends = sorted(int(e * s) for e in self.ranges[v.node].ends for s in v.scale.ravel())
+            bits = dtype.lstrip("UINT")
+            raise NotCovered(
+                f"{where}: its accumulator, in [{ends[0]}, {ends[-1]}], wraps in {bits} bits"
+            )
+        return replace(v, base=dtype)
+
     def plain(self, v: Scaled, name: str) -> Scaled:
         """An integer tensor as the values of a node less an integer zero."""
         if v.is_integers:
@@ -217,7 +227,7 @@ class Program:
 
         Raises: NotCovered.
         """
-        if v.integer:
+        if v.integer and not v.is_plain:
             v = self.plain(v, f"{name}_input")
         if not v.is_affine:
             refusal = f"{where}: its input comes out of {v.last} as a float; quantize it first"

@@ -178,6 +178,55 @@ def test_the_order_of_rounding_and_zero_point(op):
     check(model, X, floats=False)
 
 
+POOLS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "average of rows": ("AveragePool", {"kernel_shape": [3]}, (2, 7)),
+    "average of rows, padding counted": (
+        "AveragePool", {"kernel_shape": [2], "pads": [1, 0], "count_include_pad": 1}, (2, 7)),
+    "average with strides": ("AveragePool", {"kernel_shape": [2, 4], "strides": [1, 2]}, (2, 4, 6)),
+    "maximum of rows": ("MaxPool", {"kernel_shape": [3], "strides": [2]}, (2, 7)),
+    "greatest of all": ("ReduceMax", {"axes": [2, 3], "keepdims": 0}, (2, 3, 2)),
+    "greatest of a row": ("ReduceMax", {"axes": [2]}, (3, 4)),
+    "mean of all": ("ReduceMean", {"axes": [-1, -2], "keepdims": 0}, (2, 4, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("name", POOLS)
+def test_poolings(name, zero):
+    op, attributes, shape = POOLS[name]
+    values = {"s": np.float32([0.5, 2])[: shape[0]], "z": np.uint8([zero] * 2)}
+    if shape[0] != 2:
+        values = {"s": ONE, "z": np.uint8(zero)}
+    model = build([("DequantizeLinear x s z -> f", values), (f"{op} f -> y", {}, attributes)],
+                  "UINT8", "FLOAT", shape)  # fmt: skip
+    X = np.random.default_rng(3).integers(0, 256, (60, *shape)).astype(np.uint8)
+    network = from_onnx(model)
+    ours = network.dequantize_output(network.forward(X))
+    np.testing.assert_allclose(ours, run_onnxruntime(model, X, "ORT_DISABLE_ALL"), rtol=2e-7)
+
+
+def test_an_average_without_its_padding():
+    values = {"s": ONE, "z": np.uint8(3), "t": np.float32(4)}
+    pool = ("AveragePool f -> p", {}, {"kernel_shape": [3], "pads": [1, 1]})
+    lines = [("DequantizeLinear x s z -> f", values), pool, "QuantizeLinear p t z -> y"]
+    X = np.random.default_rng(3).integers(0, 256, (60, 2, 7)).astype(np.uint8)
+    check(build(lines, "UINT8", "UINT8", (2, 7)), X, floats=False)
+
+
+@pytest.mark.parametrize("factor", [2**20, 2**21])
+def test_a_sum_of_integers_over_positions_is_exact_or_refused(factor):
+    lines = [("Cast x -> w", {}, {"to": TensorProto.INT32}),
+             ("Mul w c -> m", {"c": np.int32(factor)}),
+             ("ReduceSum m a -> y", {"a": np.int64([2])}, {"keepdims": 0})]  # fmt: skip
+    model = build(lines, "UINT8", "INT32", (2, 5))
+    X = np.random.default_rng(3).integers(0, 256, (60, 2, 5)).astype(np.uint8)
+    if 255 * 5 * factor < 2**31:
+        check(model, X, floats=False)
+        return
+    with pytest.raises(NotCovered, match=r"in \[0, 2673868800\], wraps in 32 bits"):
+        from_onnx(model)
+
+
 def test_without_output_scale_a_gemm_of_codes_gives_floats():
     values = {"s": ONE, "z": np.uint8(3), "w": SIGNS, "a": i8(0)}
     model = build([("QGemm x s z w s a -> y", values)], "UINT8", "FLOAT", (2,))
