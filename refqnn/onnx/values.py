@@ -344,9 +344,13 @@ class Scaled:
 
     def wraps(self, acc: Array) -> bool:
         """Does any integer wrap on the way?"""
-        before = (replace(self, steps=self.steps[:i]).values(acc) for i in range(len(self.steps)))
-        pairs = zip(self.steps, before)
-        return any(s.wraps(y, *(a.reshape(-1, 1) for a in s.args)) for s, y in pairs)
+        y = self._start(acc)
+        for step in self.steps:
+            args = [a.reshape(-1, 1) for a in step.args]
+            if step.wraps(y, *args):
+                return True
+            y = step(y, *args)
+        return False
 
     @cached_property
     def _factors(self) -> tuple[Array, Array]:
