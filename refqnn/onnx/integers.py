@@ -10,6 +10,7 @@ What each does to the sum it computes, in order, one float32 operation a sign:
     QLinearConcat, QLinearLeakyRelu      f(x * s_x), / s, round, + zero, saturate
     QLinearSigmoid                       f(x * s_x), / s, round, + zero, saturate
     MatMulInteger, ConvInteger           acc, which must not wrap in 32 bits
+    RequantShift (of PULP's tools)       floor((acc * mul + add) / div), saturate
 
 `x` is a code less its zero point; rounding is half to even.  QuantizeLinear adds its zero point
 after rounding, QONNX's Quant before it.
@@ -45,6 +46,7 @@ from refqnn.onnx.values import (
     Value,
     along_channels,
     fractions_of,
+    unscaled,
 )
 
 __all__ = ["TABLE"]
@@ -201,7 +203,36 @@ def _qgemm(r: Program, c: Context) -> Value:
     return replace(y, scale=along_channels(factor.reshape(-1), y.shape, c.where))
 
 
+def _requant_shift(r: Program, c: Context) -> Value:
+    """clip(floor((x * mul + add) / div)) of integers, as QuantLab writes it."""
+    x = r.scaled(c)
+    dtype = x.dtype
+    if not x.integer:
+        if not (x.is_plain and r.holds_integers(x)):
+            raise NotCovered(f"{c.where}: its input is not a tensor of integers")
+        x = replace(x, base="INT64")
+    told = {k: int(np.reshape(v, -1)[0]) for k, v in c.attributes.items()}
+    levels, div = told.get("n_levels", told.get("n_levels_out", 0)), told.get("div", 0)
+    mul, add = (c.constant(i, "a factor").reshape(-1, 1) for i in (1, 2))
+    if levels < 1 or div < 1 or any((a != np.rint(a)).any() for a in (mul, add)):
+        raise FileFormatError(f"{c.where}: its parameters are not integers, or missing")
+    factor, term = mul.astype(np.int64), add.astype(np.int64)
+    greatest = max(map(abs, r.reach(x, c.where))) * int(abs(mul).max()) + int(abs(add).max())
+    if greatest >= 2**62:
+        raise NotCovered(f"{c.where}: its products, up to {greatest}, leave 62 bits")
+    lo = -(levels // 2) if told.get("signed", 0) else 0
+
+    def codes(v: Array) -> Array:
+        return np.asarray((v.astype(np.int64) * factor + term) // div)
+
+    rows = max(factor.size, term.size)
+    q = unscaled(x, lo, lo + levels - 1, function=codes, rows=rows, dtype=dtype, name=c.name)
+    return r.codes(q)
+
+
 TABLE: dict[str, Handler] = {
+    "PACTOps.RequantShift": _requant_shift,
+    "RequantShift": _requant_shift,
     "ConvInteger": _conv_integer,
     "MatMulInteger": _matmul_integer,
     "QLinearConv": _qlinear_conv,

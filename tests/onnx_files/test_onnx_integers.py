@@ -205,6 +205,29 @@ def test_poolings(name, zero):
     np.testing.assert_allclose(ours, run_onnxruntime(model, X, "ORT_DISABLE_ALL"), rtol=2e-7)
 
 
+@pytest.mark.parametrize("domain", ["", "PACTOps"])
+@pytest.mark.parametrize(("levels", "signed"), [(16, 0), (16, 1), (15, 1)])
+def test_requant_shift_in_python_integers(domain, levels, signed):
+    mul, add, div = [37, 5], [-900, 777], 64
+    values = {"w": np.float32(SIGNS), "k": np.float32([mul]), "l": np.float32([add])}
+    cast = ("Cast x -> f", {}, {"to": TensorProto.FLOAT})
+    model = build([cast, ("MatMul f w -> a", values), "RequantShift a k l -> y"],
+                  "UINT8", "FLOAT", (2,))  # fmt: skip
+    node = model.graph.node[-1]
+    node.domain = domain
+    told = {"div": np.int64([div]), "n_levels": np.int64([levels]), "signed": np.int64([signed])}
+    for name, value in told.items():
+        node.attribute.append(helper.make_attribute(name, numpy_helper.from_array(value)))
+    X = np.random.default_rng(3).integers(0, 256, (400, 2)).astype(np.uint8)
+    lo, hi = (-(levels // 2), (levels - 1) // 2) if signed else (0, levels - 1)
+    sums = [int(a) + int(b) for a, b in X]
+    expected = [
+        [min(max((m * s * sign + a) // div, lo), hi) for m, a, sign in zip(mul, add, (1, -1))]
+        for s in sums
+    ]
+    assert from_onnx(model).forward(X).tolist() == expected
+
+
 def test_an_average_without_its_padding():
     values = {"s": ONE, "z": np.uint8(3), "t": np.float32(4)}
     pool = ("AveragePool f -> p", {}, {"kernel_shape": [3], "pads": [1, 1]})
