@@ -117,8 +117,6 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "HardSwish": lambda v: (
         v * np.clip(v * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
     ),
-    "Silu": _in_float64(lambda v: v / (1 + np.exp(-v))),
-    "HardSiluGate": lambda v, a, b: v * np.clip(v * a + b, np.float32(0), np.float32(1)),
     "Gelu": _in_float64(lambda v: 0.5 * v * (1 + _erf(v / np.sqrt(2.0)))),
     "GeluTanh": _in_float64(
         lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
@@ -128,7 +126,7 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
 
 # fmt: off
 _NOT_MONOTONE = frozenset((
-    "Abs", "Fmod", "Gelu", "GeluTanh", "HardSiluGate", "HardSwish", "Mish", "Mod", "Silu",
+    "Abs", "Fmod", "Gelu", "GeluTanh", "HardSwish", "Mish", "Mod",
 ))
 _OF_INTEGERS = frozenset((
     "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "LEFT", "Mod", "Mul", "Neg", "RIGHT", "Relu",
