@@ -46,6 +46,7 @@ from refqnn.onnx.values import (
     Value,
     along_channels,
     fractions_of,
+    one,
     unscaled,
 )
 
@@ -81,10 +82,11 @@ def _conv_integer(r: Program, c: Context) -> Value:
     return r.within(y, "INT32", c.where)
 
 
-def _requantized_sum(c: Context, y: Scaled, first: int) -> Quantized:
+def _requantized_sum(r: Program, c: Context, y: Scaled, first: int) -> Quantized:
     """round(acc * fl32(s_x * s_w / s_y)) + zero_y, saturated: the tail of QLinear operators."""
     if y.steps:
         raise FileFormatError(f"{c.where}: its bias is not a tensor of integers")
+    r.within(replace(y, scale=one(y.shape)), "INT32", c.where)
     s_x, s_w, s_y = (scale_of(c, i) for i in (1, 4, first))
     factor = np.asarray(s_x * s_w / s_y, dtype=np.float32)
     if factor.size not in (1, y.shape[0]):
@@ -103,13 +105,13 @@ def _type(c: Context, index: int) -> str:
 
 def _qlinear_matmul(r: Program, c: Context) -> Value:
     x, weights = _integer_operand(r, c, 0, 2), _integer_weights(c, 3, 5, matrix=True)
-    return _requantized_sum(c, dense(r, c, x, weights, name=f"{c.name}_acc"), 6)
+    return _requantized_sum(r, c, dense(r, c, x, weights, name=f"{c.name}_acc"), 6)
 
 
 def _qlinear_conv(r: Program, c: Context) -> Value:
     x, weights = _integer_operand(r, c, 0, 2), _integer_weights(c, 3, 5, matrix=False)
     y = convolution(r, c, x, weights, c.optional(8), name=f"{c.name}_acc")
-    return _requantized_sum(c, y, 6)
+    return _requantized_sum(r, c, y, 6)
 
 
 # --- onnxruntime's own --------------------------------------------------------------------------
@@ -196,7 +198,7 @@ def _qgemm(r: Program, c: Context) -> Value:
     weights = _integer_weights(c, 3, 5, matrix=True)
     y = dense(r, c, x, weights, c.optional(6), name=f"{c.name}_acc")
     if c.optional(7) is not None:
-        return _requantized_sum(c, y, 7)
+        return _requantized_sum(r, c, y, 7)
     if y.steps:
         raise FileFormatError(f"{c.where}: its bias is not a tensor of integers")
     factor = np.atleast_1d(fractions_of(scale_of(c, 1)) * fractions_of(scale_of(c, 4)))

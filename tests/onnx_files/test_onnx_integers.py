@@ -256,6 +256,15 @@ def test_without_output_scale_a_gemm_of_codes_gives_floats():
     check(model, np.arange(256, dtype=np.uint8).reshape(-1, 2), floats=True)
 
 
+def test_an_accumulator_beyond_32_bits_is_refused():
+    w = np.full((2**16, 1), 127, dtype=np.int8)
+    values = {**S, **Z, **Y, "w": w, "a": i8(0)}
+    for op in ("QLinearMatMul x s z w s a t k -> y", "MatMulInteger x w z a -> y"):
+        out = "INT32" if "Integer" in op else "UINT8"
+        with pytest.raises(NotCovered, match="wraps in 32 bits"):
+            from_onnx(build([(op, {**values, "w": np.tile(w, (2, 1))})], "UINT8", out, (2**17,)))
+
+
 def test_integers_that_are_too_many_to_list_are_refused_with_their_range():
     wide = ("Cast x -> w", {}, {"to": TensorProto.INT64})
     lines = [wide, ("Mul w c -> m", {"c": np.int64(10**9)}), ("Mod m d -> y", {"d": np.int64(7)})]
@@ -266,7 +275,10 @@ def test_integers_that_are_too_many_to_list_are_refused_with_their_range():
 
 
 # What a random graph may be refused for; every reason is checked to be one of these.
-REASONS = ("too many to list", "quantize it first", "are not all in", "different ways")
+REASONS = (
+    "too many to list", "more than 32 bits", "quantize it first", "are not all in",
+    "different ways", "does not depend on x",
+)  # fmt: skip
 
 
 def ending(seed: int) -> str:
