@@ -105,6 +105,8 @@ def _type(c: Context, index: int) -> str:
 
 def _qlinear_matmul(r: Program, c: Context) -> Value:
     x, weights = _integer_operand(r, c, 0, 2), _integer_weights(c, 3, 5, matrix=True)
+    if len(x.shape) > 1 and (scale_of(c, 4).size > 1 or scale_of(c, 6).size > 1):
+        raise NotCovered(f"{c.where}: one scale per column of a matrix product of rows")
     return _requantized_sum(r, c, dense(r, c, x, weights, name=f"{c.name}_acc"), 6)
 
 

@@ -50,16 +50,19 @@ def dense(
     name: str = "",
     alpha: Fraction = Fraction(1),
 ) -> Scaled:
-    """alpha * x @ W.T + bias for weights W [out, in]."""
+    """alpha * x @ W.T + bias for weights W [out, in], of a vector or of each row of x."""
     w, scale = r.weights(weights, c.where)
-    features = w.shape[1]
-    if x.shape != (features,):
-        if x.shape[-1] != features or prod(x.shape) != features:
-            raise NotCovered(
-                f"{c.where}: samples of shape {x.shape} times a matrix of {features} rows"
-            )
-        x = r.reshape(x, (features,), f"{c.name}_vector")
-    return r.sum(c, x, w, scale * alpha, bias, lambda w, b, _: Linear(w, b), name=name)
+    features, rows = w.shape[1], x.shape[:-1]
+    if x.shape[-1] != features or (prod(rows) > 1 and len(rows) > 1):
+        raise NotCovered(f"{c.where}: samples of shape {x.shape} times a matrix of {features} rows")
+    if prod(rows) > 1:
+        columns = r.transpose(x, (1, 0), f"{c.name}_columns")
+        y = r.sum(c, columns, w[:, :, None], scale * alpha, bias, lambda w, b, _: Conv1d(w, b),
+                  name=name)  # fmt: skip
+        return r.transpose(y, (1, 0), f"{c.name}_rows")
+    vector = r.reshape(x, (features,), f"{c.name}_vector") if rows else x
+    y = r.sum(c, vector, w, scale * alpha, bias, lambda w, b, _: Linear(w, b), name=name)
+    return r.reshape(y, (*rows, *y.shape), f"{c.name}_shape") if rows else y
 
 
 def _matrix(c: Context, transpose: bool) -> Constant:
@@ -75,9 +78,7 @@ def _matrix(c: Context, transpose: bool) -> Constant:
 
 
 def _matmul(r: Program, c: Context) -> Value:
-    x = r.scaled(c)
-    y = dense(r, c, x, _matrix(c, True))
-    return y if len(x.shape) == 1 else r.reshape(y, (*x.shape[:-1], *y.shape), f"{c.name}_shape")
+    return dense(r, c, r.scaled(c), _matrix(c, True))
 
 
 def _xnor_popcount(r: Program, c: Context) -> Value:

@@ -205,6 +205,24 @@ def test_poolings(name, zero):
     np.testing.assert_allclose(ours, run_onnxruntime(model, X, "ORT_DISABLE_ALL"), rtol=2e-7)
 
 
+ROWS: dict[str, list[Any]] = {
+    "MatMul": [("DequantizeLinear x s z -> f", {"s": np.float32(0.5), "z": np.uint8(3)}),
+               ("MatMul f w -> y", {"w": np.float32([[1, -2, 0], [3, 1, -1]])})],
+    "MatMulInteger": [("MatMulInteger x w z a -> y", {"w": SIGNS, "z": np.uint8(3), "a": i8(2)})],
+    "QLinearMatMul": [("QLinearMatMul x s z w s a t k -> y",
+                       {"s": ONE, "z": np.uint8(3), "w": SIGNS, "a": i8(0), "t": TWO,
+                        "k": np.uint8(1)})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("op", ROWS)
+def test_a_matrix_product_of_each_row(op, rows):
+    out = {"MatMul": "FLOAT", "MatMulInteger": "INT32"}.get(op, "UINT8")
+    X = np.random.default_rng(3).integers(0, 256, (60, rows, 2)).astype(np.uint8)
+    check(build(ROWS[op], "UINT8", out, (rows, 2)), X, out == "FLOAT")
+
+
 @pytest.mark.parametrize("domain", ["", "PACTOps"])
 @pytest.mark.parametrize(("levels", "signed"), [(16, 0), (16, 1), (15, 1)])
 def test_requant_shift_in_python_integers(domain, levels, signed):
