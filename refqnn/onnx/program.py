@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -210,9 +211,13 @@ class Program:
             return v
         if v.is_plain:
             return self._affine(v, name)
+        return self._close(self._whole(v, name))
+
+    def _whole(self, v: Scaled, name: str) -> Quantized:
+        """A tensor of integers as codes."""
         lo, hi = self.reach(v, name)
-        q = unscaled(v, lo, hi, function=lambda y: y.astype(np.int64), dtype=v.dtype, name=name)
-        return self._close(q)
+        function = partial(np.asarray, dtype=np.int64)
+        return unscaled(v, lo, hi, function=function, dtype=v.dtype, name=name)
 
     def values_of(self, v: Scaled, name: str = "output") -> Scaled:
         """An integer tensor as the values of a node."""
@@ -256,9 +261,8 @@ class Program:
                 raise NotCovered(refusal)
             unit = units[0]
         counts = v.then("Div", float32_of(one(v.shape) * unit)).then("Round")
-        lo, hi = self.reach(counts, where)
-        q = unscaled(counts, lo, hi, name=f"{name}_input")
-        return replace(self._close(q), scale=one(v.shape) * unit, base="FLOAT")
+        codes = self._close(self._whole(counts, f"{name}_input"))
+        return replace(codes, scale=one(v.shape) * unit)
 
     def _affine(self, v: Scaled, name: str) -> Scaled:
         """scale * (node - zero), integers, as a node."""

@@ -66,6 +66,9 @@ CASES: dict[str, tuple[list[Any], str, str, int]] = {
     "less a vector": ([MM, ("Sub m c -> y", {"c": np.int32([7, -9])})], "UINT8", "INT32", 2),
     "a constant less": ([MM, ("Sub c m -> y", {"c": np.int32(7)})], "UINT8", "INT32", 2),
     "sum of two sums": ([MM, "Relu m -> r", "Add m r -> y"], "UINT8", "INT32", 2),
+    "a constant on a square of a sum": (
+        [MM, "Mul m m -> q", ("Add q c -> y", {"c": np.int32([5, -7])})], "UINT8", "INT32", 2,
+    ),
     "layer on a clipped sum": (
         [MM, "Relu m -> r", ("MatMul r v -> y", {"v": np.int32([[1, 2], [-1, 1]])})],
         "UINT8", "INT32", 2,
