@@ -13,6 +13,10 @@ Sigmoid, Tanh and the like are evaluated in float64 and rounded to float32 once.
 sums floats may round v differently when a value lies within its rounding error of a threshold; with
 power-of-two scales and sums below 2**24 there is no such error.
 
+Integer tensors hold integers: operators on them compute in their element type, truncate and wrap as
+a runtime does.  Float operators that give integers, or multiples of one number, become nodes where
+a sum follows them.  `refqnn.onnx.integers` tells what each quantized operator does in which order.
+
 **What comes in.**  Float arithmetic between the input and its first quantizer (x / 255, a mean and
 a deviation per channel, a clip) is part of the network's input door, exactly: the least float32 of
 each code.  Inputs of an integer type, or annotated with a QONNX datatype, are codes.  Where a file

@@ -116,8 +116,7 @@ def _exactly(r: Program, c: Context, x: Scaled, value: Constant, step: str) -> S
         if shift is not None:
             return replace(x, zero=x.zero - shift)
         return None if value.array.any() else x
-    plain = x.is_plain
-    if step in ("Mul", "Div") and plain and value.array.size == 1:
+    if step in ("Mul", "Div") and x.is_plain and value.array.size == 1:
         (factor,) = fractions_of(value.array).ravel() if np.isfinite(value.array).all() else (0,)
         if x.integer and step == "Mul" and factor:
             return replace(x, scale=x.scale * factor)
@@ -208,12 +207,6 @@ def add_activations(
 
 def product_of(r: Program, c: Context, a: Value, b: Value) -> Scaled:
     """The product of two activations that are functions of one integer, such as x * sigmoid(x)."""
-    if isinstance(a, Scaled) and isinstance(b, Scaled) and a.node == b.node:
-        x, y = (a, b) if len(a.steps) < len(b.steps) else (b, a)
-        gate = y.steps[len(x.steps) :]
-        same = all(s is t for s, t in zip(x.steps, y.steps)) and x.zero == y.zero
-        if same and x.scale is y.scale and len(gate) == 1 and gate[0].op in _GATES:
-            return x.then(_GATES[gate[0].op], *gate[0].args)
     if isinstance(a, Scaled) and isinstance(b, Scaled) and a.shape == b.shape:
         product = r.product(a, b)
         if product is not None:
@@ -221,9 +214,6 @@ def product_of(r: Program, c: Context, a: Value, b: Value) -> Scaled:
     raise NotCovered(
         f"{c.where}: the product of two tensors that depend on the input in different ways"
     )
-
-
-_GATES = {"Sigmoid": "Silu", "HardSigmoid": "HardSiluGate"}
 
 
 def _step(op: str, **defaults: float) -> Handler:

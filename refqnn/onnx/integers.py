@@ -10,6 +10,7 @@ What each does to the sum it computes, in order, one float32 operation a sign:
     QLinearConcat, QLinearLeakyRelu      f(x * s_x), / s, round, + zero, saturate
     QLinearSigmoid                       f(x * s_x), / s, round, + zero, saturate
     MatMulInteger, ConvInteger           acc, which must not wrap in 32 bits
+    RequantShift (of PULP's tools)       floor((acc * mul + add) / div), saturate
 
 `x` is a code less its zero point; rounding is half to even.  QuantizeLinear adds its zero point
 after rounding, QONNX's Quant before it.
@@ -45,6 +46,8 @@ from refqnn.onnx.values import (
     Value,
     along_channels,
     fractions_of,
+    one,
+    unscaled,
 )
 
 __all__ = ["TABLE"]
@@ -68,28 +71,22 @@ def _integer_weights(c: Context, index: int, zero_index: int, matrix: bool) -> G
     return grid_of(w.T if matrix else w, zero, np.ones((), dtype=np.float32))
 
 
-def _int32(r: Program, c: Context, y: Scaled) -> Scaled:
-    """An int32 result; where it could wrap, the file's own arithmetic is not a sum."""
-    lo, hi = r.ranges[y.node].ends
-    if lo < -(2**31) or hi >= 2**31:
-        raise NotCovered(f"{c.where}: its accumulator, in [{lo}, {hi}], wraps in 32 bits")
-    return replace(y, base="INT32")
-
-
 def _matmul_integer(r: Program, c: Context) -> Value:
     x = _integer_operand(r, c, 0, 2)
-    return _int32(r, c, dense(r, c, x, _integer_weights(c, 1, 3, matrix=True)))
+    return r.within(dense(r, c, x, _integer_weights(c, 1, 3, matrix=True)), "INT32", c.where)
 
 
 def _conv_integer(r: Program, c: Context) -> Value:
     x = _integer_operand(r, c, 0, 2)
-    return _int32(r, c, convolution(r, c, x, _integer_weights(c, 1, 3, matrix=False), None))
+    y = convolution(r, c, x, _integer_weights(c, 1, 3, matrix=False), None)
+    return r.within(y, "INT32", c.where)
 
 
-def _requantized_sum(c: Context, y: Scaled, first: int) -> Quantized:
+def _requantized_sum(r: Program, c: Context, y: Scaled, first: int) -> Quantized:
     """round(acc * fl32(s_x * s_w / s_y)) + zero_y, saturated: the tail of QLinear operators."""
     if y.steps:
         raise FileFormatError(f"{c.where}: its bias is not a tensor of integers")
+    r.within(replace(y, scale=one(y.shape)), "INT32", c.where)
     s_x, s_w, s_y = (scale_of(c, i) for i in (1, 4, first))
     factor = np.asarray(s_x * s_w / s_y, dtype=np.float32)
     if factor.size not in (1, y.shape[0]):
@@ -108,13 +105,15 @@ def _type(c: Context, index: int) -> str:
 
 def _qlinear_matmul(r: Program, c: Context) -> Value:
     x, weights = _integer_operand(r, c, 0, 2), _integer_weights(c, 3, 5, matrix=True)
-    return _requantized_sum(c, dense(r, c, x, weights, name=f"{c.name}_acc"), 6)
+    if len(x.shape) > 1 and (scale_of(c, 4).size > 1 or scale_of(c, 6).size > 1):
+        raise NotCovered(f"{c.where}: one scale per column of a matrix product of rows")
+    return _requantized_sum(r, c, dense(r, c, x, weights, name=f"{c.name}_acc"), 6)
 
 
 def _qlinear_conv(r: Program, c: Context) -> Value:
     x, weights = _integer_operand(r, c, 0, 2), _integer_weights(c, 3, 5, matrix=False)
     y = convolution(r, c, x, weights, c.optional(8), name=f"{c.name}_acc")
-    return _requantized_sum(c, y, 6)
+    return _requantized_sum(r, c, y, 6)
 
 
 # --- onnxruntime's own --------------------------------------------------------------------------
@@ -201,14 +200,43 @@ def _qgemm(r: Program, c: Context) -> Value:
     weights = _integer_weights(c, 3, 5, matrix=True)
     y = dense(r, c, x, weights, c.optional(6), name=f"{c.name}_acc")
     if c.optional(7) is not None:
-        return _requantized_sum(c, y, 7)
+        return _requantized_sum(r, c, y, 7)
     if y.steps:
         raise FileFormatError(f"{c.where}: its bias is not a tensor of integers")
     factor = np.atleast_1d(fractions_of(scale_of(c, 1)) * fractions_of(scale_of(c, 4)))
     return replace(y, scale=along_channels(factor.reshape(-1), y.shape, c.where))
 
 
+def _requant_shift(r: Program, c: Context) -> Value:
+    """clip(floor((x * mul + add) / div)) of integers, as QuantLab writes it."""
+    x = r.scaled(c)
+    dtype = x.dtype
+    if not x.integer:
+        if not (x.is_plain and r.holds_integers(x)):
+            raise NotCovered(f"{c.where}: its input is not a tensor of integers")
+        x = replace(x, base="INT64")
+    told = {k: int(np.reshape(v, -1)[0]) for k, v in c.attributes.items()}
+    levels, div = told.get("n_levels", told.get("n_levels_out", 0)), told.get("div", 0)
+    mul, add = (c.constant(i, "a factor").reshape(-1, 1) for i in (1, 2))
+    if levels < 1 or div < 1 or any((a != np.rint(a)).any() for a in (mul, add)):
+        raise FileFormatError(f"{c.where}: its parameters are not integers, or missing")
+    factor, term = mul.astype(np.int64), add.astype(np.int64)
+    greatest = max(map(abs, r.reach(x, c.where))) * int(abs(mul).max()) + int(abs(add).max())
+    if greatest >= 2**62:
+        raise NotCovered(f"{c.where}: its products, up to {greatest}, leave 62 bits")
+    lo = -(levels // 2) if told.get("signed", 0) else 0
+
+    def codes(v: Array) -> Array:
+        return np.asarray((v.astype(np.int64) * factor + term) // div)
+
+    rows = max(factor.size, term.size)
+    q = unscaled(x, lo, lo + levels - 1, function=codes, rows=rows, dtype=dtype, name=c.name)
+    return r.codes(q)
+
+
 TABLE: dict[str, Handler] = {
+    "PACTOps.RequantShift": _requant_shift,
+    "RequantShift": _requant_shift,
     "ConvInteger": _conv_integer,
     "MatMulInteger": _matmul_integer,
     "QLinearConv": _qlinear_conv,

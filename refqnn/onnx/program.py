@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -194,15 +195,29 @@ class Program:
         """Exact integers as a type holds them: they wrap where they leave its range."""
         return replace(v, base=dtype) if self.fits(v, dtype) else v.then("Cast", dtype=dtype)
 
+    def within(self, v: Scaled, dtype: str, where: str) -> Scaled:
+        """Exact integers of a type that they must not leave.  Raises: NotCovered."""
+        if not self.fits(v, dtype):
+            ends = sorted(int(e * s) for e in self.ranges[v.node].ends for s in v.scale.ravel())
+            bits = dtype.lstrip("UINT")
+            raise NotCovered(
+                f"{where}: its accumulator, in [{ends[0]}, {ends[-1]}], wraps in {bits} bits"
+            )
+        return replace(v, base=dtype)
+
     def plain(self, v: Scaled, name: str) -> Scaled:
         """An integer tensor as the values of a node less an integer zero."""
         if v.is_integers:
             return v
         if v.is_plain:
             return self._affine(v, name)
+        return self._close(self._whole(v, name))
+
+    def _whole(self, v: Scaled, name: str) -> Quantized:
+        """A tensor of integers as codes."""
         lo, hi = self.reach(v, name)
-        q = unscaled(v, lo, hi, function=lambda y: y.astype(np.int64), dtype=v.dtype, name=name)
-        return self._close(q)
+        function = partial(np.asarray, dtype=np.int64)
+        return unscaled(v, lo, hi, function=function, dtype=v.dtype, name=name)
 
     def values_of(self, v: Scaled, name: str = "output") -> Scaled:
         """An integer tensor as the values of a node."""
@@ -217,7 +232,7 @@ class Program:
 
         Raises: NotCovered.
         """
-        if v.integer:
+        if v.integer and not v.is_plain:
             v = self.plain(v, f"{name}_input")
         if not v.is_affine:
             refusal = f"{where}: its input comes out of {v.last} as a float; quantize it first"
@@ -246,9 +261,8 @@ class Program:
                 raise NotCovered(refusal)
             unit = units[0]
         counts = v.then("Div", float32_of(one(v.shape) * unit)).then("Round")
-        lo, hi = self.reach(counts, where)
-        q = unscaled(counts, lo, hi, name=f"{name}_input")
-        return replace(self._close(q), scale=one(v.shape) * unit, base="FLOAT")
+        codes = self._close(self._whole(counts, f"{name}_input"))
+        return replace(codes, scale=one(v.shape) * unit)
 
     def _affine(self, v: Scaled, name: str) -> Scaled:
         """scale * (node - zero), integers, as a node."""

@@ -294,7 +294,7 @@ def _quantize_linear(r: Program, c: Context) -> Value:
     dtype = _declared_type(c)
     lo, hi = limits_of(c, dtype)
     if isinstance(x, Constant):
-        along = [_constant_axis(a, x.array.ndim, axis) for a in (scale, zero)]
+        along = _along_axis(c, x.array, axis, scale, zero)
         q = Quantized(Real((), ()), scale, zero, lo, hi)
         codes = q.codes(x.array.astype(np.float32), *along)
         return Constant(codes.astype(dtype_of(dtype)), declared=dtype)
@@ -317,18 +317,17 @@ def _declared_type(c: Context) -> str:
     return type_name(declared) if declared else "UINT8"
 
 
-def _constant_axis(values: Array, ndim: int, axis: int) -> Array:
-    """A vector along one axis of a constant of `ndim` axes."""
-    if values.size == 1:
-        return values.reshape((1,) * ndim)
-    return values.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
+def _along_axis(c: Context, x: Array, axis: int, *parameters: Array) -> list[Array]:
+    """Parameters along one axis of a constant."""
+    axis = axis % max(x.ndim, 1) + 1
+    return [along_channels(a, x.shape, c.where, axis) for a in parameters]
 
 
 def _dequantize_linear(r: Program, c: Context) -> Value:
     """(x - x_zero_point) * x_scale."""
     x, scale, zero, axis = *_linear_operands(c, "x"), int(c.attributes.get("axis", 1))
     if isinstance(x, Constant):
-        along = [_constant_axis(a, x.array.ndim, axis) for a in (scale, zero)]
+        along = _along_axis(c, x.array, axis, scale, zero)
         if x.array.dtype.kind not in "iu":
             raise FileFormatError(f"{c.where}: it dequantizes floats")
         return grid_of(x.array, along[1], along[0])

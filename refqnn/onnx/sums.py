@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
@@ -29,14 +30,15 @@ from refqnn.ops import (
     Linear,
     MaxPool2d,
     Op,
+    Reshape,
     SumPool2d,
 )
-from refqnn.ops.base import Shape
 
 __all__ = ["TABLE", "averaged", "convolution", "dense", "mean_over_positions"]
 
 Array = NDArray[Any]
 Pads = tuple[tuple[int, int], ...]
+Window = tuple[tuple[int, ...], tuple[int, ...], Pads]  # kernel, strides, padding
 
 
 def dense(
@@ -48,16 +50,19 @@ def dense(
     name: str = "",
     alpha: Fraction = Fraction(1),
 ) -> Scaled:
-    """alpha * x @ W.T + bias for weights W [out, in]."""
+    """alpha * x @ W.T + bias for weights W [out, in], of a vector or of each row of x."""
     w, scale = r.weights(weights, c.where)
-    features = w.shape[1]
-    if x.shape != (features,):
-        if x.shape[-1] != features or prod(x.shape) != features:
-            raise NotCovered(
-                f"{c.where}: samples of shape {x.shape} times a matrix of {features} rows"
-            )
-        x = r.reshape(x, (features,), f"{c.name}_vector")
-    return r.sum(c, x, w, scale * alpha, bias, lambda w, b, _: Linear(w, b), name=name)
+    features, rows = w.shape[1], x.shape[:-1]
+    if x.shape[-1] != features or (prod(rows) > 1 and len(rows) > 1):
+        raise NotCovered(f"{c.where}: samples of shape {x.shape} times a matrix of {features} rows")
+    if prod(rows) > 1:
+        columns = r.transpose(x, (1, 0), f"{c.name}_columns")
+        y = r.sum(c, columns, w[:, :, None], scale * alpha, bias, lambda w, b, _: Conv1d(w, b),
+                  name=name)  # fmt: skip
+        return r.transpose(y, (1, 0), f"{c.name}_rows")
+    vector = r.reshape(x, (features,), f"{c.name}_vector") if rows else x
+    y = r.sum(c, vector, w, scale * alpha, bias, lambda w, b, _: Linear(w, b), name=name)
+    return r.reshape(y, (*rows, *y.shape), f"{c.name}_shape") if rows else y
 
 
 def _matrix(c: Context, transpose: bool) -> Constant:
@@ -73,9 +78,7 @@ def _matrix(c: Context, transpose: bool) -> Constant:
 
 
 def _matmul(r: Program, c: Context) -> Value:
-    x = r.scaled(c)
-    y = dense(r, c, x, _matrix(c, True))
-    return y if len(x.shape) == 1 else r.reshape(y, (*x.shape[:-1], *y.shape), f"{c.name}_shape")
+    return dense(r, c, r.scaled(c), _matrix(c, True))
 
 
 def _xnor_popcount(r: Program, c: Context) -> Value:
@@ -201,37 +204,77 @@ def _conv_transpose(r: Program, c: Context) -> Value:
     return r.sum(c, x, weight, scale, c.optional(2), make, groups)
 
 
+# --- poolings -----------------------------------------------------------------------------------
+
+
+def _pooling(c: Context, x: Scaled, kernel: tuple[int, ...]) -> Window:
+    """(kernel, strides, padding), with the padding at the ends that ceil_mode asks for."""
+    if len(kernel) not in (1, 2) or min(kernel) < 1 or max(kernel) > 2**16:
+        raise NotCovered(f"{c.where}: pooling with kernel {kernel}, expected one or two sizes")
+    strides, padding, dilations = _window(c, x, kernel)
+    if set(dilations) != {1}:
+        raise NotCovered(f"{c.where}: pooling with dilation")
+    if c.attributes.get("ceil_mode", 0):
+        axes = zip(x.shape[1:], kernel, strides, padding)
+        padding = tuple((p[0], p[1] + _ceil_excess(n, k, s, p)) for n, k, s, p in axes)
+    return kernel, strides, padding
+
+
+def _ceil_excess(n: int, k: int, s: int, pads: tuple[int, int]) -> int:
+    before, after = pads
+    left = (before + n + after - k) % s
+    positions = -(-(before + n + after - k) // s)
+    return s - left if left and positions * s < n + before else 0
+
+
+def _pooled(r: Program, c: Context, v: Scaled, window: Window, make: Callable[..., Op]) -> Scaled:
+    """A pooling of images on v; a sample [channels, length] is an image of one row."""
+    kernel, strides, padding = window
+    flat = len(kernel) == 1
+    if flat:
+        node = r.emit(f"{c.name}_in", Reshape((v.shape[0], 1, v.shape[1])), (v.node,))
+        v = v.mapped(node, r.shapes[node], lambda a: a.reshape(-1, 1, 1))
+        kernel, strides, padding = (1, *kernel), (1, *strides), ((0, 0), *padding)
+    node = r.emit(c.name, make(kernel, strides, padding), (v.node,))
+    if flat:
+        channels, _, length = r.shapes[node]
+        node = r.emit(f"{c.name}_out", Reshape((channels, length)), (node,))
+    axes = (1,) * (len(r.shapes[node]) - 1)
+    return v.mapped(node, r.shapes[node], lambda a: a.reshape(-1, *axes))
+
+
 def _average_pool(r: Program, c: Context) -> Value:
     return averaged(r, c, r.scaled(c))
 
 
 def averaged(r: Program, c: Context, x: Scaled) -> Scaled:
     """The sum of the window divided by its size, in float32."""
-    kernel = tuple(c.attributes.get("kernel_shape", ()))
-    if len(kernel) != 2 or min(kernel) < 1 or max(kernel) > 2**16:
-        raise NotCovered(f"{c.where}: average pooling with kernel {kernel}, expected two sizes")
-    strides, padding, dilations = _window(c, x, kernel)
-    if dilations != (1, 1) or _ceil_excess(c, x, kernel, strides, padding) != (0, 0):
-        raise NotCovered(f"{c.where}: average pooling with dilation or ceil_mode")
+    kernel, strides, padding = window = _pooling(c, x, tuple(c.attributes.get("kernel_shape", ())))
+    if c.attributes.get("ceil_mode", 0) and window != _pooling(_floored(c), x, kernel):
+        raise NotCovered(f"{c.where}: average pooling with ceil_mode")
     own = any(c.attributes.get("pads", ())) or (any(map(sum, padding)) and not x.pad)
     if own and x.pad:
         raise NotCovered(f"{c.where}: padding twice")
-    if any(sum(p) for p in padding) and x.zero.denominator != 1:
-        x = r.centred(x, c.name)
-    pad_code = int(x.zero) if x.pad_code is None else x.pad_code
     value = _poolable(r, c, replace(x, pad=(), pad_code=None))
-    op = SumPool2d(kernel, strides, padding, pad_code)
-    node = r.emit(c.name, op, (value.node,))
-    total = _total(value, node, r.shapes[node], prod(kernel))
+    if any(sum(p) for p in padding) and value.zero.denominator != 1:
+        value = r.centred(value, c.name)
+    pad_code = int(value.zero) if x.pad_code is None else x.pad_code
+    total = _pooled(r, c, value, window, lambda k, s, p: SumPool2d(k, s, p, pad_code))
+    total = replace(total, zero=value.zero * prod(kernel), base="FLOAT")
     divisor = np.full((1,) * len(total.shape), prod(kernel), dtype=np.float32)
     if own and not c.attributes.get("count_include_pad", 0):
         axes = zip(x.shape[1:], total.shape[1:], kernel, strides, padding)
         sizes = [_inside(*axis) for axis in axes]
-        divisor = np.asarray(np.multiply.outer(*sizes)[None], dtype=np.float32)
+        inside = sizes[0] if len(sizes) == 1 else np.multiply.outer(*sizes)
+        divisor = np.asarray(inside[None], dtype=np.float32)
         if divisor.min() == 0:
             raise FileFormatError(f"{c.where}: a window of padding alone")
     # The division by the window is one float32 operation, as a runtime does it.
-    return replace(total, base="FLOAT").then("Div", divisor)
+    return total.then("Div", divisor)
+
+
+def _floored(c: Context) -> Context:
+    return replace(c, attributes={**c.attributes, "ceil_mode": 0})
 
 
 def _inside(n: int, positions: int, kernel: int, stride: int, pads: tuple[int, int]) -> Array:
@@ -250,116 +293,81 @@ def _poolable(r: Program, c: Context, x: Scaled) -> Scaled:
     return replace(x, scale=scale, steps=())
 
 
-def _total(x: Scaled, node: str, shape: Shape, count: int) -> Scaled:
-    """The sum of `count` values, an integer node."""
-
-    def narrow(a: Array) -> Array:
-        return a.reshape(a.shape[0], *(1,) * (len(shape) - 1))
-
-    steps = tuple(replace(s, args=tuple(narrow(a) for a in s.args)) for s in x.steps)
-    scale, zero = narrow(x.scale), x.zero * count
-    return replace(x, node=node, shape=shape, scale=scale, zero=zero, steps=steps)
-
-
-def _global_average(r: Program, c: Context) -> Value:
-    return mean_over_positions(r, c, r.scaled(c))
-
-
-def _reduce_mean(r: Program, c: Context) -> Value:
-    x = r.scaled(c)
-    axes = c.integers(1, "axes")
-    rank = len(x.shape) + 1
-    if axes is None or {a % rank for a in axes} != set(range(2, rank)):
-        raise NotCovered(f"{c.where}: a mean over axes {axes}, expected the spatial axes")
-    return mean_over_positions(r, c, x, bool(c.attributes.get("keepdims", 1)))
-
-
-def _reduce_sum(r: Program, c: Context) -> Value:
-    """The count of reached thresholds, or the sum over the spatial axes."""
-    x, axes, keep = c.value(0), c.integers(1, "axes"), bool(c.attributes.get("keepdims", 1))
-    if isinstance(x, Comparison):
-        rank = len(x.source.shape) + 2
-        if axes is None or [a % rank for a in axes] != [rank - 1] or keep:
-            raise NotCovered(f"{c.where}: a sum over axes {axes} of comparisons")
-        count = counting(c, x.source, x.thresholds.astype(np.float64), 0)
-        return replace(count, rounded=True, dtype=x.dtype)
-    v = r.scaled(c)
-    rank = len(v.shape) + 1
-    if axes and not keep and all(a % rank and v.shape[a % rank - 1] == 1 for a in axes):
-        kept = (d for i, d in enumerate(v.shape, 1) if i not in {a % rank for a in axes})
-        return r.reshape(v, tuple(kept), c.name)
-    if axes is None or sorted(a % rank for a in axes) != list(range(2, rank)) or rank < 3:
-        raise NotCovered(f"{c.where}: a sum over axes {axes}, expected the spatial axes")
-    total = sum_over_positions(r, c, v)
-    return _kept(r, c, total, v) if keep else total
-
-
-def sum_over_positions(r: Program, c: Context, x: Scaled) -> Scaled:
-    value = _poolable(r, c, x)
-    node = r.emit(c.name, GlobalSumPool(), (value.node,))
-    return _total(value, node, x.shape[:1], prod(x.shape[1:]))
-
-
-def mean_over_positions(r: Program, c: Context, x: Scaled, keep: bool = True) -> Scaled:
-    if x.pad or len(x.shape) < 2:
-        raise NotCovered(f"{c.where}: global pooling of samples of shape {x.shape}")
-    total = sum_over_positions(r, c, x)
-    divisor = np.full((1,), prod(x.shape[1:]), dtype=np.float32)
-    mean = total.then("Div", divisor)
-    return _kept(r, c, mean, x) if keep else mean
-
-
-def _kept(r: Program, c: Context, y: Scaled, x: Scaled) -> Scaled:
-    """y [channels] with the axes of x, each of size 1."""
-    return r.reshape(y, (x.shape[0], *(1,) * (len(x.shape) - 1)), f"{c.name}_shape")
-
-
-def _ceil_excess(
-    c: Context, x: Scaled, kernel: tuple[int, ...], strides: tuple[int, ...], padding: Pads
-) -> tuple[int, ...]:
-    """Extra padding at the ends that ceil_mode asks for."""
-    if not c.attributes.get("ceil_mode", 0):
-        return (0,) * len(kernel)
-    excess = []
-    for n, k, s, (before, after) in zip(x.shape[1:], kernel, strides, padding):
-        left = (before + n + after - k) % s
-        positions = -(-(before + n + after - k) // s)
-        starts_inside = positions * s < n + before
-        excess.append(s - left if left and starts_inside else 0)
-    return tuple(excess)
-
-
 def _max_pool(r: Program, c: Context) -> Value:
     """Maxima commute with every nondecreasing function."""
     if len([o for o in c.proto.output if o]) > 1 or c.attributes.get("storage_order", 0):
         raise NotCovered(f"{c.where}: max pooling with indices")
     x = r.scaled(c)
-    kernel = tuple(c.attributes.get("kernel_shape", ()))
-    if c.proto.op_type == "GlobalMaxPool":
-        kernel = x.shape[1:]
-    if len(kernel) not in (1, 2) or min(kernel) < 1 or max(kernel) > 2**16:
-        raise NotCovered(f"{c.where}: max pooling with kernel {kernel}, expected one or two sizes")
     if x.pad:
         raise NotCovered(f"{c.where}: its input is padded with zeros")
-    strides, padding, dilations = _window(c, x, kernel)
-    if set(dilations) != {1}:
-        raise NotCovered(f"{c.where}: max pooling with dilation")
-    excess = _ceil_excess(c, x, kernel, strides, padding)
-    padding = tuple((a, b + e) for (a, b), e in zip(padding, excess))
+    whole = c.proto.op_type != "MaxPool"
+    window = _pooling(c, x, x.shape[1:] if whole else tuple(c.attributes.get("kernel_shape", ())))
     increasing = r.increasing(x)
     if increasing is None or any(prod(p.shape[1:]) != 1 for p in increasing.parameters):
         raise NotCovered(
             f"{c.where}: maxima of a function that is not increasing; quantize it first"
         )
-    value, name = increasing, c.name
-    if len(kernel) == 1:
-        value = r.reshape(value, (x.shape[0], 1, x.shape[1]), f"{name}_in")
-        kernel, strides, padding = (1, *kernel), (1, *strides), ((0, 0), *padding)
-    node = r.emit(name, MaxPool2d(kernel, strides, padding), (value.node,))
-    pooled = replace(value, node=node, shape=r.shapes[node])
-    if len(x.shape) != 2:
-        return pooled
-    return r.reshape(pooled, (pooled.shape[0], pooled.shape[2]), f"{name}_out")
+    return _pooled(r, c, increasing, window, MaxPool2d)
+
+
+def _over_positions(reduced: Callable[[Program, Context], Value]) -> Handler:
+    """A reduction over the spatial axes, which leaves axes of size 1."""
+
+    def handle(r: Program, c: Context) -> Value:
+        x, axes, keep = c.value(0), c.integers(1, "axes"), bool(c.attributes.get("keepdims", 1))
+        if isinstance(x, Comparison):
+            return _count(c, x, axes, keep)
+        v = r.scaled(c)
+        rank = len(v.shape) + 1
+        over = {a % rank for a in axes or ()}
+        left = tuple(d for i, d in enumerate(v.shape, 1) if i not in over)
+        if over and 0 not in over and prod(left) == prod(v.shape):  # of one value each
+            return v if keep else r.reshape(v, left, c.name)
+        if over != set(range(2, rank)) or rank < 3:
+            raise NotCovered(f"{c.where}: over axes {axes}, expected the spatial axes")
+        y = reduced(r, c)
+        return y if keep or not isinstance(y, Scaled) else r.reshape(y, left, f"{c.name}_shape")
+
+    return handle
+
+
+def _count(c: Context, x: Comparison, axes: list[int] | None, keep: bool) -> Value:
+    """How many thresholds are reached."""
+    rank = len(x.source.shape) + 2
+    if axes is None or [a % rank for a in axes] != [rank - 1] or keep:
+        raise NotCovered(f"{c.where}: a sum over axes {axes} of comparisons")
+    count = counting(c, x.source, x.thresholds.astype(np.float64), 0)
+    return replace(count, rounded=True, dtype=x.dtype)
+
+
+def _sum_over_positions(r: Program, c: Context) -> Scaled:
+    x = r.scaled(c)
+    total = _total(r, c, x)
+    return r.within(total, x.dtype, c.where) if x.integer else total
+
+
+def _total(r: Program, c: Context, x: Scaled) -> Scaled:
+    """The sum over all positions, [channels, 1, ...]."""
+    if x.pad or len(x.shape) < 2:
+        raise NotCovered(f"{c.where}: global pooling of samples of shape {x.shape}")
+    value = _poolable(r, c, x)
+    node = r.emit(c.name, GlobalSumPool(), (value.node,))
+    shape = (x.shape[0], *(1,) * (len(x.shape) - 1))
+    narrow = value.mapped(node, x.shape[:1], lambda a: a.reshape(-1))
+    total = replace(narrow, zero=value.zero * prod(x.shape[1:]))
+    return r.reshape(total, shape, f"{c.name}_shape")
+
+
+def _global_average(r: Program, c: Context) -> Value:
+    x = r.scaled(c)
+    if x.integer:
+        raise NotCovered(f"{c.where}: a mean of integers")
+    return mean_over_positions(r, c, x)
+
+
+def mean_over_positions(r: Program, c: Context, x: Scaled) -> Scaled:
+    divisor = np.full((1,) * len(x.shape), prod(x.shape[1:]), dtype=np.float32)
+    return replace(_total(r, c, x), base="FLOAT").then("Div", divisor)
 
 
 TABLE: dict[str, Handler] = {
@@ -372,6 +380,7 @@ TABLE: dict[str, Handler] = {
     "GlobalMaxPool": _max_pool,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
-    "ReduceMean": _reduce_mean,
-    "ReduceSum": _reduce_sum,
+    "ReduceMax": _over_positions(_max_pool),
+    "ReduceMean": _over_positions(_global_average),
+    "ReduceSum": _over_positions(_sum_over_positions),
 }

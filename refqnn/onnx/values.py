@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import product
 from math import erf, ldexp, prod
 from typing import Any
 
@@ -116,8 +117,6 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "HardSwish": lambda v: (
         v * np.clip(v * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
     ),
-    "Silu": _in_float64(lambda v: v / (1 + np.exp(-v))),
-    "HardSiluGate": lambda v, a, b: v * np.clip(v * a + b, np.float32(0), np.float32(1)),
     "Gelu": _in_float64(lambda v: 0.5 * v * (1 + _erf(v / np.sqrt(2.0)))),
     "GeluTanh": _in_float64(
         lambda v: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
@@ -127,14 +126,20 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
 
 # fmt: off
 _NOT_MONOTONE = frozenset((
-    "Abs", "Fmod", "Gelu", "GeluTanh", "HardSiluGate", "HardSwish", "Mish", "Mod", "Silu",
+    "Abs", "Fmod", "Gelu", "GeluTanh", "HardSwish", "Mish", "Mod",
 ))
 _OF_INTEGERS = frozenset((
     "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "LEFT", "Mod", "Mul", "Neg", "RIGHT", "Relu",
     "Sign",
 ))
 # fmt: on
-_AFFINE = frozenset(("Add", "Affine", "Div", "Mul", "Neg"))
+_AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {  # factor and term, of exact operands
+    "Add": lambda a: (1, a),
+    "Affine": lambda a, b: (a, b),
+    "Div": lambda a: (1 / a, 0),
+    "Mul": lambda a: (a, 0),
+    "Neg": lambda: (-1, 0),
+}
 _ROUNDED = frozenset(("Ceil", "Floor", "Round", "Sign"))
 _MAY_WRAP = frozenset(("Abs", "Add", "Cast", "LEFT", "Mul", "Neg"))
 
@@ -189,12 +194,9 @@ class Step:
         """+1 nondecreasing, -1 nonincreasing, 0 neither or unknown; broadcasts to a sample."""
         if self.op in _NOT_MONOTONE:
             return np.zeros((), dtype=np.int64)
-        if self.op in ("Mul", "Div", "Affine"):
-            return np.where(self.args[0] < 0, -1, 1)
-        if self.op in ("LeakyRelu", "Elu"):
-            return np.where(self.args[0] < 0, 0, 1)
-        if self.op == "HardSigmoid":
-            return np.where(self.args[0] < 0, -1, 1)
+        falling = {"Mul": -1, "Div": -1, "Affine": -1, "HardSigmoid": -1, "LeakyRelu": 0, "Elu": 0}
+        if self.op in falling:
+            return np.where(self.args[0] < 0, falling[self.op], 1)
         return np.asarray(-1 if self.op == "Neg" else 1)
 
 
@@ -333,11 +335,20 @@ class Scaled:
 
     def values(self, acc: Array) -> Array:
         """What the file's operators make of integers [channels, n] of the node."""
-        return self._follow(acc)[0]
+        y = self._start(acc)
+        for step in self.steps:
+            y = step(y, *(a.reshape(-1, 1) for a in step.args))
+        return y
 
     def wraps(self, acc: Array) -> bool:
         """Does any integer wrap on the way?"""
-        return self._follow(acc)[1]
+        y = self._start(acc)
+        for step in self.steps:
+            args = [a.reshape(-1, 1) for a in step.args]
+            if step.wraps(y, *args):
+                return True
+            y = step(y, *args)
+        return False
 
     @cached_property
     def _factors(self) -> tuple[Array, Array]:
@@ -348,20 +359,14 @@ class Scaled:
         parts = [[f.numerator for f in scale.ravel()], [f.denominator for f in scale.ravel()]]
         return tuple(np.array(p, dtype=np.int64).reshape(-1, 1) for p in parts)  # type: ignore
 
-    def _follow(self, acc: Array) -> tuple[Array, bool]:
+    def _start(self, acc: Array) -> Array:
+        """v0."""
         if self.function is not None:
-            y = self.function(acc)
-        else:
-            (factor, divisor), zero = self._factors, self.zero
-            centred = acc * zero.denominator - zero.numerator
-            y = centred.astype(factor.dtype) * factor
-            y = y if self.base == "FLOAT" else (y // divisor).astype(dtype_of(self.base))
-        wrapped = False
-        for step in self.steps:
-            args = [a.reshape(-1, 1) for a in step.args]
-            wrapped = wrapped or step.wraps(y, *args)
-            y = step(y, *args)
-        return y, wrapped
+            return self.function(acc)
+        factor, divisor = self._factors
+        centred = acc * self.zero.denominator - self.zero.numerator
+        y: Array = centred.astype(factor.dtype) * factor
+        return y if self.base == "FLOAT" else (y // divisor).astype(dtype_of(self.base))
 
     @property
     def parameters(self) -> list[Array]:
@@ -382,8 +387,12 @@ class Scaled:
                 return a.reshape((1,) * len(shape))
             return function(np.broadcast_to(a, self.shape))
 
-        steps = tuple(replace(s, args=tuple(moved(a) for a in s.args)) for s in self.steps)
-        return replace(self, node=node, shape=shape, scale=moved(self.scale), steps=steps)
+        return self.mapped(node, shape, moved)
+
+    def mapped(self, node: str, shape: Shape, function: Callable[[Array], Array]) -> Scaled:
+        """The same on another node, whose samples have this shape; `function` of the parameters."""
+        steps = tuple(replace(s, args=tuple(function(a) for a in s.args)) for s in self.steps)
+        return replace(self, node=node, shape=shape, scale=function(self.scale), steps=steps)
 
     @property
     def rows(self) -> int:
@@ -420,20 +429,10 @@ class Scaled:
 
     def affine(self) -> tuple[Array, Array]:
         """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly."""
-        scale: Array = self.scale
-        offset: Array = np.array(Fraction(0), dtype=object).reshape((1,) * len(self.shape))
+        scale, offset = self.scale, one(self.shape) * 0
         for step in self.steps:
-            args = [fractions_of(a) for a in step.args]
-            if step.op == "Add":
-                offset = offset + args[0]
-            elif step.op == "Mul":
-                scale, offset = scale * args[0], offset * args[0]
-            elif step.op == "Div":
-                scale, offset = scale / args[0], offset / args[0]
-            elif step.op == "Neg":
-                scale, offset = -scale, -offset
-            else:  # Affine
-                scale, offset = scale * args[0], offset * args[0] + args[1]
+            factor, term = _AFFINE[step.op](*(fractions_of(a) for a in step.args))
+            scale, offset = scale * factor, offset * factor + term
         return scale, offset
 
 
@@ -486,14 +485,11 @@ class Quantized:
 
     def format(self) -> IntFormat:
         """The narrowest format that holds [lo, hi]."""
-        for bits in range(1, 33):
-            for signed in (False, True):
-                for narrow in (True, False):
-                    if narrow and bits == 1:
-                        continue
-                    fmt = IntFormat(bits, signed, narrow)
-                    if fmt.q_min <= self.lo and self.hi <= fmt.q_max:
-                        return fmt
+        for bits, signed, narrow in product(range(1, 33), (False, True), (True, False)):
+            if bits > 1 or not narrow:
+                fmt = IntFormat(bits, signed, narrow)
+                if fmt.q_min <= self.lo and self.hi <= fmt.q_max:
+                    return fmt
         raise NotCovered(f"{self.name}: codes [{self.lo}, {self.hi}] need more than 32 bits")
 
 

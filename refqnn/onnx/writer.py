@@ -27,6 +27,7 @@ from refqnn.formats import BIPOLAR, IntFormat, signed_bits
 from refqnn.graph import INPUT, inputs_of
 from refqnn.network import Network
 from refqnn.onnx.files import import_onnx
+from refqnn.onnx.values import dtype_of
 from refqnn.ops import (
     Add,
     Concat,
@@ -221,7 +222,7 @@ class _Writer:
 
     def constant(self, values: ArrayLike, dtype: str, base: str) -> str:
         # One value as a vector: behind a scalar scale a runtime may quantize what it multiplies.
-        array = np.ascontiguousarray(np.asarray(values, dtype=_NUMPY[dtype]))
+        array = np.ascontiguousarray(np.asarray(values, dtype=dtype_of(dtype)))
         name = self.fresh(base)
         self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
         return name
@@ -681,14 +682,6 @@ class _Writer:
         target = self.constant([-1, *op.shape], "INT64", f"{name}_shape")
         return self.apply("Reshape", name, v, v, target, shape=op.shape, last=True)
 
-
-_NUMPY = {
-    "FLOAT": np.float32,
-    "INT8": np.int8,
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-}
 
 _WRITERS: dict[type[Op], Callable[..., _Tensor]] = {
     Add: _Writer.add,

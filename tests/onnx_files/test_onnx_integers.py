@@ -66,6 +66,9 @@ CASES: dict[str, tuple[list[Any], str, str, int]] = {
     "less a vector": ([MM, ("Sub m c -> y", {"c": np.int32([7, -9])})], "UINT8", "INT32", 2),
     "a constant less": ([MM, ("Sub c m -> y", {"c": np.int32(7)})], "UINT8", "INT32", 2),
     "sum of two sums": ([MM, "Relu m -> r", "Add m r -> y"], "UINT8", "INT32", 2),
+    "a constant on a square of a sum": (
+        [MM, "Mul m m -> q", ("Add q c -> y", {"c": np.int32([5, -7])})], "UINT8", "INT32", 2,
+    ),
     "layer on a clipped sum": (
         [MM, "Relu m -> r", ("MatMul r v -> y", {"v": np.int32([[1, 2], [-1, 1]])})],
         "UINT8", "INT32", 2,
@@ -178,10 +181,109 @@ def test_the_order_of_rounding_and_zero_point(op):
     check(model, X, floats=False)
 
 
+POOLS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "average of rows": ("AveragePool", {"kernel_shape": [3]}, (2, 7)),
+    "average of rows, padding counted": (
+        "AveragePool", {"kernel_shape": [2], "pads": [1, 0], "count_include_pad": 1}, (2, 7)),
+    "average with strides": ("AveragePool", {"kernel_shape": [2, 4], "strides": [1, 2]}, (2, 4, 6)),
+    "maximum of rows": ("MaxPool", {"kernel_shape": [3], "strides": [2]}, (2, 7)),
+    "greatest of all": ("ReduceMax", {"axes": [2, 3], "keepdims": 0}, (2, 3, 2)),
+    "greatest of a row": ("ReduceMax", {"axes": [2]}, (3, 4)),
+    "mean of all": ("ReduceMean", {"axes": [-1, -2], "keepdims": 0}, (2, 4, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("name", POOLS)
+def test_poolings(name, zero):
+    op, attributes, shape = POOLS[name]
+    values = {"s": np.float32([0.5, 2])[: shape[0]], "z": np.uint8([zero] * 2)}
+    if shape[0] != 2:
+        values = {"s": ONE, "z": np.uint8(zero)}
+    model = build([("DequantizeLinear x s z -> f", values), (f"{op} f -> y", {}, attributes)],
+                  "UINT8", "FLOAT", shape)  # fmt: skip
+    X = np.random.default_rng(3).integers(0, 256, (60, *shape)).astype(np.uint8)
+    network = from_onnx(model)
+    ours = network.dequantize_output(network.forward(X))
+    np.testing.assert_allclose(ours, run_onnxruntime(model, X, "ORT_DISABLE_ALL"), rtol=2e-7)
+
+
+ROWS: dict[str, list[Any]] = {
+    "MatMul": [("DequantizeLinear x s z -> f", {"s": np.float32(0.5), "z": np.uint8(3)}),
+               ("MatMul f w -> y", {"w": np.float32([[1, -2, 0], [3, 1, -1]])})],
+    "MatMulInteger": [("MatMulInteger x w z a -> y", {"w": SIGNS, "z": np.uint8(3), "a": i8(2)})],
+    "QLinearMatMul": [("QLinearMatMul x s z w s a t k -> y",
+                       {"s": ONE, "z": np.uint8(3), "w": SIGNS, "a": i8(0), "t": TWO,
+                        "k": np.uint8(1)})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("op", ROWS)
+def test_a_matrix_product_of_each_row(op, rows):
+    out = {"MatMul": "FLOAT", "MatMulInteger": "INT32"}.get(op, "UINT8")
+    X = np.random.default_rng(3).integers(0, 256, (60, rows, 2)).astype(np.uint8)
+    check(build(ROWS[op], "UINT8", out, (rows, 2)), X, out == "FLOAT")
+
+
+@pytest.mark.parametrize("domain", ["", "PACTOps"])
+@pytest.mark.parametrize(("levels", "signed"), [(16, 0), (16, 1), (15, 1)])
+def test_requant_shift_in_python_integers(domain, levels, signed):
+    mul, add, div = [37, 5], [-900, 777], 64
+    values = {"w": np.float32(SIGNS), "k": np.float32([mul]), "l": np.float32([add])}
+    cast = ("Cast x -> f", {}, {"to": TensorProto.FLOAT})
+    model = build([cast, ("MatMul f w -> a", values), "RequantShift a k l -> y"],
+                  "UINT8", "FLOAT", (2,))  # fmt: skip
+    node = model.graph.node[-1]
+    node.domain = domain
+    told = {"div": np.int64([div]), "n_levels": np.int64([levels]), "signed": np.int64([signed])}
+    for name, value in told.items():
+        node.attribute.append(helper.make_attribute(name, numpy_helper.from_array(value)))
+    X = np.random.default_rng(3).integers(0, 256, (400, 2)).astype(np.uint8)
+    lo, hi = (-(levels // 2), (levels - 1) // 2) if signed else (0, levels - 1)
+    sums = [int(a) + int(b) for a, b in X]
+    expected = [
+        [min(max((m * s * sign + a) // div, lo), hi) for m, a, sign in zip(mul, add, (1, -1))]
+        for s in sums
+    ]
+    assert from_onnx(model).forward(X).tolist() == expected
+
+
+def test_an_average_without_its_padding():
+    values = {"s": ONE, "z": np.uint8(3), "t": np.float32(4)}
+    pool = ("AveragePool f -> p", {}, {"kernel_shape": [3], "pads": [1, 1]})
+    lines = [("DequantizeLinear x s z -> f", values), pool, "QuantizeLinear p t z -> y"]
+    X = np.random.default_rng(3).integers(0, 256, (60, 2, 7)).astype(np.uint8)
+    check(build(lines, "UINT8", "UINT8", (2, 7)), X, floats=False)
+
+
+@pytest.mark.parametrize("factor", [2**20, 2**21])
+def test_a_sum_of_integers_over_positions_is_exact_or_refused(factor):
+    lines = [("Cast x -> w", {}, {"to": TensorProto.INT32}),
+             ("Mul w c -> m", {"c": np.int32(factor)}),
+             ("ReduceSum m a -> y", {"a": np.int64([2])}, {"keepdims": 0})]  # fmt: skip
+    model = build(lines, "UINT8", "INT32", (2, 5))
+    X = np.random.default_rng(3).integers(0, 256, (60, 2, 5)).astype(np.uint8)
+    if 255 * 5 * factor < 2**31:
+        check(model, X, floats=False)
+        return
+    with pytest.raises(NotCovered, match=r"in \[0, 2673868800\], wraps in 32 bits"):
+        from_onnx(model)
+
+
 def test_without_output_scale_a_gemm_of_codes_gives_floats():
     values = {"s": ONE, "z": np.uint8(3), "w": SIGNS, "a": i8(0)}
     model = build([("QGemm x s z w s a -> y", values)], "UINT8", "FLOAT", (2,))
     check(model, np.arange(256, dtype=np.uint8).reshape(-1, 2), floats=True)
+
+
+def test_an_accumulator_beyond_32_bits_is_refused():
+    w = np.full((2**16, 1), 127, dtype=np.int8)
+    values = {**S, **Z, **Y, "w": w, "a": i8(0)}
+    for op in ("QLinearMatMul x s z w s a t k -> y", "MatMulInteger x w z a -> y"):
+        out = "INT32" if "Integer" in op else "UINT8"
+        with pytest.raises(NotCovered, match="wraps in 32 bits"):
+            from_onnx(build([(op, {**values, "w": np.tile(w, (2, 1))})], "UINT8", out, (2**17,)))
 
 
 def test_integers_that_are_too_many_to_list_are_refused_with_their_range():
@@ -194,7 +296,10 @@ def test_integers_that_are_too_many_to_list_are_refused_with_their_range():
 
 
 # What a random graph may be refused for; every reason is checked to be one of these.
-REASONS = ("too many to list", "quantize it first", "are not all in", "different ways")
+REASONS = (
+    "too many to list", "more than 32 bits", "quantize it first", "are not all in",
+    "different ways", "does not depend on x",
+)  # fmt: skip
 
 
 def ending(seed: int) -> str:
