@@ -42,7 +42,7 @@ import refqnn.plan
 from refqnn import Conv2d, Flatten, IntFormat, Linear, MaxPool2d, Network, Node, Requantize, certify
 from refqnn.ops import Interval, Op
 
-HOMES = ("refqnn.limits", "refqnn.fhe.prices", "refqnn.fhe.estimation")
+HOMES = ("refqnn.limits", "refqnn.fhe.prices")
 ROUNDS = 5
 
 
