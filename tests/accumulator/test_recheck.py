@@ -555,6 +555,23 @@ def test_false_claims_of_searches_are_found_by_a_solver():
         false.verify(network, solver=True, samples=0, allow_trusted=True)
 
 
+def test_what_has_no_model_stays_trusted(monkeypatch):
+    """A network too large for the solver, and numbers that its sums may not hold."""
+    pytest.importorskip("ortools")
+    ends = {"lo": [9, 0], "hi": [9, 21]}
+    network = deep()
+    true = claimed(certify(network, method="interval"), "fc1", Proof.SOLVER, **ends)
+    with monkeypatch.context() as m:
+        m.setattr(recheck, "_LARGEST_MODEL", 50)
+        assert true.verify(network, solver=True, allow_trusted=True)["trusted solver"] == 4
+    nodes = [*network.nodes, Node("wide", Linear([[2**50, 2**50]]))]
+    wide = net(nodes, (20,), U3)
+    certificate = certify(wide, method="interval")
+    lo, hi = certificate["wide"].range.lo, certificate["wide"].range.hi
+    false = claimed(certificate, "wide", Proof.SOLVER, lo=lo, hi=hi)
+    assert false.verify(wide, solver=True, allow_trusted=True)["trusted solver"] == 2
+
+
 def test_neurons_of_few_inputs_are_enumerated():
     """fc1 depends on two of twenty inputs: 64 points, whatever the others are."""
     weight = np.zeros((3, 20), dtype=int)
