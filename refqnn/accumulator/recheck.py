@@ -54,6 +54,7 @@ _VALUES = 2**22  # readings, or values of a trace, held at one time
 _TARGETS = 32  # bounds that the local search pushes against
 _TRIES = 8  # changes of the best input for each, at one time
 _MOST_IN_SOLVER = 2**52  # beyond, the solver's own sums may leave 64 bits
+_LARGEST_MODEL = 2**20  # readings and thresholds; a larger one takes longer to tell than to trust
 
 _SIDES = "lo", "hi"
 
@@ -300,12 +301,18 @@ class _Check:
 
     def _reads(self, node: Node, copies: int = 1) -> Iterator[Reads]:
         """What the outputs of a node read, in blocks."""
-        out, reader = self.network.shapes[node.name], READERS[type(node.op)]
+        size = prod(self.network.shapes[node.name])
+        block = max(1, _VALUES // (self._terms(node) * copies))
+        for start in range(0, size, block):
+            yield self._some_reads(node, np.arange(start, min(start + block, size)))
+
+    def _terms(self, node: Node) -> int:
+        """How many entries each output of a node reads."""
+        return self._some_reads(node, np.zeros(1, dtype=np.int64)).columns.size
+
+    def _some_reads(self, node: Node, positions: Codes) -> Reads:
         shapes = [self.network.shapes[name] for name in inputs_of(node)]
-        terms = reader(node.op, shapes, out, np.zeros(1, dtype=np.int64)).columns.size
-        block = max(1, _VALUES // (terms * copies))
-        for start in range(0, prod(out), block):
-            yield reader(node.op, shapes, out, np.arange(start, min(start + block, prod(out))))
+        return READERS[type(node.op)](node.op, shapes, self.network.shapes[node.name], positions)
 
     def _check_interval(self, layer: LayerCertificate, computed: tuple[IntArray, IntArray]) -> None:
         claimed = layer.proof == Proof.INTERVAL
@@ -600,7 +607,7 @@ class _Check:
     def _modelled(self, network: Network) -> tuple[Any, list[Any]]:
         """A model of all values within their bounds, those of the last node alone without; these.
 
-        No variables where a kind is unknown or numbers are too large.
+        No variables where a kind is unknown, or numbers or the whole of it are too large.
         """
         from ortools.sat.python import cp_model
 
@@ -608,12 +615,17 @@ class _Check:
         codes = zip(self.lo.tolist(), self.hi.tolist())
         steps = [model.new_int_var(0, (hi - lo) // self.domain.step, "") for lo, hi in codes]
         values = {INPUT: [lo + self.domain.step * k for lo, k in zip(self.lo.tolist(), steps)]}
+        told = 0
         for node in network.nodes:
             layer, last = self.layers[node.name], node is network.nodes[-1]
             most = max(
                 0 if layer.mass is None else largest(layer.mass), *map(largest, _ends(layer))
             )
             if type(node.op) not in READERS or most > _MOST_IN_SOLVER:
+                return model, []
+            levels = node.op.format.levels if isinstance(node.op, Requantize) else 0
+            told += (self._terms(node) + levels) * layer.lo.size
+            if told > _LARGEST_MODEL:
                 return model, []
             x = [v for name in inputs_of(node) for v in values[name]]
             x.append(code_outside(node.op))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -126,16 +127,22 @@ def part_of(network):
     return inputs[:: max(1, len(inputs) // 7)], Domain.box(network, lo, hi)
 
 
-def certificates(network, monkeypatch):
-    """Genuine ones by every method, over the whole format, a box and rows."""
+@cache
+def certificates(name):
+    """Genuine ones by every method, over the whole format, a box and rows, each with its truth."""
+    network, found = NETWORKS[name], []
     rows, box = part_of(network)
     for domain in (None, box, rows):
-        yield certify(network, domain, method="interval")
-        yield certify(network, domain)
-        yield certify(network, domain, method="interval", X=rows if domain is None else rows[-1:])
-        with monkeypatch.context() as m:
+        data = rows if domain is None else rows[-1:]
+        found += [
+            certify(network, domain, method="interval"),
+            certify(network, domain),
+            certify(network, domain, method="interval", X=data),
+        ]
+        with pytest.MonkeyPatch.context() as m:
             m.setattr(ladder, "EXHAUSTIVE_LIMIT", 0)
-            yield certify(network, domain, method="search", budget_s=30)
+            found.append(certify(network, domain, method="search", budget_s=30))
+    return [(certificate, truth_of(certificate, network)) for certificate in found]
 
 
 def truth_of(certificate, network):
@@ -200,10 +207,10 @@ def altered(array, position, value):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_genuine_certificates_of_every_method_and_domain(name, monkeypatch):
+def test_genuine_certificates_of_every_method_and_domain(name):
     network = NETWORKS[name]
-    for certificate in certificates(network, monkeypatch):
-        assert holds(certificate, network, truth_of(certificate, network))
+    for certificate, truth in certificates(name):
+        assert holds(certificate, network, truth)
         counts = certificate.verify(network)
         assert sum(counts.values()) == sum(layer.proof.size for layer in certificate.nodes.values())
         assert not any("trusted" in label for label in counts)
@@ -276,11 +283,10 @@ def well_formed(certificate, name, field):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_one_value_changed(name, monkeypatch):
+def test_one_value_changed(name):
     network, rng = NETWORKS[name], np.random.default_rng(0)
     count = {True: 0, False: 0}
-    for certificate in [*certificates(network, monkeypatch)][::3]:
-        truth = truth_of(certificate, network)
+    for certificate, truth in certificates(name)[::3]:
         for layer in certificate.nodes.values():
             for field, array in edited_arrays(layer, rng):
                 if np.array_equal(array, getattr(layer, field)):
@@ -452,11 +458,10 @@ def consistent(certificate, network, name, end, index, bound, proof):
 
 @pytest.mark.parametrize("proof", Proof)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_everything_follows_from_one_false_bound(name, proof, monkeypatch):
+def test_everything_follows_from_one_false_bound(name, proof):
     network = NETWORKS[name]
     rng = np.random.default_rng(0)
-    for certificate in [*certificates(network, monkeypatch)][::3]:
-        truth = truth_of(certificate, network)
+    for certificate, truth in certificates(name)[::3]:
         for node in network.nodes:
             for end in (LO, HI):
                 index = tuple(rng.integers(network.shapes[node.name]))
@@ -553,6 +558,23 @@ def test_false_claims_of_searches_are_found_by_a_solver():
     false = claimed(certificate, "fc2", Proof.SOLVER, lo=[0], hi=[3])
     with pytest.raises(CertificateError, match=r"fc2\.hi\[0\]: got 7"):
         false.verify(network, solver=True, samples=0, allow_trusted=True)
+
+
+def test_what_has_no_model_stays_trusted(monkeypatch):
+    """A network too large for the solver, and numbers that its sums may not hold."""
+    pytest.importorskip("ortools")
+    ends = {"lo": [9, 0], "hi": [9, 21]}
+    network = deep()
+    true = claimed(certify(network, method="interval"), "fc1", Proof.SOLVER, **ends)
+    with monkeypatch.context() as m:
+        m.setattr(recheck, "_LARGEST_MODEL", 50)
+        assert true.verify(network, solver=True, allow_trusted=True)["trusted solver"] == 4
+    nodes = [*network.nodes, Node("wide", Linear([[2**50, 2**50]]))]
+    wide = net(nodes, (20,), U3)
+    certificate = certify(wide, method="interval")
+    lo, hi = certificate["wide"].range.lo, certificate["wide"].range.hi
+    false = claimed(certificate, "wide", Proof.SOLVER, lo=lo, hi=hi)
+    assert false.verify(wide, solver=True, allow_trusted=True)["trusted solver"] == 2
 
 
 def test_neurons_of_few_inputs_are_enumerated():

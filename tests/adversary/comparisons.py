@@ -500,11 +500,11 @@ COMPARISONS: dict[str, tuple[Callable[[Network, Rng], str], dict[str, Any], int,
     "refusals": (refusals, {"points": None}, 60, 12_000),
     "emulated": (emulated, {"points": None}, 40, 10_000),
     "files": (files, {"points": None}, 20, 4_000),
-    "bounds": (bounds, {}, 60, 10_000),
-    "bounds, a kind of one's own": (bounds, {"own": True}, 15, 2_000),
-    "overflows": (overflows, {}, 40, 15_000),
-    "simplified": (simplified, {}, 40, 15_000),
-    "constructors": (constructors, {}, 200, 60_000),
+    "bounds": (bounds, {}, 60, 3_000),
+    "bounds, a kind of one's own": (bounds, {"own": True}, 15, 600),
+    "overflows": (overflows, {}, 40, 8_000),
+    "simplified": (simplified, {}, 40, 8_000),
+    "constructors": (constructors, {}, 200, 40_000),
 }
 if find_spec("concrete") is not None:
     COMPARISONS["lowering"] = (lowering, {"tame": True}, 40, 6_000)
