@@ -27,8 +27,8 @@ Tanh, behind the output: the network ends at the values that go into them; `Impo
 them.
 
 **What is refused**, with the name of the node: operators without an integer form (products of two
-activations, unless both are functions of one; transpositions of more than 4,096 values; upsampling;
-norms), float arithmetic that no quantizer closes, weights on no integer grid, dynamic quantization,
+activations, unless both are functions of one; upsampling; norms), integers that wrap or are listed
+beyond what can be proved, with their range, float arithmetic that no quantizer closes, weights on no integer grid, dynamic quantization,
 control flow, custom functions, models of several inputs, and files that are truncated, cyclic,
 inconsistent, or point outside their folder.
 """
