@@ -27,10 +27,10 @@ Tanh, behind the output: the network ends at the values that go into them; `Impo
 them.
 
 **What is refused**, with the name of the node: operators without an integer form (products of two
-activations, unless both are functions of one; transpositions of more than 4,096 values; upsampling;
-norms), float arithmetic that no quantizer closes, weights on no integer grid, dynamic quantization,
-control flow, custom functions, models of several inputs, and files that are truncated, cyclic,
-inconsistent, or point outside their folder.
+activations, unless both are functions of one; upsampling; norms), integers that wrap or change in
+more ways than can be listed, with their range, float arithmetic that no quantizer closes, weights
+on no integer grid, dynamic quantization, control flow, custom functions, models of several inputs,
+and files that are truncated, cyclic, inconsistent, or point outside their folder.
 """
 
 from __future__ import annotations

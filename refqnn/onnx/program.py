@@ -43,6 +43,7 @@ from refqnn.ops import (
     Conv1d,
     Conv2d,
     Flatten,
+    Gather,
     Interval,
     Linear,
     Lookup,
@@ -68,7 +69,7 @@ _EVALUATED = 2**24  # accumulators of a layer at which a function is evaluated t
 _CHUNK = 2**20
 _BIT = IntFormat(1, signed=False)
 _MAX_SAMPLE = 2**22  # values in one sample of a tensor
-_MAX_PERMUTED = 4096  # values that a matrix moves
+_MAX_DIAGONAL = 4096  # values that a matrix scales
 _MAX_PRODUCTS = 2**33  # of one layer and one sample
 
 
@@ -269,7 +270,7 @@ class Program:
         channels, scale = v.shape[0], per_channel(v.scale, name).astype(np.int64)
         if scale.size == 1 and v.zero == 0:
             return self.integers(self.emit(name, Add((int(scale[0]),)), (v.node,)), v.base)
-        if len(v.shape) == 1 and channels > _MAX_PERMUTED:
+        if len(v.shape) == 1 and channels > _MAX_DIAGONAL:
             table, lo = self.table(v, name)
             return self.integers(self.emit(name, Lookup(table, lo), (v.node,)), v.base)
         weight = np.broadcast_to(scale, (channels,))
@@ -473,21 +474,11 @@ class Program:
         return lo.min(axis=1).astype(np.int64), hi.max(axis=1).astype(np.int64)
 
     def transpose(self, v: Scaled, perm: tuple[int, ...], name: str) -> Scaled:
-        """Axes of a sample in another order: a reshape where it moves no value, else a permutation.
-
-        A permutation of n values is a Linear of n rows with one 1 each.
-        """
-        shape = tuple(v.shape[i] for i in perm)
-        order = np.arange(prod(v.shape)).reshape(v.shape).transpose(perm).ravel()
-        if (order == np.arange(order.size)).all():
-            return self.move(v, name, Reshape(shape), lambda a: a.transpose(perm))
-        if order.size > _MAX_PERMUTED:
-            raise NotCovered(f"a transposition of {order.size} values; export channels first")
-        flat = self.reshape(v, (order.size,), f"{name}_flat")
-        matrix = np.eye(order.size, dtype=np.int64)[order]
-        node = self.emit(name, Linear(matrix), (flat.node,))
-        permuted = flat.on(node, (order.size,), lambda a: a[order])
-        return self.reshape(permuted, shape, f"{name}_shape")
+        """Axes of a sample in another order: a reshape where it moves no value."""
+        order = np.arange(prod(v.shape)).reshape(v.shape).transpose(perm)
+        stays = (order.ravel() == np.arange(order.size)).all()
+        op: Op = Reshape(order.shape) if stays else Gather.of(v.shape, lambda a: a.transpose(perm))
+        return self.move(v, name, op, lambda a: a.transpose(perm))
 
     def numbers(self, c: Context, index: int = 0) -> Scaled | Real:
         """Activations, or the float input."""
