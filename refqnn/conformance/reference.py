@@ -174,8 +174,6 @@ def check_codes(codes: Array, **fmt: Any) -> Values:
 
 
 def _door(bits: int, signed: bool, narrow: bool, **parameters: Any) -> AffineQuantizer:
-    if not np.size(parameters["zero_point"]):
-        raise ShapeMismatch(mismatch("zero_point", "no value", "one, or one per channel"))
     return AffineQuantizer(format=IntFormat(bits, signed, narrow), **parameters)
 
 
