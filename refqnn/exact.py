@@ -384,6 +384,9 @@ def _requantize(op: Any, x: Nested) -> Nested:
     q_min: int = op.format.q_min
 
     def code(acc: int, index: tuple[int, ...]) -> int:
+        if not -(2**63) < acc < 2**63 - 1:  # the sentinels; an emulated accumulator may be there
+            expected = "more than -2**63, less than 2**63 - 1"
+            raise OutOfRange(mismatch("input of Requantize", acc, expected))
         row = rows[index[0]] if len(rows) > 1 else rows[0]
         return q_min + sum(1 for threshold in row if acc >= threshold)
 

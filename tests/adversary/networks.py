@@ -21,7 +21,9 @@ from refqnn.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Linear,
     Lookup,
@@ -196,6 +198,47 @@ def conv(g: Graph, kind: type[Conv1d] | type[Conv2d]) -> Made:
     return op, (name,)
 
 
+def conv_transpose(g: Graph) -> Made:
+    if (name := g.source(3)) is None:
+        return None
+    channels = g.values[name].shape[0]
+    groups = g.choice([n for n in range(1, channels + 1) if channels % n == 0])
+    kernel = [int(g.rng.integers(1, 4)) for _ in range(2)]
+    stride = tuple(int(g.rng.integers(1, 4)) for _ in range(2))
+    out = groups * int(g.rng.integers(1, 3))
+    op = ConvTranspose2d(
+        weights(g, (channels, out // groups, *kernel)),
+        bias(g, out),
+        stride=stride,
+        padding=tuple((int(g.rng.integers(0, 3)), int(g.rng.integers(0, 3))) for _ in range(2)),
+        output_padding=tuple(int(g.rng.integers(0, s)) for s in stride),
+        dilation=tuple(int(g.choice([1, 1, 2])) for _ in range(2)),
+        groups=groups,
+    )
+    return op, (name,)
+
+
+def gather(g: Graph) -> Made:
+    """Any movement, repeated and dropped values among them; or one of those that have a name."""
+    name = g.source()
+    shape = g.values[name].shape
+    if len(shape) == 3 and g.chance(0.4):
+        pads = tuple((int(g.rng.integers(0, 2)), int(g.rng.integers(0, 3))) for _ in range(2))
+        made = [
+            Gather.nearest(shape, (2, int(g.rng.integers(1, 3)))),
+            Gather.pad(shape, pads, pad_code(g)),
+            Gather.of(shape, lambda x: x[::-1].transpose(0, 2, 1)),
+            Gather.of(shape, lambda x: x[:, ::2, 1:] if shape[2] > 1 else x[:, ::2]),
+        ]
+        return g.choice(made), (name,)
+    if g.chance(0.5):
+        out = g.choice([(n,) for n in range(1, 9)] + [(2, 3), (2, 2, 2), (1, 2, 3)])
+        index = g.rng.integers(-1 if g.chance(0.4) else 0, prod(shape), out)
+    else:
+        index = g.rng.permutation(prod(shape)).reshape(shape)
+    return Gather(index, shape, pad_code(g)), (name,)
+
+
 def pool(g: Graph, kind: type[MaxPool2d] | type[SumPool2d]) -> Made:
     """Often one that enlarges the map."""
     if (name := g.source(3)) is None:
@@ -277,6 +320,8 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "Linear": (8, linear),
     "Conv1d": (8, lambda g: conv(g, Conv1d)),
     "Conv2d": (6, lambda g: conv(g, Conv2d)),
+    "ConvTranspose2d": (3, conv_transpose),
+    "Gather": (4, gather),
     "MaxPool2d": (3, lambda g: pool(g, MaxPool2d)),
     "SumPool2d": (2, lambda g: pool(g, SumPool2d)),
     "GlobalSumPool": (3, global_sum),

@@ -16,7 +16,7 @@ from networks import Twice, rebuilt
 from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize
 from refqnn.errors import RefqnnError
 from refqnn.network import INPUT
-from refqnn.ops import Add, Linear, Lookup, Op
+from refqnn.ops import Add, Gather, Linear, Lookup, Op
 
 # --- Python -------------------------------------------------------------------------------------
 
@@ -135,10 +135,14 @@ def _smaller_ops(op: Op) -> Iterator[Op]:
         except RefqnnError:
             return
 
-    simplest = {"bias": None, "padding": 0, "pad_code": 0, "dilation": 1, "stride": 1}
+    simplest = {"bias": None, "padding": 0, "pad_code": 0, "dilation": 1, "stride": 1, "fill": 0}
+    simplest["output_padding"] = 0
     for name, value in {**simplest, "multipliers": None}.items():
         if name in arguments and value_in_python(arguments[name]) not in (repr(value), "1", "0"):
             yield from of(**{name: value})
+    if isinstance(op, Gather) and op.index.size > 1:
+        for row in range(len(op.index)) if len(op.index) > 1 else ():
+            yield from of(index=np.delete(op.index, row, axis=0))
     for name in ("weight", "bias", "table"):
         array = arguments.get(name)
         if array is None:
