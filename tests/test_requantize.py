@@ -1,5 +1,6 @@
 """Thresholds against brute force: the defining formula at every accumulator, over the rationals."""
 
+import random
 from fractions import Fraction
 
 import numpy as np
@@ -403,3 +404,52 @@ def test_out_range_is_exact(data):
     expected = Interval.observed(codes)
     got = op.out_range(x.range)
     assert (got.lo.tolist(), got.hi.tolist()) == (expected.lo.tolist(), expected.hi.tolist())
+
+
+# --- every constructor, around each threshold, in fractions -------------------------------------
+
+FAR = [0, 1, -3, 2**31, 2**61, 2**62 - 1, -(2**62), 2**63 - 1, -(2**63)]
+
+
+def made(rng: random.Random, fmt: IntFormat, zero_point: int):
+    """A Requantize, and what it computes before zero point and saturation, as a function of acc."""
+    mode, kind = rng.choice(MODES).value, rng.choice(["shift", "affine", "multiplier", "double"])
+    if kind == "shift":
+        shift, offset = rng.choice([0, 1, 5, 62]), rng.choice([0, 3, -7, 2**40])
+        op = Requantize.from_shift(shift, fmt, mode, offset=offset, zero_point=zero_point)
+        return op, lambda acc: exact.round(Fraction(acc + offset, 2**shift), mode)
+    if kind == "affine":
+        gain = Fraction(rng.randint(1, 10**6), rng.randint(1, 10**6))
+        offset = Fraction(rng.randint(-(10**9), 10**9), rng.randint(1, 1000))
+        op = Requantize.from_affine(gain, offset, fmt, mode, zero_point=zero_point)
+        return op, lambda acc: exact.round(acc * gain + offset, mode)
+    m = rng.randint(1, 2**32 - 1)
+    first_shift = rng.choice([0, 1, 31])
+    shift = rng.randint(first_shift, 62)
+    if kind == "multiplier":
+        op = Requantize.from_multiplier(m, shift, fmt, mode, zero_point=zero_point)
+        return op, lambda acc: exact.round(Fraction(acc * m, 2**shift), mode)
+    first = rng.choice(MODES).value
+    op = Requantize.from_multiplier(
+        m, shift, fmt, mode, zero_point=zero_point, first_rounding=first, first_shift=first_shift
+    )
+
+    def twice(acc: int) -> int:
+        p = exact.round(Fraction(acc * m, 2**first_shift), first)
+        return exact.round(Fraction(p, 2 ** (shift - first_shift)), mode)
+
+    return op, twice
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_constructor_around_each_of_its_thresholds(seed):
+    rng = random.Random(seed)
+    for _ in range(12):
+        fmt = IntFormat(rng.choice([1, 2, 3]), signed=rng.random() < 0.5)
+        zero_point = rng.choice(FAR)
+        op, value = made(rng, fmt, zero_point)
+        near = {t + d for t in op.thresholds.ravel().tolist() for d in (-1, 0, 1)}
+        for acc in near | {0, rng.randint(-(2**62), 2**62)}:
+            if ALWAYS < acc < NEVER:
+                code = min(max(value(acc) + zero_point, fmt.q_min), fmt.q_max)
+                assert op.forward(np.array([[acc]])).tolist() == [[code]]

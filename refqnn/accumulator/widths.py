@@ -14,6 +14,8 @@ __all__ = ["max_fan_in", "omega"]
 
 Range = tuple[int, int]
 
+_MOST_BITS = 2**16  # 2**bits is computed
+
 
 def omega(n_max: int, n_weights: int, n_inputs: int) -> int:
     """Omega = floor((2**n_max - 1) / ((2**n_weights - 1) * (2**n_inputs - 1))), in integers.
@@ -29,7 +31,7 @@ def omega(n_max: int, n_weights: int, n_inputs: int) -> int:
     3 give -168, which no signed 8-bit integer holds.  `max_fan_in` says 21.  For narrow or bipolar
     weights it is too strict instead.
 
-    Raises: InvalidType, InvalidArgument.
+    Raises: InvalidType, InvalidArgument, OutOfRange beyond 2**16 bits.
 
     >>> omega(8, 2, 2), omega(7, 2, 2)
     (28, 14)
@@ -41,6 +43,8 @@ def omega(n_max: int, n_weights: int, n_inputs: int) -> int:
             raise InvalidType(mismatch(name, repr(bits), "a positive integer"))
         if bits < 1:
             raise InvalidArgument(mismatch(name, bits, "a positive integer"))
+        if bits > _MOST_BITS:
+            raise OutOfRange(mismatch(name, bits, f"at most {_MOST_BITS} bits"))
     largest_product = (2 ** int(n_weights) - 1) * (2 ** int(n_inputs) - 1)
     return int((2 ** int(n_max) - 1) // largest_product)
 

@@ -425,11 +425,12 @@ def _least(gain: Fraction, offset: Fraction, values: IntArray, mode: Rounding) -
 
         n = (t * d - 2 * b) * h,    m = 2 * d * g
     """
-    t, included = _reaches(values, mode)
     d, b = offset.denominator, offset.numerator
     m = 2 * d * gain.numerator
-    largest = (int(magnitude(t).max(initial=0)) * d + 2 * abs(b)) * gain.denominator
-    t = t if largest + m < 2**63 else t.astype(object)
+    t_most = 2 * int(magnitude(values).max(initial=0)) + 2
+    if (t_most * d + 2 * abs(b)) * gain.denominator + m >= 2**63:
+        values = values.astype(object)
+    t, included = _reaches(values, mode)
     n = (t * d - 2 * b) * gain.denominator
     return np.where(included, -(-n // m), n // m + 1)
 
