@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,8 @@ from refqnn.formats import signed_bits
 from refqnn.network import Network
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from refqnn.training import loop
 
 __all__ = ["DATASETS", "Agreement", "Demo", "LayerBits", "Reporter", "run"]
@@ -33,6 +35,7 @@ __all__ = ["DATASETS", "Agreement", "Demo", "LayerBits", "Reporter", "run"]
 NARROW = ("iris", "breast_cancer", "digits")
 DATASETS = ("iris", "breast_cancer", "digits", "moons", "checkerboard")
 
+T = TypeVar("T")
 Advance = Callable[[str], None]
 
 
@@ -135,14 +138,14 @@ def run(
     config = _quick(dataset) if quick else loop.demo_config(dataset)
     seconds: dict[str, float] = {}
 
-    def timed(title: str, work: Callable[[Advance], Any], total: int | None = None) -> Any:
+    def timed(title: str, work: Callable[[Advance], T], total: int | None = None) -> T:
         start = time.perf_counter()
         with report.stage(title, total) as advance:
             result = work(advance)
         seconds[title] = time.perf_counter() - start
         return result
 
-    def train(module: Any, epochs: int, advance: Advance) -> None:
+    def train(module: nn.Module, epochs: int, advance: Advance) -> None:
         def on_epoch(epoch: int, loss: float, accuracy: float) -> None:
             advance(f"loss {loss:.3f}  train accuracy {accuracy:.3f}")
 

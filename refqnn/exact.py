@@ -285,7 +285,7 @@ def _accumulator(emulated: Emulated | None, node: str) -> Accumulate:
 # --- nodes that sum ---------------------------------------------------------------------------
 
 
-def _linear(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+def _linear(op: ops.Linear, accumulate: Accumulate, x: Nested) -> Nested:
     bias = _bias(op)
     return [
         accumulate([w * v for w, v in zip(row, x)], bias[k])
@@ -293,7 +293,7 @@ def _linear(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
     ]
 
 
-def _conv(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+def _conv(op: ops.Conv1d | ops.Conv2d, accumulate: Accumulate, x: Nested) -> Nested:
     weight, bias = op.weight.tolist(), _bias(op)
     out, channels, *kernel = _shape(weight)
     sizes = _shape(x)[1:]
@@ -319,7 +319,7 @@ def _conv(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
     return _build((out, *positions), acc)
 
 
-def _conv_transpose(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+def _conv_transpose(op: ops.ConvTranspose2d, accumulate: Accumulate, x: Nested) -> Nested:
     """Every output looks for the inputs whose kernel reaches it: s p + d u = i + padding."""
     weight = op.weight.tolist()  # [in][out / groups][u][v]
     bias = (
@@ -353,16 +353,16 @@ def _conv_transpose(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
     return _build((len(bias), *positions), acc)
 
 
-def _sum_pool(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+def _sum_pool(op: ops.SumPool2d, accumulate: Accumulate, x: Nested) -> Nested:
     windows = _pool_windows(op, x, outside=[op.pad_code])
     return _map_lists(lambda window: accumulate(window, []), windows, 3)
 
 
-def _global_sum_pool(op: Any, accumulate: Accumulate, x: Nested) -> Nested:
+def _global_sum_pool(op: ops.GlobalSumPool, accumulate: Accumulate, x: Nested) -> Nested:
     return [accumulate(_flat(channel), []) for channel in x]
 
 
-def _add(op: Any, accumulate: Accumulate, *operands: Nested) -> Nested:
+def _add(op: ops.Add, accumulate: Accumulate, *operands: Nested) -> Nested:
     multipliers = op.multipliers or (1,) * len(operands)
 
     def acc(*index: int) -> int:
@@ -371,7 +371,7 @@ def _add(op: Any, accumulate: Accumulate, *operands: Nested) -> Nested:
     return _build(_shape(operands[0]), acc)
 
 
-def _bias(op: Any) -> list[list[int]]:
+def _bias(op: ops.Linear | ops.Conv1d | ops.Conv2d | ops.ConvTranspose2d) -> list[list[int]]:
     """One list per output: the bias, or nothing."""
     return [[] for _ in op.weight.tolist()] if op.bias is None else [[b] for b in op.bias.tolist()]
 
@@ -379,7 +379,7 @@ def _bias(op: Any) -> list[list[int]]:
 # --- nodes that do not ------------------------------------------------------------------------
 
 
-def _requantize(op: Any, x: Nested) -> Nested:
+def _requantize(op: ops.Requantize, x: Nested) -> Nested:
     rows: list[list[int]] = op.thresholds.tolist()
     q_min: int = op.format.q_min
 
@@ -393,7 +393,7 @@ def _requantize(op: Any, x: Nested) -> Nested:
     return _map(code, x)
 
 
-def _lookup(op: Any, x: Nested) -> Nested:
+def _lookup(op: ops.Lookup, x: Nested) -> Nested:
     rows: list[list[int]] = op.table.tolist()
     lowest: int = op.lo
 
@@ -406,11 +406,11 @@ def _lookup(op: Any, x: Nested) -> Nested:
     return _map(entry, x)
 
 
-def _max_pool(op: Any, x: Nested) -> Nested:
+def _max_pool(op: ops.MaxPool2d, x: Nested) -> Nested:
     return _map_lists(max, _pool_windows(op, x, outside=[]), 3)
 
 
-def _pool_windows(op: Any, x: Nested, outside: list[int]) -> Nested:
+def _pool_windows(op: ops.MaxPool2d | ops.SumPool2d, x: Nested, outside: list[int]) -> Nested:
     """The values of each window, [c][i][j][...]; `outside` stands for a position beyond x."""
     channels, *sizes = _shape(x)
     positions = [
@@ -430,20 +430,20 @@ def _pool_windows(op: Any, x: Nested, outside: list[int]) -> Nested:
     return _build((channels, *positions), window)
 
 
-def _concat(op: Any, *operands: Nested) -> Nested:
+def _concat(op: ops.Concat, *operands: Nested) -> Nested:
     return [channel for x in operands for channel in x]
 
 
-def _flatten(op: Any, x: Nested) -> Nested:
+def _flatten(op: ops.Flatten, x: Nested) -> Nested:
     return _flat(x)
 
 
-def _reshape(op: Any, x: Nested) -> Nested:
+def _reshape(op: ops.Reshape, x: Nested) -> Nested:
     remaining = iter(_flat(x))
     return _build(op.shape, lambda *index: next(remaining))
 
 
-def _gather(op: Any, x: Nested) -> Nested:
+def _gather(op: ops.Gather, x: Nested) -> Nested:
     values: list[int] = _flat(x)
     return _map(lambda i, _: op.fill if i == -1 else values[i], op.index.tolist())
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from refqnn.brevitas.values import refuse
 from refqnn.formats import IntFormat
@@ -47,7 +46,7 @@ def input_quantizer(
     *,
     named: str | None,
     layer: str,
-    proxy: Any,
+    proxy: nn.Module,
 ) -> Quantizer:
     """The quantizer of ours that gives the codes of `function` on every float32 number.
 

@@ -115,7 +115,7 @@ class Layers:
 
     # --- Brevitas layers --------------------------------------------------------------------
 
-    def _brevitas(self, part: Any, name: str, args: Any, kwargs: Any) -> Value:
+    def _brevitas(self, part: nn.Module, name: str, args: Any, kwargs: Any) -> Value:
         if isinstance(part, QuantNonLinearActLayer):
             value = self.quantize(args[0], part.input_quant, f"{name}.input_quant")
             return self.quantize(value, part.act_quant, name)
@@ -129,7 +129,7 @@ class Layers:
             return self.quantize(total, part.output_quant, f"{name}.output_quant")
         raise refuse(name, part, "this Brevitas layer is not covered")
 
-    def _weighted(self, part: Any, name: str, x: Value) -> Value:
+    def _weighted(self, part: nn.Module, name: str, x: Value) -> Value:
         """QuantLinear, QuantConv1d, QuantConv2d: the accumulator, its scale and its bias."""
         x = self.quantize(x, part.input_quant, f"{name}.input_quant")
         x = self.program.settle(self._quantized(x, name, part), name, part)
@@ -162,7 +162,7 @@ class Layers:
         return self.quantize(acc, part.output_quant, f"{name}.output_quant")
 
     def _bias(
-        self, part: Any, name: str, acc_scale: Tensor
+        self, part: nn.Module, name: str, acc_scale: Tensor
     ) -> tuple[NDArray[np.int64] | None, Tensor | None]:
         """The bias as integers on the accumulator's grid, or else as floats."""
         if part.bias is None:
@@ -177,7 +177,9 @@ class Layers:
             raise refuse(name, part, "its bias is not finite")
         return None, bias.detach().reshape(-1)
 
-    def _accumulate(self, part: Any, name: str, x: Value, w: NDArray[np.int64], bias: Any) -> Op:
+    def _accumulate(
+        self, part: nn.Module, name: str, x: Value, w: NDArray[np.int64], bias: Any
+    ) -> Op:
         if isinstance(part, qnn.QuantLinear):
             if len(x.shape) != 1:
                 raise refuse(name, part, f"its input has shape {x.shape}; expected one axis")
@@ -193,7 +195,7 @@ class Layers:
         }
         return Conv1d(w, bias, **options) if w.ndim == 3 else Conv2d(w, bias, **options)
 
-    def _conv_padding(self, part: Any, sizes: Shape) -> Any:
+    def _conv_padding(self, part: nn.Module, sizes: Shape) -> Any:
         """(before, after) for each spatial axis."""
         if part.is_same_padded_strided:
             # as much as ceil(size / stride) windows need; the odd one after
@@ -211,7 +213,7 @@ class Layers:
 
     # --- quantizers -------------------------------------------------------------------------
 
-    def quantize(self, value: Value, proxy: Any, name: str) -> Value:
+    def quantize(self, value: Value, proxy: nn.Module, name: str) -> Value:
         """The value behind one of the module's activation quantizers."""
         call = self.calls[id(proxy)]
         self.calls[id(proxy)] += 1
@@ -238,7 +240,7 @@ class Layers:
         self.program.closings.append(Closing(node, proxy, call, source, function))
         return self.program.remember(Value(node, value.shape, scale, zero_point, format=fmt))
 
-    def _activation(self, value: Value, fused: Any, name: str) -> Value:
+    def _activation(self, value: Value, fused: nn.Module, name: str) -> Value:
         """The activation of a layer whose quantizer is off."""
         activation = fused.activation_impl
         if is_identity(activation):
@@ -252,7 +254,7 @@ class Layers:
     def _door(
         self,
         value: Value,
-        proxy: Any,
+        proxy: nn.Module,
         call: int,
         function: Function,
         described: tuple[IntFormat, Tensor, int],
@@ -281,7 +283,7 @@ class Layers:
         self.program.remember(codes)
         return self.program.reshape(codes, value.shape, f"{name}.reshape", proxy)
 
-    def _format(self, quantized: Any, proxy: Any, name: str) -> tuple[IntFormat, Tensor, int]:
+    def _format(self, quantized: Any, proxy: nn.Module, name: str) -> tuple[IntFormat, Tensor, int]:
         """Codes, scale [] or [channels] and zero point, as the module reports them."""
         if not isinstance(quantized, IntQuantTensor):
             raise refuse(name, proxy, "does not quantize to integers")
@@ -307,7 +309,7 @@ class Layers:
         fmt = IntFormat(int(bits), bool(quantized.signed), narrow)
         return fmt, scale, round(float(zero_points))
 
-    def _recorded(self, proxy: Any) -> Any:
+    def _recorded(self, proxy: nn.Module) -> Any:
         """What a weight or bias quantizer returned at its next call."""
         call = self.calls[id(proxy)]
         self.calls[id(proxy)] += 1
@@ -320,7 +322,7 @@ class Layers:
         value: Value,
         function: Callable[[Tensor], Any],
         name: str,
-        part: Any,
+        part: nn.Module,
         *,
         required: bool,
         per_channel: bool = True,
@@ -341,17 +343,17 @@ class Layers:
         step = Step(name, function, per_channel=per_channel, rounds=not single)
         return self._then(value, step, kind)
 
-    def _then(self, value: Value, step: Step, part: Any) -> Value:
+    def _then(self, value: Value, step: Step, part: nn.Module) -> Value:
         return self._quantized(value, step.name, part).then(step)
 
-    def _quantized(self, value: Value, name: str, part: Any) -> Value:
+    def _quantized(self, value: Value, name: str, part: nn.Module) -> Value:
         if value.node is None:
             raise refuse(name, part, "no quantizer stands between the float input and it")
         return value
 
     # --- pooling, addition, concatenation ---------------------------------------------------
 
-    def max_pool(self, x: Value, window: Any, ceil_mode: bool, name: str, part: Any) -> Value:
+    def max_pool(self, x: Value, window: Any, ceil_mode: bool, name: str, part: nn.Module) -> Value:
         """A maximum commutes with every nondecreasing function of the integers."""
         kernel, stride, padding, dilation = window
         kernel, stride, pads = self._windows(x, kernel, stride, padding, ceil_mode)
@@ -361,7 +363,12 @@ class Layers:
         return self._pooled(x, MaxPool2d(kernel, stride, pads), name, part)
 
     def average_pool(
-        self, x: Value, window: Any, options: tuple[bool, bool, int | None], name: str, part: Any
+        self,
+        x: Value,
+        window: Any,
+        options: tuple[bool, bool, int | None],
+        name: str,
+        part: nn.Module,
     ) -> Value:
         """The sum of the window; its divisor belongs to the function behind it."""
         ceil_mode, include_pad, divisor = options
@@ -374,7 +381,7 @@ class Layers:
         count = kernel[0] * kernel[1]
         return self._sum_pool(x, (kernel, stride, pads), divisor or count, name, part)
 
-    def adaptive_pool(self, x: Value, size: Any, name: str, part: Any) -> Value:
+    def adaptive_pool(self, x: Value, size: Any, name: str, part: nn.Module) -> Value:
         """Adaptive average pooling where all windows are equal."""
         sizes = x.shape[1:]
         wanted = [size] * len(sizes) if isinstance(size, int) else list(size)
@@ -392,7 +399,7 @@ class Layers:
         pooled = self.adaptive_pool(x, [1] * len(sizes), name, "mean")
         return pooled if keep else self.program.reshape(pooled, x.shape[:1], name, "mean")
 
-    def _sum_pool(self, x: Value, window: Any, divisor: int, name: str, part: Any) -> Value:
+    def _sum_pool(self, x: Value, window: Any, divisor: int, name: str, part: nn.Module) -> Value:
         x = self.program.settle(self._quantized(x, name, part), name, part)
         kernel, stride, pads = window
         op = SumPool2d(kernel, stride, pads, pad_code=x.zero_point)
@@ -402,7 +409,7 @@ class Layers:
         pooled = replace(pooled, scale=scale, divisor=divisor, zero_point=zero_point)
         return self.program.remember(pooled)
 
-    def _truncated_pool(self, part: Any, name: str, x: Value) -> Value:
+    def _truncated_pool(self, part: nn.Module, name: str, x: Value) -> Value:
         """TruncAvgPool2d: an average, then the module's own truncation of it."""
         if isinstance(part, qnn.TruncAdaptiveAvgPool2d):
             pooled = self.adaptive_pool(x, part.output_size, f"{name}.sum", part)
@@ -447,7 +454,7 @@ class Layers:
             return (1, kernels[0]), (1, strides[0]), ((0, 0), pads[0])
         return (kernels[0], kernels[1]), (strides[0], strides[1]), (pads[0], pads[1])
 
-    def _pooled(self, x: Value, op: Op, name: str, part: Any) -> Value:
+    def _pooled(self, x: Value, op: Op, name: str, part: nn.Module) -> Value:
         """Append a pooling node, with unit axes around it for samples [channels, length]."""
         assert x.node is not None
         if len(x.shape) not in (2, 3):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from refqnn.brevitas.values import Function, Step, Value, refuse
 from refqnn.errors import InvalidArgument, NotCovered, RefqnnError
@@ -98,7 +98,7 @@ class Program:
 
     # --- reshaping --------------------------------------------------------------------------
 
-    def reshape(self, value: Value, shape: Shape, name: str, module: Any) -> Value:
+    def reshape(self, value: Value, shape: Shape, name: str, module: nn.Module) -> Value:
         """The value with samples of another shape, its channels followed where they differ."""
         if shape == value.shape:
             return value
@@ -144,7 +144,7 @@ class Program:
         quantize: Function,
         fmt: IntFormat,
         name: str,
-        module: Any,
+        module: nn.Module,
         *,
         per_channel: bool = False,
     ) -> tuple[str, Value]:
@@ -174,7 +174,7 @@ class Program:
         hi: NDArray[Any],
         fmt: IntFormat,
         name: str,
-        module: Any,
+        module: nn.Module,
     ) -> Op:
         """Requantize where the function is nondecreasing, Lookup where it is not."""
         first, last = int(lo.min()), int(hi.max())
@@ -215,7 +215,7 @@ class Program:
 
     # --- functions on codes, order of accumulators ------------------------------------------
 
-    def settle(self, value: Value, name: str, module: Any) -> Value:
+    def settle(self, value: Value, name: str, module: nn.Module) -> Value:
         """The value without steps: functions that map codes to codes become a table.
 
         Raises: NotCovered naming the function that no quantizer follows.
@@ -241,7 +241,7 @@ class Program:
         node = self.add(value.steps[-1].name, table, value.node)
         return Value(node, value.shape, value.scale)
 
-    def rising(self, value: Value, name: str, module: Any) -> Value:
+    def rising(self, value: Value, name: str, module: nn.Module) -> Value:
         """The value, negated where needed so that its function rises in every channel.
 
         Raises: NotCovered when a channel does neither rise nor fall, or cannot be negated.

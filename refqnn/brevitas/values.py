@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from brevitas.quant_tensor import IntQuantTensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from refqnn.errors import NotCovered
 from refqnn.formats import IntFormat
@@ -117,7 +116,7 @@ def codes_of(tensor: IntQuantTensor) -> Tensor:
     return integers_of(tensor) + zero_point
 
 
-def refuse(name: str, module: Any, reason: str) -> NotCovered:
+def refuse(name: str, module: nn.Module, reason: str) -> NotCovered:
     """The error for a layer that has no exact integer form here."""
     kind = module if isinstance(module, str) else type(module).__name__
     return NotCovered(f"{name or 'the module'} ({kind}): {reason}")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -178,7 +178,10 @@ class NewFile(click.Path):
         return path
 
 
-def save_option(flag: str, name: str, what: str, *endings: str) -> Callable[[Any], Any]:
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def save_option(flag: str, name: str, what: str, *endings: str) -> Callable[[F], F]:
     """An option that names a file to write, handed to the command as `name`."""
     return click.option(flag, name, type=NewFile(*endings), help=what)
 

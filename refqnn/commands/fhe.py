@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from refqnn.commands import console
 from refqnn.container import array_to_npy, write_atomically
@@ -237,7 +238,7 @@ def decrypt(
     console.say(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
 
 
-def _as(form: str | None, integers: Any, loaded: Client) -> Any:
+def _as(form: str | None, integers: NDArray[Any], loaded: Client) -> NDArray[Any]:
     if form is None:
         form = "integers" if loaded.doors.output_dequantizer is None else "floats"
     if form == "integers":
@@ -245,7 +246,7 @@ def _as(form: str | None, integers: Any, loaded: Client) -> Any:
     if form == "floats":
         return loaded.dequantize(integers)
     scaled = integers if loaded.doors.output_dequantizer is None else loaded.dequantize(integers)
-    return scaled.argmax(axis=1)  # scales may differ between outputs
+    return np.asarray(scaled.argmax(axis=1))  # scales may differ between outputs
 
 
 # --- server -----------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from refqnn.inspect import describe
 from refqnn.ops import Interval
 
 if TYPE_CHECKING:
+    from refqnn.accumulator.ladder import Method
     from refqnn.network import Network
+    from refqnn.onnx import Flavour
 
 
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
@@ -111,7 +113,7 @@ def certify(
         with console.Bars() as bars:
             certificate = accumulator.certify(
                 network,
-                method=cast(Any, method),
+                method=cast("Method", method),
                 budget_s=budget if method in ("search", "solver") else None,
                 progress=bars.progress,
             )
@@ -264,7 +266,7 @@ def convert(
 ) -> None:
     """Read SOURCE (ours or ONNX), write TARGET (.onnx, or ours under any other name)."""
     network = onnx.convert(
-        source, target, flavour=cast(Any, flavour), input=input_name, output=output_name
+        source, target, flavour=cast("Flavour", flavour), input=input_name, output=output_name
     )
     console.say(f"wrote {target}: {len(network.nodes)} nodes")
 
