@@ -251,13 +251,16 @@ def _agreement(stage: str, expected: NDArray[Any], got: NDArray[Any]) -> Agreeme
 
 def _bits(network: Network, certificate: Certificate, codes: NDArray[np.int64]) -> list[LayerBits]:
     seen = observed(network, codes)
-    rows = []
-    for name, layer in certificate.layers.items():
-        lo, hi = int(seen[name].lo.min()), int(seen[name].hi.max())
-        rows.append(
-            LayerBits(name, layer.lo.size, layer.signed_bits, signed_bits(lo, hi), layer.span_bits)
+    return [
+        LayerBits(
+            layer=row.layer,
+            neurons=row.neurons,
+            certified=row.signed_bits,
+            observed=signed_bits(*seen[row.layer].ends),
+            span=row.span_bits,
         )
-    return rows
+        for row in certificate.table()
+    ]
 
 
 def _throughput(network: Network, codes: NDArray[np.int64], samples: int = 10_000) -> float:

@@ -85,7 +85,7 @@ def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
 def _row(
     node: str, kind: str, inputs: tuple[str, ...], interval: Interval, codes: IntFormat | None
 ) -> Row:
-    lo, hi = int(interval.lo.min()), int(interval.hi.max())
+    lo, hi = interval.ends
     ends = zip(interval.lo.ravel().tolist(), interval.hi.ravel().tolist())
     return Row(
         node=node,

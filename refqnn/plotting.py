@@ -142,7 +142,7 @@ def certificate_widths(
     }
     reached = [layer.reached_bits or 0 for layer in layers.values()]
     if seen is not None:
-        widths = [signed_bits(int(seen[n].lo.min()), int(seen[n].hi.max())) for n in layers]
+        widths = [signed_bits(*seen[name].ends) for name in layers]
         groups["observed"] = widths
         reached = [max(pair) for pair in zip(reached, widths)]
     proved = groups["proved"]

@@ -164,17 +164,13 @@ def _print_certificate(
                 "weights": str(row.weight_bits),
                 "proved": row.signed_bits,
                 "span": row.span_bits,
-                **({} if seen is None else {"observed": _bits(seen[row.layer])}),
+                **({} if seen is None else {"observed": signed_bits(*seen[row.layer].ends)}),
                 "exact": f"{row.exact:,} of {row.neurons:,}",
                 "proof": row.proofs,
             }
             for row in certificate.table()
         ),
     )
-
-
-def _bits(seen: Interval) -> int:
-    return signed_bits(int(seen.lo.min()), int(seen.hi.max()))
 
 
 def _print_overflow(
