@@ -20,6 +20,7 @@ import secrets
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,15 +31,18 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import FileFormatError, RefqnnError, mismatch
+from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
 
 __all__ = [
+    "HEADER",
     "MALFORMED",
+    "PRIVATE",
     "Container",
     "array_to_npy",
     "npy_to_array",
     "read_file",
     "read_json",
+    "refuse_keys",
     "write_atomically",
 ]
 
@@ -60,6 +64,7 @@ MALFORMED: tuple[type[Exception], ...] = (
     TypeError,
     ValueError,
     struct.error,
+    *(zipfile.BadZipFile, zlib.error, EOFError),
 )
 
 # The head of a .npy file as numpy.save writes it.  Matched, because numpy.load evaluates it.
@@ -233,6 +238,20 @@ def read_json(path: str | Path) -> Any:
         raise FileFormatError(f"{path}: not a JSON file ({error})") from None
 
 
+HEADER = "refqnn.json"  # of the files of encrypted inference: what they are
+PRIVATE = "private keys"
+
+
+def refuse_keys(path: str | Path) -> None:
+    """Raises: InvalidArgument when this is a file of private keys: nothing may take its place."""
+    header: object = None
+    with suppress(*MALFORMED), zipfile.ZipFile(path) as archive:
+        header = json.loads(archive.read(HEADER))
+    if isinstance(header, dict) and header.get("format") == f"refqnn {PRIVATE}":
+        expected = "another file: what these keys encrypted would be lost"
+        raise InvalidArgument(mismatch("path", f"{path}, which holds private keys", expected))
+
+
 def write_atomically(
     path: str | Path, write: Callable[[IO[bytes]], object], *, private: bool = False
 ) -> None:
@@ -244,8 +263,9 @@ def write_atomically(
     Args:
         private: the file is readable and writable by its owner alone, from its first byte on.
 
-    Raises: OSError that names `path`.
+    Raises: OSError that names `path`; InvalidArgument where private keys would be overwritten.
     """
+    refuse_keys(path)
     mode = 0o600 if private else 0o666  # less the umask
 
     def create(name: str, flags: int) -> int:

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from refqnn.container import refuse_keys
 from refqnn.errors import FileFormatError, RefqnnError
 
 # Exit codes; 0 is success.
@@ -155,11 +156,12 @@ class NewFile(click.Path):
 
     Args:
         endings: that its name may have; any by default.
+        keys: may it be a file of private keys?
     """
 
-    def __init__(self, *endings: str) -> None:
+    def __init__(self, *endings: str, keys: bool = False) -> None:
         super().__init__(dir_okay=False, writable=True, path_type=Path)
-        self.endings = endings
+        self.endings, self.keys = endings, keys
 
     def convert(
         self,
@@ -175,6 +177,8 @@ class NewFile(click.Path):
             self.fail(f"{str(path)!r}: the folder {str(folder)!r} is read-only; choose another")
         if self.endings and path.suffix.lower() not in self.endings:
             self.fail(f"{str(path)!r}: expected a name that ends in {', '.join(self.endings)}")
+        if not self.keys:
+            refuse_keys(path)
         return path
 
 

@@ -5,7 +5,6 @@ Concrete is imported where it is used.
 
 from __future__ import annotations
 
-import os
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,29 +39,13 @@ def fhe() -> None:
     """
 
 
-class _NewFile(console.NewFile):
-    """A file to write that takes no private keys' place."""
-
-    def convert(
-        self,
-        value: str | os.PathLike[str],
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> Path:
-        from refqnn.fhe.files import refuse_keys
-
-        path = super().convert(value, param, ctx)
-        refuse_keys(path)
-        return path
-
-
 # --- the owner of the network -----------------------------------------------------------------
 
 
 @fhe.command(name="compile", short_help="A network as a client's and a server's file.")
 @click.argument("network", type=console.FILE)
-@click.option("--client", "client_file", type=_NewFile(), required=True)
-@click.option("--server", "server_file", type=_NewFile(), required=True)
+@click.option("--client", "client_file", type=console.NewFile(), required=True)
+@click.option("--server", "server_file", type=console.NewFile(), required=True)
 @click.option(
     "--security",
     type=click.Choice(["ind-cpa-d", "ind-cpa"]),
@@ -164,10 +147,13 @@ def _client(file: Path, keys: Path) -> Client:
 @client.command()
 @click.argument("file", metavar="CLIENT", type=console.FILE)
 @click.option(
-    "--keys", type=console.NewFile(), required=True, help="Private keys, for the owner alone."
+    "--keys",
+    type=console.NewFile(keys=True),
+    required=True,
+    help="Private keys, for the owner alone.",
 )
 @click.option(
-    "--evaluation-keys", type=_NewFile(), required=True, help="What the server gets of them."
+    "--evaluation-keys", type=console.NewFile(), required=True, help="What the server gets of them."
 )
 @click.option("--force", is_flag=True, help="Where there are keys, set them aside as KEYS.1, ...")
 def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
@@ -196,7 +182,7 @@ def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
 @client.command()
 @click.argument("file", metavar="CLIENT", type=console.FILE)
 @click.argument("samples", metavar="X.npy", type=console.FILE)
-@click.argument("requests", type=_NewFile())
+@click.argument("requests", type=console.NewFile())
 @_KEYS
 def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     """Encrypt the samples of X.npy, floats or integer input codes, into REQUESTS."""
@@ -214,7 +200,7 @@ def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
 @client.command()
 @click.argument("file", metavar="CLIENT", type=console.FILE)
 @click.argument("answers", type=console.FILE)
-@click.argument("outputs", metavar="Y.npy", type=_NewFile())
+@click.argument("outputs", metavar="Y.npy", type=console.NewFile())
 @_KEYS
 @click.option(
     "--requests", type=console.FILE, required=True, help="What ANSWERS must be the answers to."
@@ -260,7 +246,7 @@ def server() -> None:
 @server.command(name="run")
 @click.argument("file", metavar="SERVER", type=console.FILE)
 @click.argument("requests", type=console.FILE)
-@click.argument("answers", type=_NewFile())
+@click.argument("answers", type=console.NewFile())
 @click.option(
     "--evaluation-keys", type=console.FILE, required=True, help="From the client's keygen."
 )

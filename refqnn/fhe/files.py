@@ -20,31 +20,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from refqnn import __version__
-from refqnn.container import write_atomically
-from refqnn.errors import FileFormatError, InvalidArgument, mismatch
+from refqnn.container import HEADER, MALFORMED, PRIVATE, refuse_keys, write_atomically
+from refqnn.errors import FileFormatError, mismatch
 
-__all__ = ["PRIVATE", "Reader", "identity", "reading", "refuse_keys", "write"]
+__all__ = ["PRIVATE", "Reader", "identity", "reading", "write"]
 
 FORMAT_VERSION = 3
-PRIVATE = "private keys"
-_HEADER = "refqnn.json"
 _MAX_HEADER = 2**16
-_DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
-    *(LookupError, NotImplementedError, OverflowError, ValueError),
-)
-
 Header = dict[str, Any]
 
 # What to do about a header that does not fit, by field.
@@ -82,21 +73,11 @@ def write(
     content = {**_versions(kind), "refqnn": __version__, **header}
     with tempfile.TemporaryFile(dir=Path(path).resolve().parent) as gathered:
         with zipfile.ZipFile(gathered, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_HEADER, json.dumps(content, indent=1))
+            archive.writestr(HEADER, json.dumps(content, indent=1))
             for name, data in members:
                 archive.writestr(name, data)
         gathered.seek(0)
         write_atomically(path, lambda file: shutil.copyfileobj(gathered, file), private=private)
-
-
-def refuse_keys(path: str | Path) -> None:
-    """Raises: InvalidArgument when this is a file of private keys: nothing may take its place."""
-    header: object = None
-    with suppress(*_DAMAGED, RuntimeError), zipfile.ZipFile(path) as archive:
-        header = json.loads(archive.read(_HEADER))
-    if isinstance(header, dict) and header.get("format") == f"refqnn {PRIVATE}":
-        expected = "another file: what these keys encrypted would be lost"
-        raise InvalidArgument(mismatch("path", f"{path}, which holds private keys", expected))
 
 
 class Reader:
@@ -119,7 +100,7 @@ class Reader:
             return self._archive.read(info)
         except FileFormatError:
             raise
-        except (*_DAMAGED, RuntimeError) as error:
+        except MALFORMED as error:
             raise _damaged(self._path, self._kind, error) from error
 
     def field(self, name: str, kind: type[int] | type[str]) -> Any:
@@ -133,7 +114,7 @@ class Reader:
     def samples(self) -> int:
         """How many samples there are.  Raises: FileFormatError unless just these are there."""
         n: int = self.field("samples", int)
-        names = {_HEADER, *map(str, range(n if n < len(self._archive.filelist) else 0))}
+        names = {HEADER, *map(str, range(n if n < len(self._archive.filelist) else 0))}
         if n < 0 or sorted(names) != sorted(self._archive.namelist()):
             raise FileFormatError(f"{self._path}: its members are not {n} samples")
         return n
@@ -145,10 +126,10 @@ class Reader:
 
     def _checked_header(self) -> Header:
         try:
-            if self._archive.getinfo(_HEADER).file_size > _MAX_HEADER:
+            if self._archive.getinfo(HEADER).file_size > _MAX_HEADER:
                 raise FileFormatError(f"{self._path}: its header is too long")
-            header = json.loads(self[_HEADER])
-        except (*_DAMAGED, RecursionError) as error:
+            header = json.loads(self[HEADER])
+        except (*MALFORMED, RecursionError) as error:
             if isinstance(error, FileFormatError):
                 raise
             raise _damaged(self._path, self._kind, error) from error
@@ -171,7 +152,7 @@ def reading(path: str | Path, kind: str) -> Iterator[Reader]:
     with open(path, "rb") as file:
         try:
             archive = zipfile.ZipFile(file)
-        except _DAMAGED as error:
+        except MALFORMED as error:
             raise _damaged(path, kind, error) from error
         with archive:
             yield Reader(path, kind, archive)

@@ -361,13 +361,16 @@ def test_the_halves_on_the_command_line(tmp_path: Path) -> None:
     command("fhe", "client", "keygen", c, "--keys", k, "--evaluation-keys", e)
     assert stat.S_IMODE(os.stat(k).st_mode) == 0o600
     np.save(x, rng.integers(0, 4, (1, 16)))
+    secret = k.read_bytes()
+    command("fhe", "client", "encrypt", c, x, k, "--keys", k, code=2)
+    command("fhe", "client", "keygen", c, "--keys", k, "--evaluation-keys", e, code=2)
+    assert k.read_bytes() == secret
     command("fhe", "client", "encrypt", c, x, r, "--keys", k)
     command("fhe", "server", "run", s, r, a, "--evaluation-keys", e)
     command("fhe", "client", "decrypt", c, a, y, "--keys", k, "--requests", r)
     assert (np.load(y) == network.forward(np.load(x))).all()
 
 
-@pytest.mark.xfail(strict=True, reason="commands outside `refqnn fhe` do not look for keys")
 def test_no_command_overwrites_private_keys(tmp_path: Path) -> None:
     says("private keys stay in a file that its owner alone can read and no command overwrites.")
     pytest.importorskip("concrete.fhe")
@@ -412,7 +415,6 @@ def test_the_figures_of_the_vectors() -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the files named take 0.5 MB; 0.8 is all JSON of vectors/")
 def test_the_size_of_the_vectors() -> None:
     from refqnn.conformance import vectors_path
 
@@ -741,7 +743,6 @@ def test_a_broken_file_gives_one_error_of_ours(tmp_path: Path) -> None:
         load(path)
 
 
-@pytest.mark.xfail(strict=True, reason="two doors were added since the sentence was written")
 def test_the_doors_that_are_fuzzed() -> None:
     (doors,) = README.numbers(r"million mutated inputs over (\d+) doors")
     sources = [path.read_text() for path in sorted((ROOT / "tests/fuzz").glob("test_fuzz_*.py"))]
