@@ -82,6 +82,9 @@ def linked(nodes: Sequence[Node]) -> list[Node]:
 def _check_name(node: object, known: Mapping[str, None]) -> None:
     if not isinstance(node, Node) or not isinstance(node.op, Op):
         raise InvalidType(mismatch("nodes", repr(node), "Node(name, op, inputs)"))
+    if not isinstance(getattr(node.op, "kind", None), str):
+        got = f"an op of {type(node.op)} without one"
+        raise InvalidType(mismatch(f"kind of node {node.name!r}", got, "text"))
     if not isinstance(node.name, str) or not node.name:
         raise InvalidType(mismatch("name of a node", repr(node.name), "a non-empty string"))
     if node.name in known:
@@ -111,6 +114,10 @@ def _named(node: Node, function: Callable[..., T], arguments: list[T]) -> T:
 def shapes_of(nodes: Sequence[Node], input_shape: Shape) -> dict[str, Shape]:
     """The shape of one sample of every value.  Raises: ShapeMismatch."""
     shapes = propagated(nodes, input_shape, lambda node: node.op.out_shape)
+    for name, shape in shapes.items():
+        if not isinstance(shape, tuple) or not shape or min(shape) < 1:
+            expected = "positive dimensions, one or more"
+            raise ShapeMismatch(mismatch(f"shape of {name!r}", repr(shape), expected))
     values = sum(map(prod, shapes.values()))
     if values > MAX_VALUES:
         got = f"{values} values in one sample, from the input to the output"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refqnn.arithmetic import to_int64_if_possible
 from refqnn.emulate import Emulated
 from refqnn.errors import (
     AccumulatorOverflow,
@@ -307,7 +308,13 @@ class Network:
         return values[self.output]
 
     def _step(self, node: Node, values: Trace) -> IntArray:
-        return node.op.forward(*(values[i] for i in inputs_of(node)), plan=self._plans[node.name])
+        x = (values[i] for i in inputs_of(node))
+        y = node.op.forward(*x, plan=self._plans[node.name])
+        if y.dtype in (np.int64, object):
+            return y
+        if y.dtype.kind not in "iu":
+            raise InvalidType(mismatch(f"values of node {node.name!r}", y.dtype, "integers"))
+        return to_int64_if_possible(y)
 
     @cached_property
     def _plans(self) -> dict[str, Any]:

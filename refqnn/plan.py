@@ -482,10 +482,11 @@ class _Moved:
 
     sources: NDArray[np.int64]  # [*shape]
     fill: int
+    dtype: Any  # which holds the fill too
 
     def __call__(self, *x: Values) -> Values:
         flat = np.concatenate([v.reshape(-1, v.shape[-1]) for v in x])
-        values = flat.take(self.sources, axis=0, mode="wrap")
+        values = flat.astype(self.dtype, copy=False).take(self.sources, axis=0, mode="wrap")
         values[self.sources == PADDING] = self.fill
         return np.asarray(values)
 
@@ -707,7 +708,7 @@ class _Preparation:
             return _STEPS[type(node.op)](self, node, node.op)
         if isinstance(node.op, Movement) and type(node.op) in KINDS:
             sources = node.op.sources(*(self.shapes[name] for name in inputs_of(node)))
-            return _Moved(sources, node.op.fill)
+            return _Moved(sources, node.op.fill, self.dtype(node.name))
         return _Specified(node.op, self.dtype(node.name))
 
     def _sum(self, node: Node, followers: list[Node]) -> Step:

@@ -15,9 +15,11 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from refqnn.accumulator.arguments import the_network
 from refqnn.accumulator.certificate import Certificate, check_usable
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
+from refqnn.ops import KINDS
 from refqnn.ops.base import Interval, Op, Shape
 from refqnn.ops.structure import Classes, Mask
 
@@ -46,6 +48,7 @@ def simplify(network: Network, certificate: Certificate, *, allow_trusted: bool 
     >>> small["fc1"].op.weight.tolist(), small["fc2"].op.weight.tolist()
     ([[1, 2]], [[-2]])
     """
+    the_network(network)
     check_usable(certificate, network, allow_trusted=allow_trusted)
     return _without_dead_channels(_folded(network, certificate))
 
@@ -81,14 +84,21 @@ def _folded(network: Network, certificate: Certificate) -> Network:
         sources = inputs_of(node)
         shapes = [network.shapes[name] for name in sources]
         operands = [classes[name] for name in sources]
-        op = node.op.restricted(*(ranges[name] for name in sources))
-        op = op.merged(*_known(operands[0], values))
+        op, keys = node.op, None
+        if _known_kind(op):
+            op = op.restricted(*(ranges[name] for name in sources))
+            op = op.merged(*_known(operands[0], values))
+            keys = op.keys(operands, *shapes)
         nodes.append(Node(node.name, op, sources))
-        keys = op.keys(operands, *shapes)
         if keys is None:
             keys = [(node.name, c) for c in range(network.shapes[node.name][0])]
         classes[node.name] = _numbered(values, ranges[node.name], keys)
     return network.with_nodes(nodes)
+
+
+def _known_kind(op: Op) -> bool:
+    """Is it a kind of ours, and not one of the user's own, which may share its name or base?"""
+    return type(op) in KINDS
 
 
 def _known(classes: Classes, values: _Values) -> tuple[list[int], dict[int, int]]:
@@ -124,7 +134,8 @@ def _without_dead_channels(network: Network) -> Network:
 
 def _cut(node: Node, live: dict[str, Mask]) -> Op:
     out, into = live[node.name], live[inputs_of(node)[0]]
-    return node.op if out.all() and into.all() else node.op.taken(out, into)
+    whole = not _known_kind(node.op) or (out.all() and into.all())
+    return node.op if whole else node.op.taken(out, into)
 
 
 def _live_channels(network: Network) -> dict[str, Mask]:
@@ -146,6 +157,9 @@ def _live_channels(network: Network) -> dict[str, Mask]:
         for node in network.nodes:
             if live[node.name].any():
                 sources = inputs_of(node)
+                if not _known_kind(node.op):
+                    live[node.name][:] = True
+                    continue
                 kin = node.op.kin([live[n] for n in sources], *(shapes[n] for n in sources))
                 live[node.name] |= kin
     return live
@@ -154,7 +168,9 @@ def _live_channels(network: Network) -> dict[str, Mask]:
 def _keep_operands(node: Node, live: dict[str, Mask], shapes: dict[str, Shape]) -> None:
     """Mark what a live node reads."""
     sources = inputs_of(node)
-    needs = node.op.needs(live[node.name], *(shapes[name] for name in sources))
+    needs = [np.ones(shapes[name][0], dtype=bool) for name in sources]
+    if _known_kind(node.op):
+        needs = node.op.needs(live[node.name], *(shapes[name] for name in sources))
     for name, need in zip(sources, needs):
         live[name] |= need
         if not live[name].any():

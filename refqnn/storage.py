@@ -10,7 +10,10 @@ See refqnn.container for what every file of ours promises.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from dataclasses import fields
+from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +103,8 @@ def _network_of_estimator(content: dict[str, Any], members: dict[str, bytes]) ->
 def digest(network: Network) -> str:
     """sha256 of network.json, which holds the sha256 of every array; less the names of features.
 
-    Kinds of the user's own count with what `repr` says of their parameters.
+    Kinds of the user's own count with their parameters where these are plain: numbers, text,
+    arrays, and lists, tuples and dictionaries of such.  With others a digest equals no other.
     """
     content, arrays = _encode_network(network)
     if isinstance(network.input_quantizer, Features):
@@ -130,11 +134,23 @@ def _encode_network(network: Network) -> tuple[dict[str, Any], dict[str, bytes]]
 def _encode_op(op: Op, arrays: dict[str, bytes]) -> dict[str, Any]:
     if _OPS.get(op.kind) is type(op):
         return _encode_fields(op, arrays) or {}
-    parameters = {
-        name: _encode(v, arrays) if isinstance(v, np.ndarray) else repr(v)
-        for name, v in vars(op).items()
-    }
-    return {"kind": op.kind, "class": repr(type(op)), "parameters": parameters}
+    return {"kind": op.kind, "class": repr(type(op)), "parameters": _told(dict(vars(op)))}
+
+
+def _told(value: Any) -> Any:
+    """Plain data that equal values share and other values do not."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        head = [value.dtype.str, list(value.shape)]
+        return {"array": [*head, hashlib.sha256(value.tobytes()).hexdigest()]}
+    if isinstance(value, np.ndarray):
+        return {"objects": [list(value.shape), _told(value.ravel().tolist())]}
+    if value is None or isinstance(value, (str, int, float, bytes, Enum, Fraction, IntFormat)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, *map(_told, value)]
+    if isinstance(value, dict):
+        return [[_told(k), _told(v)] for k, v in value.items()]
+    return {"unknown": secrets.token_hex(16)}
 
 
 def _encode_fields(value: Any, arrays: dict[str, bytes]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refqnn.accumulator.arguments import generator_seed, index_of, seconds, the_network
 from refqnn.accumulator.bounds import (
     HI,
     LO,
@@ -46,6 +48,7 @@ from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.limits import MAX_VALUES
 from refqnn.network import Network
+from refqnn.ops import KINDS
 from refqnn.ops.base import Ends, IntArray, Interval, is_sum
 
 __all__ = [
@@ -64,6 +67,7 @@ __all__ = [
 
 FORMAT_NAME = "refqnn certificate"
 FORMAT_VERSION = 1
+_KEYS = {"format", "version", "network", "domain", "witnesses", "nodes", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class Certificate:
         self.digest = digest
         self.domain = domain
         self.witnesses = witnesses
-        self._proved = False  # by `certify` in this process, or by `verify`
+        # The network that `certify` made it for, or that `verify` held it against, in this process.
+        self._proved_of: weakref.ref[Network] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         """For pickle and copies; what a pickle holds is not proved in this process."""
@@ -148,16 +153,26 @@ class Certificate:
     ) -> NDArray[np.int64] | None:
         """An input [*input_shape] that reaches lo (end 0) or hi (end 1) of a neuron, or None.
 
-        Witnesses of a first layer over a box are not stored: its weights say what they are.
+        Witnesses of a first layer over a box are not stored: its weights say what they are.  What
+        is returned was replayed through the network.
+
+        Raises: InvalidArgument, InvalidType.
         """
         layer = self[name]
-        where = (index,) if isinstance(index, int) else tuple(index)
+        where = index_of(index, layer.lo.shape)
+        if end not in (LO, HI):
+            raise InvalidArgument(mismatch("end", repr(end), "0 (lo) or 1 (hi)"))
         number = int(layer.witness[(end, *where)])
         if number != NO_WITNESS:
             return np.asarray(self.witnesses[number])
         if layer.status[(end, *where)] != Status.EXACT:
             return None
-        return corner(network, self.domain, name, where, end)
+        bound = (layer.lo, layer.hi)[end][where]
+        some = self.domain.hull.lo if self.domain.listed is None else self.domain.listed[0]
+        for found in (corner(network, self.domain, name, where, end), some):
+            if found is not None and network.trace(found[None])[name][(0, *where)] == bound:
+                return found
+        return None
 
     def table(self) -> list[Row]:
         """One row per accumulating layer."""
@@ -247,16 +262,18 @@ class Certificate:
             does not hold, and for trusted claims unless they are allowed; MissingExtra for `solver`
             without ortools.
         """
+        the_network(network)
         counts = verify(
             self,
             network,
-            budget_s=budget_s,
+            budget_s=seconds(budget_s),
             allow_trusted=allow_trusted,
             solver=solver,
             samples=samples,
-            seed=seed,
+            seed=generator_seed(seed),
         )
-        self._proved = True
+        if not any(label.startswith("trusted") for label in counts):
+            self._proved_of = weakref.ref(network)
         return counts
 
     # --- files ------------------------------------------------------------------------------
@@ -286,9 +303,11 @@ class Certificate:
             if content["format"] != FORMAT_NAME:
                 got = content["format"]
                 raise FileFormatError(f"got a file of {got!r}, expected {FORMAT_NAME!r}")
-            if content["version"] != FORMAT_VERSION:
+            if content["version"] != FORMAT_VERSION or type(content["version"]) is not int:
                 got = content["version"]
                 raise FileFormatError(f"format version {got}, expected {FORMAT_VERSION}")
+            if set(content) != _KEYS:
+                raise FileFormatError(mismatch("keys", sorted(content), f"{sorted(_KEYS)}"))
             body = {key: value for key, value in content.items() if key != "sha256"}
             if _checksum(body) != content["sha256"]:
                 raise FileFormatError("the content does not match its checksum: it was altered")
@@ -303,7 +322,7 @@ class Certificate:
             layers = [_decode_layer(item, len(witnesses)) for item in content["nodes"]]
             if len({layer.name for layer in layers}) != len(layers):
                 raise FileFormatError("two nodes have the same name")
-            if box["step"] not in (1, 2):
+            if type(box["step"]) is not int or box["step"] not in (1, 2):
                 raise FileFormatError(mismatch("step", repr(box["step"]), "1 or 2"))
             return cls(
                 {layer.name: layer for layer in layers},
@@ -378,11 +397,13 @@ def certify(
     >>> certify(net)["fc2"].range
     Interval(lo=array([6]), hi=array([6]))
     """
+    the_network(network)
+    budget_s, seed = seconds(budget_s), generator_seed(seed)
     where = Domain.of(network, domain)
     bounds, witnesses = climbed(network, where, method, budget_s, X, seed, progress)
     certificate = _certificate(network, where, bounds, witnesses)
     _hold_against(certificate, network, seed)
-    certificate._proved = True
+    certificate._proved_of = weakref.ref(network)
     return certificate
 
 
@@ -496,7 +517,10 @@ def check_usable(
     if domain is not None and not certificate.domain.same_as(domain):
         got = f"one for another domain, {certificate.domain}"
         raise CertificateError(mismatch("certificate", got, str(domain)))
-    if not certificate._proved:
+    proved = certificate._proved_of
+    # Two kinds of the user's own may look alike: then it has to be the very network.
+    ours = all(type(node.op) in KINDS for node in network.nodes)
+    if proved is None or not (ours or proved() is network):
         certificate.verify(network, allow_trusted=allow_trusted)
     return certificate
 
@@ -520,6 +544,8 @@ def _decode(item: Any) -> IntArray:
     if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > MAX_VALUES:
         raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
     if isinstance(values, list):
+        if not all(type(v) is int for v in values):
+            raise FileFormatError(mismatch("values", "no flat list of integers", "one"))
         return as_integers(np.array(values, dtype=object).reshape(shape), "values")
     # A view of one value: a shape alone takes no memory.
     return np.broadcast_to(as_integers(np.array(values, dtype=object), "values"), shape)

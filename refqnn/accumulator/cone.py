@@ -19,7 +19,7 @@ from refqnn.arithmetic import IntArray, magnitude, matmul
 from refqnn.errors import NotCovered
 from refqnn.graph import INPUT, ancestors, inputs_of
 from refqnn.network import Network
-from refqnn.ops.base import Interval, Op, Shape
+from refqnn.ops.base import Interval, Op, Shape, told_role
 from refqnn.ops.structure import PADDING, Role, Rows, Table, Thresholds
 
 __all__ = ["Cone", "Elementwise", "Maximum", "Sum", "Take"]
@@ -250,20 +250,21 @@ class _Reading:
 
 def _reading(op: Op, shapes: Sequence[Shape], positions: NDArray[np.int64]) -> _Reading:
     """Raises: NotCovered for a kind that does not tell its structure."""
-    if op.role is Role.SUM:
+    role = told_role(op)
+    if role is Role.SUM:
         rows = op.rows(shapes, positions)
         return _Reading(_columns(rows.column[rows.coefficient != 0]), partial(_sum, rows))
-    if op.role is Role.WINDOW:
+    if role is Role.WINDOW:
         column = op.windows(shapes[0], positions)
         # A padded position repeats one of the window's own: the maximum stays.
         column = np.where(column == PADDING, column.max(axis=1, keepdims=True), column)
         return _Reading(_columns(column), lambda layout, _: Maximum(_places(layout, column)))
-    if op.role is Role.ELEMENTWISE:
+    if role is Role.ELEMENTWISE:
         functions = op.functions(positions // prod(shapes[0][1:]))
         return _Reading(
             positions, lambda layout, _: Elementwise(functions, _places(layout, positions))
         )
-    if op.role in (Role.RELABEL, Role.JOIN):
+    if role in (Role.RELABEL, Role.JOIN):
         column = op.sources(*shapes).reshape(-1)[positions]
         fill = getattr(op, "fill", 0)
         return _Reading(_columns(column), lambda layout, _: Take(_places(layout, column), fill))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.accumulator.arguments import generator_seed, index_of, seconds, the_network
 from refqnn.accumulator.bounds import HI, LO, Progress, Proof, Status
 from refqnn.accumulator.certificate import Certificate, certify, check_usable
 from refqnn.accumulator.cone import Cone
@@ -19,6 +20,7 @@ from refqnn.accumulator.search import climb, maximise, neuron_box
 from refqnn.accumulator.solver import decide, solver_installed
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import is_integer
+from refqnn.graph import INPUT
 from refqnn.network import Network
 from refqnn.ops.base import is_sum
 
@@ -95,7 +97,7 @@ def find_overflow(
     signed: bool = True,
     *,
     domain: object = None,
-    budget_s: float = 60.0,
+    budget_s: float | None = 60.0,
     certificate: Certificate | None = None,
     allow_trusted: bool = False,
     seed: int = 0,
@@ -110,7 +112,7 @@ def find_overflow(
         bits: width of the accumulator, 1 to 64.
         signed: two's complement, or unsigned.
         domain: as for `certify`.
-        budget_s: seconds for the searches.
+        budget_s: seconds for the searches; None for no limit.
         certificate: bounds of the same network and domain to start from; verified unless `certify`
             made it in this process.
         allow_trusted: as for `Certificate.verify`.
@@ -130,21 +132,26 @@ def find_overflow(
     >>> print(find_overflow(net, "fc1", 0, bits=5))
     no overflow: proved inside [-16, 15] (exhaustive)
     """
-    limits = _limits(bits, signed)
+    the_network(network)
+    limits, budget, seed = _limits(bits, signed), seconds(budget_s), generator_seed(seed)
     where = Domain.of(network, domain)
     names = [node.name for node in network.accumulators()]
+    if not names:
+        raise InvalidArgument(mismatch("network", "no node that sums", "at least one"))
     if layer is not None:
+        if not isinstance(layer, str) or layer not in network.shapes or layer == INPUT:
+            raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
         if not is_sum(network[layer].op):
             raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
         names = [layer]
     if neuron is not None and layer is None:
         raise InvalidArgument(mismatch("neuron", neuron, "None where layer is None"))
-    only = None if neuron is None else _index(network, names[0], neuron)
+    only = None if neuron is None else index_of(neuron, network.shapes[names[0]], "neuron")
     if certificate is None:
         certificate = certify(network, where, progress=progress)
     else:
         check_usable(certificate, network, where, allow_trusted=allow_trusted)
-    deadline = time.monotonic() + budget_s
+    deadline = time.monotonic() + (inf if budget is None else budget)
     suspects = _suspects(certificate, names, only, limits)
     proofs = _proofs_of_the_rest(certificate, names, only)
     rng = np.random.default_rng(seed)
@@ -207,15 +214,6 @@ def _limits(bits: int, signed: bool) -> tuple[int, int]:
     if signed:
         return -(2 ** (int(bits) - 1)), int(2 ** (int(bits) - 1)) - 1
     return 0, int(2 ** int(bits)) - 1
-
-
-def _index(network: Network, name: str, neuron: int | tuple[int, ...]) -> tuple[int, ...]:
-    index = (int(neuron),) if is_integer(neuron) else tuple(neuron)  # type: ignore[arg-type]
-    shape = network.shapes[name]
-    inside = len(index) == len(shape) and all(0 <= i < n for i, n in zip(index, shape))
-    if not inside:
-        raise InvalidArgument(mismatch("neuron", neuron, f"an index of shape {shape}"))
-    return tuple(int(i) for i in index)
 
 
 def _suspects(

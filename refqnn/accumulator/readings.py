@@ -266,8 +266,10 @@ def by_formats(op: Op, shapes: Sequence[Shape], operands: Sequence[Ends | None])
     if isinstance(op, Lookup):
         return int(op.table.min()), int(op.table.max())
     known = [ends for ends in operands if ends is not None]
-    if type(op) not in READERS or len(known) < len(operands):
+    if len(known) < len(operands):
         return None
+    if type(op) not in READERS:  # a user's own, which is taken at its word
+        return op.datatype(known, *shapes)
     if isinstance(op, Add):
         products = [
             (m * lo, m * hi) for m, (lo, hi) in zip(op.multipliers or [1] * len(known), known)

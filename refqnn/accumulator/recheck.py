@@ -29,7 +29,6 @@ from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.readings import (
     MONOTONE,
     READERS,
-    SUMS,
     Ends,
     Reads,
     by_formats,
@@ -262,7 +261,7 @@ class _Check:
             ends = [formats[source] for source in sources]
             boxes = [[self.layers[source].range for source in sources]]
             boxes.append([alone[source] for source in sources])
-            if type(node.op) in SUMS and None not in ends:
+            if is_sum(node.op) and None not in ends:
                 boxes.append([_full(*pair) for pair in zip(shapes, ends)])
             lo, hi, *mass = self._ranges(node, boxes)
             alone[node.name] = Interval(lo[1], hi[1])

@@ -17,7 +17,7 @@ from refqnn.accumulator.bounds import HI, LO, NO_WITNESS, Bounds, Progress, Proo
 from refqnn.accumulator.domain import Domain
 from refqnn.graph import INPUT, Node, inputs_of, propagated
 from refqnn.network import Network
-from refqnn.ops.base import Ends, IntArray, Interval, Op, is_sum, tells
+from refqnn.ops.base import Ends, IntArray, Interval, Op, is_sum, told_role
 from refqnn.ops.structure import PADDING, Role
 
 __all__ = [
@@ -72,9 +72,9 @@ def independent_ends(network: Network, domain: Domain) -> set[str]:
 
 
 def _keeps_ends(op: Op, network: Network, node: Node) -> bool:
-    if op.role is Role.ELEMENTWISE:
+    if told_role(op) is Role.ELEMENTWISE:
         return op.monotone
-    if op.role is not Role.RELABEL:
+    if told_role(op) is not Role.RELABEL:
         return False
     sources = op.sources(network.shapes[inputs_of(node)[0]])
     moved = sources[sources != PADDING]
@@ -97,13 +97,14 @@ def interval_status(
     op = node.op
     known = np.stack([range_.lo == range_.hi] * 2)
     reached = [(b.status == Status.EXACT).reshape(2, -1) for b in operands]
-    if op.role is Role.ELEMENTWISE and op.monotone:
+    role = told_role(op)
+    if role is Role.ELEMENTWISE and op.monotone:
         known |= reached[0].reshape(known.shape)
-    elif op.role in (Role.RELABEL, Role.JOIN):
+    elif role in (Role.RELABEL, Role.JOIN):
         always = np.ones((2, 1), dtype=bool)  # PADDING is the last
         sources = op.sources(*(network.shapes[name] for name in inputs_of(node)))
         known |= np.concatenate([*reached, always], axis=1)[:, sources]
-    elif len(operands) == 1 and (tells(op, "rows") or tells(op, "windows")):
+    elif len(operands) == 1 and role in (Role.SUM, Role.WINDOW):
         known |= inputs_of(node)[0] in independent
     return np.where(known, Status.EXACT, Status.UPPER).astype(np.int8)
 
@@ -120,32 +121,27 @@ def corner(
         return None
     position = int(np.ravel_multi_index(index, network.shapes[name]))
     independent = independent_ends(network, domain)
-    upward = np.full(prod(network.shapes[name]), end == HI)
     while name not in independent:
-        node = network[name]
-        op, sources = node.op, inputs_of(node)
+        op, sources = network[name].op, inputs_of(network[name])
         shapes = [network.shapes[source] for source in sources]
-        if op.role in (Role.RELABEL, Role.JOIN):
+        role = told_role(op)
+        if role in (Role.RELABEL, Role.JOIN):
             position = int(op.sources(*shapes).flat[position])
             if position == PADDING:
                 return hull.lo
             starts = np.cumsum([0, *(prod(shape) for shape in shapes)])
             operand = int(np.searchsorted(starts, position, side="right")) - 1
             name, position = sources[operand], position - int(starts[operand])
-        elif op.role is Role.ELEMENTWISE:
+        elif role is Role.ELEMENTWISE and op.monotone:
             name = sources[0]
-        elif sources[0] not in independent:
-            return None
-        elif tells(op, "rows"):
-            rows = op.rows(shapes, np.array([position]))
-            weight = rows.dense(prod(shapes[0]))[0]
-            name, upward = sources[0], weight > 0 if end == HI else weight < 0
-            break
+        elif role is Role.SUM and len(sources) == 1 and sources[0] in independent:
+            weight = op.rows(shapes, np.array([position])).dense(prod(shapes[0]))[0]
+            return _at_ends(network, domain, sources[0], weight > 0 if end == HI else weight < 0)
+        elif role is Role.WINDOW and sources[0] in independent:
+            name = sources[0]
         else:
-            name = sources[0]
-            break
-        upward = np.full(prod(network.shapes[name]), end == HI)
-    return _at_ends(network, domain, name, upward)
+            return None
+    return _at_ends(network, domain, name, np.full(prod(network.shapes[name]), end == HI))
 
 
 def _at_ends(
@@ -155,7 +151,7 @@ def _at_ends(
     while name != INPUT:
         node = network[name]
         (name,) = inputs_of(node)
-        if node.op.role is Role.RELABEL:
+        if told_role(node.op) is Role.RELABEL:
             sources = node.op.sources(network.shapes[name]).ravel()
             before = np.zeros(prod(network.shapes[name]), dtype=bool)
             before[sources[sources != PADDING]] = upward[sources != PADDING]

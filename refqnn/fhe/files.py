@@ -129,7 +129,7 @@ class Reader:
             if self._archive.getinfo(HEADER).file_size > _MAX_HEADER:
                 raise FileFormatError(f"{self._path}: its header is too long")
             header = json.loads(self[HEADER])
-        except (*MALFORMED, RecursionError) as error:
+        except MALFORMED as error:
             if isinstance(error, FileFormatError):
                 raise
             raise _damaged(self._path, self._kind, error) from error

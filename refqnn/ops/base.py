@@ -45,6 +45,7 @@ __all__ = [
     "integer_parameter",
     "is_sum",
     "tells",
+    "told_role",
 ]
 
 Shape = tuple[int, ...]
@@ -119,7 +120,7 @@ class Op(ABC):
     kind: ClassVar[str]
     arity: ClassVar[int | None] = 1  # None: any number of inputs, at least one
     role: ClassVar[Role | None] = None
-    monotone: ClassVar[bool] = False  # does no output fall when an input rises?
+    monotone: ClassVar[bool] = False  # ELEMENTWISE: does no output fall when an input rises?
 
     @abstractmethod
     def out_shape(self, *shapes: Shape) -> Shape:
@@ -292,8 +293,30 @@ class SumOp(Op):
 
 
 def tells(op: Op, fact: str) -> bool:
-    """Does the kind tell this fact of its structure?"""
-    return getattr(type(op), fact) is not getattr(Op, fact, None)
+    """Does the kind tell this fact of its structure?
+
+    What a class inherits counts only where it inherits what it computes as well: a subclass with a
+    `forward` of its own has to tell the facts of its own.
+    """
+    if getattr(type(op), fact) is getattr(Op, fact, None):
+        return False
+    lineage = type(op).__mro__
+    place = {name: [name in vars(c) for c in lineage].index(True) for name in (fact, "forward")}
+    return place[fact] <= place["forward"]
+
+
+_FACTS = {
+    Role.ELEMENTWISE: "functions",
+    Role.RELABEL: "sources",
+    Role.JOIN: "sources",
+    Role.WINDOW: "windows",
+    Role.SUM: "rows",
+}
+
+
+def told_role(op: Op) -> Role | None:
+    """The role of a kind that tells the facts of its role; None for an opaque one."""
+    return op.role if op.role is not None and tells(op, _FACTS[op.role]) else None
 
 
 def is_sum(op: Op) -> TypeGuard[SumOp]:

@@ -106,7 +106,8 @@ class ConvTranspose2d(Convolution):
         if min(shape) < 1:
             got = f"sizes {sizes} to {shape}"
             raise ShapeMismatch(mismatch("spatial axes", got, "at least one value along each"))
-        check_size(shape[0] * shape[1] * self.kernel[0] * self.kernel[1])
+        check_size(prod(shape) * prod(self.kernel))
+        check_size(prod(p + d * (k - 1) for p, d, k in zip(shape, self.dilation, self.kernel)))
         return shape
 
     def columns(self, x: IntArray, pad_code: int) -> IntArray:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from refqnn.errors import InvalidArgument, OutOfRange, ShapeMismatch, mismatch
 from refqnn.formats import as_integers
 from refqnn.limits import MAX_VALUES
-from refqnn.ops.base import IntArray, Op, Shape, code_parameter
+from refqnn.ops.base import IntArray, Op, Shape, code_parameter, integer
 from refqnn.ops.movement import Movement
 from refqnn.ops.reshape import shape_parameter
 from refqnn.ops.structure import PADDING, Mask
-from refqnn.ops.windows import padding_per_axis
+from refqnn.ops.windows import integers_per_axis, padding_per_axis
 
 __all__ = ["Gather"]
 
@@ -54,8 +54,7 @@ class Gather(Movement):
         index = as_integers(self.index, "index")
         if index.ndim == 0 or index.size == 0:
             raise ShapeMismatch(mismatch("index", f"shape {index.shape}", "at least one value"))
-        if max(prod(shape), index.size) > MAX_VALUES:
-            raise ShapeMismatch(mismatch("in_shape", shape, f"at most {MAX_VALUES} values"))
+        _check_values(max(prod(shape), index.size))
         if index.min() < PADDING or index.max() >= prod(shape):
             got = f"positions in [{index.min()}, {index.max()}]"
             raise OutOfRange(mismatch("index", got, f"-1, or positions in [0, {prod(shape)})"))
@@ -92,7 +91,7 @@ class Gather(Movement):
         [0, 2, 1, 3]
         """
         channels, *rest = shape_parameter(tuple(in_shape), "in_shape")
-        if groups < 1 or channels % groups:
+        if integer(groups, "groups") < 1 or channels % groups:
             raise InvalidArgument(mismatch("groups", groups, f"a divisor of {channels} channels"))
         return cls.of(
             in_shape,
@@ -109,7 +108,7 @@ class Gather(Movement):
         [[[0, 1], [2, 3]]]
         """
         shape = shape_parameter(tuple(in_shape), "in_shape")
-        if len(shape) != 3 or factor < 1 or shape[0] % factor**2:
+        if len(shape) != 3 or integer(factor, "factor") < 1 or shape[0] % factor**2:
             expected = f"[channels, height, width], a multiple of {factor}**2 channels"
             raise ShapeMismatch(mismatch("in_shape", shape, expected))
         channels, height, width = shape
@@ -131,11 +130,10 @@ class Gather(Movement):
         [[0, 0, 1, 1]]
         """
         shape = shape_parameter(tuple(in_shape), "in_shape")
-        if len(factors) != len(shape) - 1 or min(factors, default=1) < 1:
-            expected = f"{len(shape) - 1} positive integers"
-            raise InvalidArgument(mismatch("factors", tuple(factors), expected))
+        times = integers_per_axis(tuple(factors), "factors", len(shape) - 1, minimum=1)
+        _check_values(prod(shape) * prod(times))
         index = np.arange(prod(shape)).reshape(shape)
-        for axis, factor in enumerate(factors, start=1):
+        for axis, factor in enumerate(times, start=1):
             index = np.repeat(index, factor, axis=axis)
         return cls(index, shape)
 
@@ -161,6 +159,7 @@ class Gather(Movement):
         """
         shape = shape_parameter(tuple(in_shape), "in_shape")
         pairs = padding_per_axis(padding, len(shape))
+        _check_values(prod(before + size + after for size, (before, after) in zip(shape, pairs)))
         index = np.arange(prod(shape)).reshape(shape)
         return cls(np.pad(index, pairs, constant_values=PADDING), shape, fill)
 
@@ -196,3 +195,9 @@ class Gather(Movement):
         kept = np.repeat(into, size)
         number = np.append(np.where(kept, np.cumsum(kept) - 1, PADDING), PADDING)
         return Gather(number[self.index[out]], (int(into.sum()), *self.in_shape[1:]), self.fill)
+
+
+def _check_values(values: int) -> None:
+    """Raises: ShapeMismatch for more values in a sample than any network may have."""
+    if values > MAX_VALUES:
+        raise ShapeMismatch(mismatch("shape", f"{values} values", f"at most {MAX_VALUES}"))

@@ -97,7 +97,8 @@ class Lookup(Channelwise):
 
     def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
         (codes,) = x  # [n, channels, ...]
-        self._plan(plan, x)
+        if len(codes):
+            self._plan(plan, x)
         column = (codes - self.lo).astype(np.int64, copy=False)
         values: IntArray = self.table[channel_index(self.channels, codes.ndim - 1), column]
         return values

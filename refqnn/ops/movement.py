@@ -19,7 +19,6 @@ class Movement(Op):
     """Each output is an input value or the constant `fill`, as `sources` says."""
 
     role = Role.RELABEL
-    monotone = True
     fill: int = 0
 
     def out_range(self, *ranges: Interval) -> Interval:

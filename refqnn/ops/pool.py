@@ -101,6 +101,7 @@ class MaxPool2d(_Pool2d):
 
     kind: ClassVar[str] = "MaxPool2d"
     role = Role.WINDOW
+    windows = _Pool2d.windows
 
     def out_range(self, *ranges: Interval) -> Interval:
         """Maxima of the ends: exact."""
