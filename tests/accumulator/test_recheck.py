@@ -397,6 +397,39 @@ def test_a_smaller_domain_does_not_pass_for_a_larger_one():
         refused(Certificate(nodes, whole.digest, domain, small.witnesses), network)
 
 
+def test_a_domain_beyond_the_format_with_all_that_follows_from_it():
+    """A hull of codes that there are not, or wider than its rows."""
+    network = NETWORKS["cancelling"]
+    rows, _ = part_of(network)
+    for domain, listed in ((None, None), (rows, rows)):
+        certificate = certify(network, domain, method="interval")
+        hull = certificate.domain.hull
+        for wide in (Interval(hull.lo - 1, hull.hi), Interval(hull.lo, hull.hi + 1)):
+            nodes = dict(certificate.nodes)
+            nodes[INPUT] = replace(nodes[INPUT], lo=wide.lo, hi=wide.hi)
+            for node in network.nodes:
+                operands = [nodes[source].range for source in inputs_of(node)]
+                range_, old = node.op.out_range(*operands), nodes[node.name]
+                mass = None if old.mass is None else node.op.absolute_mass(*operands)
+                alone = int(range_.lo.min()), int(range_.hi.max())
+                by_interval = None if old.mass is None else alone
+                nodes[node.name] = replace(
+                    old, lo=range_.lo, hi=range_.hi, mass=mass, by_interval=by_interval
+                )
+            other = Domain(wide, listed)
+            forged = Certificate(nodes, certificate.digest, other, certificate.witnesses)
+            with pytest.raises(CertificateError, match="domain"):
+                forged.verify(network, samples=0, allow_trusted=True)
+
+
+def test_bipolar_witnesses():
+    network = NETWORKS["line"]
+    certificate = certify(network)
+    witnesses = altered(certificate.witnesses, (0, 0), 0)
+    forged = Certificate(certificate.nodes, certificate.digest, certificate.domain, witnesses)
+    refused(forged, network, "witness 0")
+
+
 def test_witnesses():
     network = NETWORKS["cancelling"]
     _, box = part_of(network)
@@ -495,10 +528,10 @@ def test_a_forged_certificate_of_which_only_one_bound_is_false():
 # --- domains of more points than can be tried ---------------------------------------------------
 
 
-def deep(n=20, copies=1):
+def deep(n=24):
     """The same sum twice, requantized and subtracted: intervals do not see that it cancels."""
     rng = np.random.default_rng(1)
-    row = rng.integers(-3, 4, n)
+    row = rng.choice([-3, -2, -1, 1, 2, 3], n)
     nodes = [
         Node("fc0", Linear(np.stack([row, row, row]))),
         Node("act0", Requantize.from_shift(3, U3)),
@@ -519,8 +552,9 @@ def claimed(certificate, name, proof, **ends):
     )
 
 
-def test_claims_of_searches_are_trusted_where_nothing_derives_them():
-    network = deep()
+@pytest.mark.parametrize("inputs", [12, 24])  # of 8 codes: each two inputs are 64 points
+def test_claims_of_searches_are_trusted_where_nothing_derives_them(inputs):
+    network = deep(inputs)
     true = claimed(
         certify(network, method="interval"), "fc1", Proof.BOX_SEARCH, lo=[9, 0], hi=[9, 21]
     )
@@ -570,7 +604,7 @@ def test_what_has_no_model_stays_trusted(monkeypatch):
         m.setattr(recheck, "_LARGEST_MODEL", 50)
         assert true.verify(network, solver=True, allow_trusted=True)["trusted solver"] == 4
     nodes = [*network.nodes, Node("wide", Linear([[2**50, 2**50]]))]
-    wide = net(nodes, (20,), U3)
+    wide = net(nodes, (24,), U3)
     certificate = certify(wide, method="interval")
     lo, hi = certificate["wide"].range.lo, certificate["wide"].range.hi
     false = claimed(certificate, "wide", Proof.SOLVER, lo=lo, hi=hi)
@@ -590,6 +624,8 @@ def test_neurons_of_few_inputs_are_enumerated():
     certificate = certify(network, method="interval")
     true = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, 0], hi=[0, 7])
     assert true.verify(network)["solver"] == 4
+    with pytest.raises(CertificateError, match="4 trusted solver"):
+        true.verify(network, budget_s=0.0)
     for ends in ({"lo": [1, 0], "hi": [1, 7]}, {"lo": [0, 0], "hi": [0, 6]}):
         false = claimed(certificate, "fc1", Proof.SOLVER, **ends)
         with pytest.raises(CertificateError, match="fc1"):
@@ -677,7 +713,7 @@ def test_at_least_as_many_inputs_as_asked_for(monkeypatch):
 def test_many_rows():
     network = deep()
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, 8, (12_000, 20))
+    rows = rng.integers(0, 8, (12_000, 24))
     exhaustive = certify(network, rows)
     assert set(exhaustive.verify(network)) == {"exhaustive"}
     assert set(certify(network, rows, method="interval").verify(network)) == {"interval"}
