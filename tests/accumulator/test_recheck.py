@@ -42,6 +42,7 @@ from refqnn.ops import (
     Conv1d,
     Conv2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Linear,
     Lookup,
@@ -577,21 +578,56 @@ def test_false_claims_of_searches_are_found_by_pushing(ends):
         refused(claimed(certify(network, method="interval"), "fc1", proof, **ends), network, "fc1")
 
 
-def test_false_claims_of_searches_are_found_by_a_solver():
-    pytest.importorskip("ortools")
-    weight = np.array([[1] * 10 + [-1] * 10])
+def test_pushing_goes_further_than_chance_and_than_one_guess():
+    """What 50,000 random inputs reach, and the corner that they point to, is no bound."""
+    rng = np.random.default_rng(3)
     nodes = [
-        Node("fc0", Linear(weight)),
-        Node("act0", Requantize([[0, 1, 1, 1, 1, 1, 1]], U3)),  # 1 where the sum is 0 alone
-        Node("fc1", Linear([[1]])),
-        Node("table", Lookup([[0, 1, 0, 0, 0, 0, 0, 0]], 0)),
-        Node("fc2", Linear([[7]])),
+        Node("fc0", Linear(rng.integers(-2, 3, (40, 30)))),
+        Node("act0", Requantize.from_shift(2, U2)),
+        Node("fc1", Linear(rng.integers(-3, 4, (1, 40)))),
     ]
-    network = net(nodes, (20,), U3)
+    network = net(nodes, (30,), U2)
+    tried = np.where(rng.random((25_000, 30)) < 0.5, 0, 3)
+    values = network.forward(tried)[:, 0]
+    slope = (values > np.median(values)).astype(int) * 2 - 1
+    corner = np.where(slope @ (tried - 1.5) > 0, 3, 0)[None]
+    chance = rng.integers(0, 4, (25_000, 30))
+    best = max(int(network.forward(x).max()) for x in (tried, chance, corner))
     certificate = certify(network, method="interval")
-    false = claimed(certificate, "fc2", Proof.SOLVER, lo=[0], hi=[3])
-    with pytest.raises(CertificateError, match=r"fc2\.hi\[0\]: got 7"):
-        false.verify(network, solver=True, samples=0, allow_trusted=True)
+    lo = certificate["fc1"].lo
+    assert best < certificate["fc1"].hi[0]
+    refused(claimed(certificate, "fc1", Proof.SOLVER, lo=lo, hi=[best]), network, r"fc1\.hi")
+
+
+def test_false_claims_of_searches_are_found_by_a_solver():
+    """One point of 8**10 that no sample meets: a number, digit by digit."""
+    pytest.importorskip("ortools")
+    number = 0o3506214273
+    nodes = [
+        Node("fc0", Linear([[8**i for i in range(10)]])),
+        Node("act0", Requantize([[number, number + 1, number + 1]], U2)),
+        Node("table", Lookup([[0, 1, 0, 0]], 0)),
+        Node("fc1", Linear([[7], [-7]], [0, 1])),
+    ]
+    network = net(nodes, (10,), U3)
+    certificate = certify(network, method="interval")
+    fits = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, -6], hi=[7, 1])
+    assert fits.verify(network, solver=True)["solver"] == 4
+    for ends in ({"lo": [0, -6], "hi": [0, 1]}, {"lo": [0, 1], "hi": [7, 1]}):
+        false = claimed(certificate, "fc1", Proof.SOLVER, **ends)
+        assert false.verify(network, allow_trusted=True)["trusted solver"] == 4
+        with pytest.raises(CertificateError, match=r"fc1.*: got (7|-6) of the solver"):
+            false.verify(network, solver=True)
+
+
+def test_bounds_beyond_a_table_are_refused():
+    network = net(
+        [Node("fc", Linear([[1, 1]])), Node("table", Lookup([[3, 1, 2, 0, 5, 6, 4]], 0))], (2,)
+    )
+    certificate = certify(network, method="interval")
+    for ends in ({"lo": [-1], "hi": [6]}, {"lo": [0], "hi": [7]}):
+        loose = claimed(certificate, "fc", Proof.BOX_SEARCH, **ends)
+        refused(loose, network, "Lookup")
 
 
 def test_what_has_no_model_stays_trusted(monkeypatch):
@@ -691,6 +727,22 @@ def test_corners_of_an_image_share_inputs(monkeypatch):
     )
     assert set(certificate.verify(network, samples=0)) == {"interval"}
     assert sum(traced) < 60
+
+
+def test_corners_through_what_moves_and_what_rises():
+    """Codes of codes, moved about, then a sum: its ends are corners of the input."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        Node("rq", Requantize(np.sort(rng.integers(0, 8, (3, 3)), axis=1), U2)),
+        Node("turned", Gather.of((3, 2, 3), lambda x: x.transpose(2, 1, 0)[::-1])),
+        Node("flat", Flatten()),
+        Node("fc", Linear(rng.integers(-3, 4, (4, 18)))),
+        Node("act", Requantize.from_shift(2, U2)),
+    ]
+    network = net(nodes, (3, 2, 3), U3)
+    certificate = certify(network, method="interval")
+    assert certificate["fc"].exact.all()
+    assert set(certificate.verify(network, samples=0)) == {"interval"}
 
 
 def test_at_least_as_many_inputs_as_asked_for(monkeypatch):
