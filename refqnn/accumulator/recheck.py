@@ -405,16 +405,15 @@ class _Check:
 
     def _targets(self) -> list[tuple[str, int, Index]]:
         """(node, end, index) of some bounds."""
-        places: list[tuple[str, int]] = []
-        for node in self.network.nodes:
-            unproved = self.rng.permutation(np.flatnonzero(~self.proved[node.name]))
-            places += [(node.name, number) for number in unproved[:_TARGETS]]
+        names = [node.name for node in self.network.nodes]
+        unproved = [(name, n) for name in names for n in np.flatnonzero(~self.proved[name])]
+        order = self.rng.permutation(len(unproved))
+        places = [unproved[order[k % len(order)]] for k in range(_TARGETS)] if unproved else []
         while len(places) < _TARGETS:
-            name = self.network.nodes[self.rng.integers(len(self.network.nodes))].name
+            name = names[self.rng.integers(len(names))]
             places.append((name, self.rng.integers(self.proved[name].size)))
         targets = []
-        for i in self.rng.permutation(len(places))[:_TARGETS]:
-            name, number = places[i]
+        for name, number in places:
             end, *index = np.unravel_index(number, self.proved[name].shape)
             targets.append((name, int(end), tuple(map(int, index))))
         return targets

@@ -42,6 +42,7 @@ from refqnn.ops import (
     Conv1d,
     Conv2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Linear,
     Lookup,
@@ -397,6 +398,39 @@ def test_a_smaller_domain_does_not_pass_for_a_larger_one():
         refused(Certificate(nodes, whole.digest, domain, small.witnesses), network)
 
 
+def test_a_domain_beyond_the_format_with_all_that_follows_from_it():
+    """A hull of codes that there are not, or wider than its rows."""
+    network = NETWORKS["cancelling"]
+    rows, _ = part_of(network)
+    for domain, listed in ((None, None), (rows, rows)):
+        certificate = certify(network, domain, method="interval")
+        hull = certificate.domain.hull
+        for wide in (Interval(hull.lo - 1, hull.hi), Interval(hull.lo, hull.hi + 1)):
+            nodes = dict(certificate.nodes)
+            nodes[INPUT] = replace(nodes[INPUT], lo=wide.lo, hi=wide.hi)
+            for node in network.nodes:
+                operands = [nodes[source].range for source in inputs_of(node)]
+                range_, old = node.op.out_range(*operands), nodes[node.name]
+                mass = None if old.mass is None else node.op.absolute_mass(*operands)
+                alone = int(range_.lo.min()), int(range_.hi.max())
+                by_interval = None if old.mass is None else alone
+                nodes[node.name] = replace(
+                    old, lo=range_.lo, hi=range_.hi, mass=mass, by_interval=by_interval
+                )
+            other = Domain(wide, listed)
+            forged = Certificate(nodes, certificate.digest, other, certificate.witnesses)
+            with pytest.raises(CertificateError, match="domain"):
+                forged.verify(network, samples=0, allow_trusted=True)
+
+
+def test_bipolar_witnesses():
+    network = NETWORKS["line"]
+    certificate = certify(network)
+    witnesses = altered(certificate.witnesses, (0, 0), 0)
+    forged = Certificate(certificate.nodes, certificate.digest, certificate.domain, witnesses)
+    refused(forged, network, "witness 0")
+
+
 def test_witnesses():
     network = NETWORKS["cancelling"]
     _, box = part_of(network)
@@ -495,10 +529,10 @@ def test_a_forged_certificate_of_which_only_one_bound_is_false():
 # --- domains of more points than can be tried ---------------------------------------------------
 
 
-def deep(n=20, copies=1):
+def deep(n=24):
     """The same sum twice, requantized and subtracted: intervals do not see that it cancels."""
     rng = np.random.default_rng(1)
-    row = rng.integers(-3, 4, n)
+    row = rng.choice([-3, -2, -1, 1, 2, 3], n)
     nodes = [
         Node("fc0", Linear(np.stack([row, row, row]))),
         Node("act0", Requantize.from_shift(3, U3)),
@@ -519,8 +553,9 @@ def claimed(certificate, name, proof, **ends):
     )
 
 
-def test_claims_of_searches_are_trusted_where_nothing_derives_them():
-    network = deep()
+@pytest.mark.parametrize("inputs", [12, 24])  # of 8 codes: each two inputs are 64 points
+def test_claims_of_searches_are_trusted_where_nothing_derives_them(inputs):
+    network = deep(inputs)
     true = claimed(
         certify(network, method="interval"), "fc1", Proof.BOX_SEARCH, lo=[9, 0], hi=[9, 21]
     )
@@ -543,21 +578,56 @@ def test_false_claims_of_searches_are_found_by_pushing(ends):
         refused(claimed(certify(network, method="interval"), "fc1", proof, **ends), network, "fc1")
 
 
-def test_false_claims_of_searches_are_found_by_a_solver():
-    pytest.importorskip("ortools")
-    weight = np.array([[1] * 10 + [-1] * 10])
+def test_pushing_goes_further_than_chance_and_than_one_guess():
+    """What 50,000 random inputs reach, and the corner that they point to, is no bound."""
+    rng = np.random.default_rng(3)
     nodes = [
-        Node("fc0", Linear(weight)),
-        Node("act0", Requantize([[0, 1, 1, 1, 1, 1, 1]], U3)),  # 1 where the sum is 0 alone
-        Node("fc1", Linear([[1]])),
-        Node("table", Lookup([[0, 1, 0, 0, 0, 0, 0, 0]], 0)),
-        Node("fc2", Linear([[7]])),
+        Node("fc0", Linear(rng.integers(-2, 3, (40, 30)))),
+        Node("act0", Requantize.from_shift(2, U2)),
+        Node("fc1", Linear(rng.integers(-3, 4, (1, 40)))),
     ]
-    network = net(nodes, (20,), U3)
+    network = net(nodes, (30,), U2)
+    tried = np.where(rng.random((25_000, 30)) < 0.5, 0, 3)
+    values = network.forward(tried)[:, 0]
+    slope = (values > np.median(values)).astype(int) * 2 - 1
+    corner = np.where(slope @ (tried - 1.5) > 0, 3, 0)[None]
+    chance = rng.integers(0, 4, (25_000, 30))
+    best = max(int(network.forward(x).max()) for x in (tried, chance, corner))
     certificate = certify(network, method="interval")
-    false = claimed(certificate, "fc2", Proof.SOLVER, lo=[0], hi=[3])
-    with pytest.raises(CertificateError, match=r"fc2\.hi\[0\]: got 7"):
-        false.verify(network, solver=True, samples=0, allow_trusted=True)
+    lo = certificate["fc1"].lo
+    assert best < certificate["fc1"].hi[0]
+    refused(claimed(certificate, "fc1", Proof.SOLVER, lo=lo, hi=[best]), network, r"fc1\.hi")
+
+
+def test_false_claims_of_searches_are_found_by_a_solver():
+    """One point of 8**10 that no sample meets: a number, digit by digit."""
+    pytest.importorskip("ortools")
+    number = 0o3506214273
+    nodes = [
+        Node("fc0", Linear([[8**i for i in range(10)]])),
+        Node("act0", Requantize([[number, number + 1, number + 1]], U2)),
+        Node("table", Lookup([[0, 1, 0, 0]], 0)),
+        Node("fc1", Linear([[7], [-7]], [0, 1])),
+    ]
+    network = net(nodes, (10,), U3)
+    certificate = certify(network, method="interval")
+    fits = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, -6], hi=[7, 1])
+    assert fits.verify(network, solver=True)["solver"] == 4
+    for ends in ({"lo": [0, -6], "hi": [0, 1]}, {"lo": [0, 1], "hi": [7, 1]}):
+        false = claimed(certificate, "fc1", Proof.SOLVER, **ends)
+        assert false.verify(network, allow_trusted=True)["trusted solver"] == 4
+        with pytest.raises(CertificateError, match=r"fc1.*: got (7|-6) of the solver"):
+            false.verify(network, solver=True)
+
+
+def test_bounds_beyond_a_table_are_refused():
+    network = net(
+        [Node("fc", Linear([[1, 1]])), Node("table", Lookup([[3, 1, 2, 0, 5, 6, 4]], 0))], (2,)
+    )
+    certificate = certify(network, method="interval")
+    for ends in ({"lo": [-1], "hi": [6]}, {"lo": [0], "hi": [7]}):
+        loose = claimed(certificate, "fc", Proof.BOX_SEARCH, **ends)
+        refused(loose, network, "Lookup")
 
 
 def test_what_has_no_model_stays_trusted(monkeypatch):
@@ -570,7 +640,7 @@ def test_what_has_no_model_stays_trusted(monkeypatch):
         m.setattr(recheck, "_LARGEST_MODEL", 50)
         assert true.verify(network, solver=True, allow_trusted=True)["trusted solver"] == 4
     nodes = [*network.nodes, Node("wide", Linear([[2**50, 2**50]]))]
-    wide = net(nodes, (20,), U3)
+    wide = net(nodes, (24,), U3)
     certificate = certify(wide, method="interval")
     lo, hi = certificate["wide"].range.lo, certificate["wide"].range.hi
     false = claimed(certificate, "wide", Proof.SOLVER, lo=lo, hi=hi)
@@ -590,6 +660,8 @@ def test_neurons_of_few_inputs_are_enumerated():
     certificate = certify(network, method="interval")
     true = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, 0], hi=[0, 7])
     assert true.verify(network)["solver"] == 4
+    with pytest.raises(CertificateError, match="4 trusted solver"):
+        true.verify(network, budget_s=0.0)
     for ends in ({"lo": [1, 0], "hi": [1, 7]}, {"lo": [0, 0], "hi": [0, 6]}):
         false = claimed(certificate, "fc1", Proof.SOLVER, **ends)
         with pytest.raises(CertificateError, match="fc1"):
@@ -657,6 +729,22 @@ def test_corners_of_an_image_share_inputs(monkeypatch):
     assert sum(traced) < 60
 
 
+def test_corners_through_what_moves_and_what_rises():
+    """Codes of codes, moved about, then a sum: its ends are corners of the input."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        Node("rq", Requantize(np.sort(rng.integers(0, 8, (3, 3)), axis=1), U2)),
+        Node("turned", Gather.of((3, 2, 3), lambda x: x.transpose(2, 1, 0)[::-1])),
+        Node("flat", Flatten()),
+        Node("fc", Linear(rng.integers(-3, 4, (4, 18)))),
+        Node("act", Requantize.from_shift(2, U2)),
+    ]
+    network = net(nodes, (3, 2, 3), U3)
+    certificate = certify(network, method="interval")
+    assert certificate["fc"].exact.all()
+    assert set(certificate.verify(network, samples=0)) == {"interval"}
+
+
 def test_at_least_as_many_inputs_as_asked_for(monkeypatch):
     traced = []
     original = Network.trace
@@ -677,7 +765,7 @@ def test_at_least_as_many_inputs_as_asked_for(monkeypatch):
 def test_many_rows():
     network = deep()
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, 8, (12_000, 20))
+    rows = rng.integers(0, 8, (12_000, 24))
     exhaustive = certify(network, rows)
     assert set(exhaustive.verify(network)) == {"exhaustive"}
     assert set(certify(network, rows, method="interval").verify(network)) == {"interval"}

@@ -60,18 +60,7 @@ def run(name: str, numbers: range) -> Counter[str]:
     return ends
 
 
-# What others mend now; nothing here stays.
-MENDING = {
-    "onnx": "integer outputs of a file lose what is pending",
-    "bounds": "corner of a sum of several operands",
-}
-SAMPLED = [
-    pytest.param(name, marks=pytest.mark.xfail(reason=MENDING[name])) if name in MENDING else name
-    for name in COMPARISONS
-]
-
-
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", COMPARISONS)
 def test_a_sample(name: str) -> None:
     run(name, range(COMPARISONS[name][2]))
 
