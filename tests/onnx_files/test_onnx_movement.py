@@ -116,6 +116,17 @@ def average(g: Graph, rng: Rng, **attributes: object) -> None:
     g.add("AveragePool", kernel_shape=[2, 2], strides=[1, 2], **attributes)
 
 
+def broadcast(g: Graph, rng: Rng) -> None:
+    """A sum of which each operand may have axes of size 1."""
+    x = g.last
+    axes = rng.permutation([1, 2, 3])
+    first = g.add("Slice", *(integers(g, [v]) for v in (1, 2, axes[0])))
+    g.last = x
+    if rng.integers(2):
+        g.add("Slice", *(integers(g, v) for v in ([0, 1], [1, 2], axes[1:])))
+    g.add(str(rng.choice(["Add", "Sub"])), first)
+
+
 def after(*parts: Movement) -> Movement:
     def add(g: Graph, rng: Rng) -> None:
         for part in parts:
@@ -171,6 +182,9 @@ MOVEMENTS: dict[str, Movement] = {
     ),
     "pad_before_ceil_average": after(one(0.0), op("Identity"), average),
     "pad_before_global": after(one(2.0), op("GlobalMaxPool")),
+    "broadcast": broadcast,
+    "padded_sum": after(one(0.5), lambda g, rng: g.add("Add", g.last)),
+    "pad_before_product": after(one(0.5), halves, pool),
     "pad_before_shape": after(pad, op("Flatten")),
 }
 
@@ -217,6 +231,17 @@ def test_pad_of_integers_is_the_integer_itself():
     network = from_onnx(model)
     expected = run_onnxruntime(model, X, "ORT_DISABLE_ALL")
     np.testing.assert_array_equal(network.dequantize_output(network.forward(X)), expected)
+
+
+def test_operands_of_different_ranks_are_refused():
+    g = Graph((2, 2))
+    x = g.quantize(0.25, 0, np.int8)
+    g.add("Slice", *(integers(g, [v]) for v in (1, 2, 1)))
+    g.add("Squeeze", integers(g, [1]))
+    g.add("Add", x)
+    g.codes(0.25)
+    with pytest.raises(NotCovered, match="different ranks"):
+        from_onnx(g.model())
 
 
 @pytest.mark.parametrize(
