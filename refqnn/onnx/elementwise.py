@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from refqnn.errors import FileFormatError, NotCovered
 from refqnn.onnx.files import type_name
 from refqnn.onnx.program import Context, Handler, Program
+from refqnn.onnx.shapes import expanded
 from refqnn.onnx.values import (
     Comparison,
     Constant,
@@ -95,8 +96,7 @@ def _with_constant(r: Program, c: Context, x: Value, value: Constant, step: str)
         return replace(x, name=str(c.proto.output[0])).then(step, operand)
     if not isinstance(x, Scaled):
         raise NotCovered(f"{c.where}: its input is not a tensor of numbers")
-    if x.pad:
-        raise NotCovered(f"{c.where}: its input is padded; only a convolution takes padding")
+    x = r.unpadded(x, c.name) if x.pad else x
     if x.integer and value.element_type != x.dtype:
         raise FileFormatError(f"{c.where}: types {x.dtype} and {value.element_type}")
     operand = operand_of(c, x, value)
@@ -164,13 +164,8 @@ def add_activations(
     """Two activations: m_a * a + m_b * b in units of the common divisor of their scales."""
     if not isinstance(a, Scaled) or not isinstance(b, Scaled):
         raise NotCovered(f"{c.where}: it adds the float input; a quantizer must come first")
-    if a.shape != b.shape:
-        raise NotCovered(
-            f"{c.where}: it adds shapes {a.shape} and {b.shape}; broadcasting two "
-            "activations is not covered"
-        )
-    if a.pad or b.pad:
-        raise NotCovered(f"{c.where}: its input is padded; only a convolution takes padding")
+    a, b = (r.unpadded(v, c.name) if v.pad else v for v in (a, b))
+    a, b = expanded(r, a, b.shape, c), expanded(r, b, a.shape, c)
     dtype = a.dtype
     (a, scale_a, offset_a), (b, scale_b, offset_b) = (r.affine(v, c.where, c.name) for v in (a, b))
     flat_a, flat_b = uniform(scale_a), uniform(scale_b)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from refqnn.onnx import elementwise, integers, quantization, shapes, sums
 from refqnn.onnx.program import Handler
 
-__all__ = ["ON_GRIDS", "QUANTIZER_DOMAINS", "REASONS", "STANDARD", "TABLE", "WANTS_CODES"]
+__all__ = [
+    "KEEPS_PADDING",
+    "ON_GRIDS",
+    "QUANTIZER_DOMAINS",
+    "REASONS",
+    "STANDARD",
+    "TABLE",
+    "WANTS_CODES",
+]
 
 TABLE: dict[str, Handler] = {
     **quantization.TABLE,
@@ -31,10 +39,6 @@ REASONS: dict[str, str] = {
     "Scan": "control flow is not covered",
     "LayerNormalization": "it divides by a norm of its input, which has no fixed integer form",
     "InstanceNormalization": "it divides by a norm of its input, which has no fixed integer form",
-    "ConvTranspose": "no node here spreads values over new positions",
-    "DepthToSpace": "no node here moves values between positions",
-    "Resize": "no node here moves values between positions",
-    "Upsample": "no node here moves values between positions",
     "Softmax": "a softmax has an integer form at the output only, where it is left out",
 }
 
@@ -43,3 +47,8 @@ WANTS_CODES = frozenset(("Add", "Cast", "Clip", "Relu", "Min", "Max"))
 
 ON_GRIDS = frozenset(("Identity", "Reshape", "Transpose"))
 """Operators that keep quantized constants quantized."""
+
+KEEPS_PADDING = frozenset(
+    ("AveragePool", "Conv", "ConvInteger", "DequantizeLinear", "Dropout", "Identity", "QLinearConv")
+)
+"""Operators that sum over padding or hand it on; in front of others it becomes codes of a node."""

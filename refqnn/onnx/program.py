@@ -293,8 +293,6 @@ class Program:
 
     def move(self, v: Scaled, name: str, op: Op, function: Callable[[Array], Array]) -> Scaled:
         """The same values under another shape; a move back to an earlier shape makes no node."""
-        if v.pad:
-            raise NotCovered("its input is padded; only a convolution or pooling takes padding")
         shape = op.out_shape(v.shape)
         node = v.node
         if isinstance(op, (Reshape, Flatten)):
@@ -380,8 +378,6 @@ class Program:
         """Pending steps and quantizer as integer thresholds, or as a table."""
         v = q.source
         assert isinstance(v, Scaled)
-        if v.pad:
-            raise NotCovered(f"{q.name}: its input is padded; only a convolution takes padding")
         parameters = [*v.parameters, q.scale, q.zero_point]
         if spread(parameters, v.shape):
             return self._close_flat(q, v)
@@ -479,6 +475,19 @@ class Program:
         stays = (order.ravel() == np.arange(order.size)).all()
         op: Op = Reshape(order.shape) if stays else Gather.of(v.shape, lambda a: a.transpose(perm))
         return self.move(v, name, op, lambda a: a.transpose(perm))
+
+    def unpadded(self, v: Scaled, name: str) -> Scaled:
+        """Codes for the padding that the operator behind a Pad does not take over."""
+        if v.pad_code is None and v.zero.denominator != 1:
+            v = self.centred(v, name)
+        fill = int(v.zero) if v.pad_code is None else v.pad_code
+        plain = replace(v, pad=(), pad_code=None)
+        return self.pad(plain, [(0, 0), *v.pad], fill, f"{name}_padded")
+
+    def pad(self, v: Scaled, pairs: list[tuple[int, int]], fill: int, name: str) -> Scaled:
+        """(before, after) on every axis of a sample, filled with a value of the node."""
+        op = Gather.padded(v.shape, pairs, fill)
+        return self.move(v, name, op, lambda a: np.pad(a, pairs, "edge"))
 
     def numbers(self, c: Context, index: int = 0) -> Scaled | Real:
         """Activations, or the float input."""
@@ -602,7 +611,7 @@ class Program:
         """a * b in their arithmetic, where both are functions of one integer node; else None."""
         above, below = (self._elementwise_sources(v.node) for v in (a, b))
         source = next((n for n in below if n in above), None)
-        if source is None or a.pad or b.pad or spread([*a.parameters, *b.parameters], a.shape):
+        if source is None or spread([*a.parameters, *b.parameters], a.shape):
             return None
         paths = [(v, self._values_over(v.node, source)) for v in (a, b)]
 

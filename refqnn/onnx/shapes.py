@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from math import prod
+from math import ceil, floor, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import FileFormatError, NotCovered
+from refqnn.errors import FileFormatError, NotCovered, ShapeMismatch
 from refqnn.onnx.files import type_name
 from refqnn.onnx.program import Context, Handler, Program
 from refqnn.onnx.values import (
@@ -22,12 +22,13 @@ from refqnn.onnx.values import (
     Scaled,
     Value,
     along_first,
+    spread,
     uniform,
 )
 from refqnn.ops import Concat, Gather, Lookup
 from refqnn.ops.base import Shape
 
-__all__ = ["TABLE", "joined", "moved"]
+__all__ = ["TABLE", "expanded", "joined", "moved"]
 
 Array = NDArray[Any]
 
@@ -124,10 +125,19 @@ def _concat(r: Program, c: Context) -> Value:
 
 
 def joined(r: Program, c: Context, values: list[Scaled], name: str = "") -> Scaled:
-    """Channels one after the other, none with a pending float operator."""
-    axis = int(c.attributes["axis"])
-    if axis % (len(values[0].shape) + 1) != 1:
-        raise NotCovered(f"{c.where}: axis {axis}, expected the channels, 1")
+    """Tensors one after the other along an axis, none with a pending float operator."""
+    axis = _sample_axis(c, len(values[0].shape), int(c.attributes["axis"]))
+    if axis > 0:
+        order = (axis, *(i for i in range(len(values[0].shape)) if i != axis))
+        values = [r.transpose(v, order, f"{c.name}_{v.node}_turned") for v in values]
+        y = _joined(r, c, values, f"{c.name}_turned")
+        back = tuple(int(i) for i in np.argsort(order))
+        return r.transpose(y, back, name or c.name)
+    return _joined(r, c, values, name or c.name)
+
+
+def _joined(r: Program, c: Context, values: list[Scaled], name: str) -> Scaled:
+    """Channels one after the other."""
     dtype = values[0].dtype
     values = [r.plain(v, f"{c.name}_{v.node}") if v.integer else v for v in values]
     if any(v.steps or v.pad for v in values):
@@ -135,7 +145,7 @@ def joined(r: Program, c: Context, values: list[Scaled], name: str = "") -> Scal
     if len({v.zero for v in values}) != 1:  # one integer for zero, or each its own made 0
         moved = r.values_of if dtype != "FLOAT" else r.centred
         values = [moved(v, f"{c.name}_{v.node}") if v.zero else v for v in values]
-    node = r.emit(name or c.name, Concat(), tuple(v.node for v in values))
+    node = r.emit(name, Concat(), tuple(v.node for v in values))
     parts = [np.broadcast_to(v.scale, (v.shape[0], *v.scale.shape[1:])) for v in values]
     if any(prod(p.shape[1:]) != 1 for p in parts):
         raise NotCovered(f"{c.where}: its operands have scales per position")
@@ -146,42 +156,56 @@ def joined(r: Program, c: Context, values: list[Scaled], name: str = "") -> Scal
 
 def _pad(r: Program, c: Context) -> Value:
     """Zeros around the spatial axes, which the convolution or average behind it takes over."""
-    pads, mode = c.integers(1, "pads"), str(c.attributes.get("mode", "constant"))
+    pads, mode = c.integers(1, "pads"), c.attributes.get("mode", "constant")
     value = c.attributes.get("value", 0.0)
     if c.optional(2) is not None:
         value = c.constant(2, "value").reshape(-1)[0]
     x = r.numbers(c)
     rank = len(x.shape) + 1
-    if pads is None or len(pads) != 2 * rank or c.optional(3) is not None:
-        raise NotCovered(f"{c.where}: pads {pads} for {rank} axes")
+    axes = c.integers(3, "axes") or list(range(rank))
+    if pads is None or len(pads) != 2 * len(axes):
+        raise NotCovered(f"{c.where}: pads {pads} for {len(axes)} axes")
+    pairs = [(0, 0)] * rank
+    for axis, *pair in zip(axes, pads[: len(axes)], pads[len(axes) :]):
+        pairs[axis % rank] = (pair[0], pair[1])
     if not any(pads):
         return x
-    if mode != "constant":
-        raise NotCovered(f"{c.where}: padding by {mode}, expected a constant")
-    pairs = list(zip(pads[:rank], pads[rank:]))
     if any(pairs[0]) or min(pads) < 0 or max(pads) > 2**16:
         raise NotCovered(f"{c.where}: pads {pads}, expected positive ones on channels and behind")
-    if isinstance(x, Real) and any(pairs[1]):
-        raise NotCovered(f"{c.where}: pads {pads} of the float input's channels")
-    if isinstance(x, Real) and not x.pad:
+    r.check_size([d + sum(p) for d, p in zip(x.shape, pairs[1:])], c.where)
+    if isinstance(x, Real) and not any(pairs[1]) and not x.pad and mode == "constant":
         return replace(x, pad=tuple(pairs[2:]), pad_value=float(value))
     v = r.scaled(c)
-    if v.pad or any(s.op not in ("Mul", "Div", "Neg") for s in v.steps):
-        raise NotCovered(f"{c.where}: its input is padded already, or not yet quantized")
-    pad_code: int | None = None
-    if float(value) != 0:
-        scale = uniform(v.affine()[0])
-        code = Fraction(float(value)) / scale.ravel()[0] + v.zero if scale.size == 1 else None
-        if code is None or code.denominator != 1:
-            raise NotCovered(f"{c.where}: it pads with {value}, which no code stands for")
-        pad_code = int(code)
-    if any(pairs[1]):
-        if any(p.size > 1 for p in v.parameters) or v.zero.denominator != 1:
-            raise NotCovered(f"{c.where}: more channels, where these have scales of their own")
-        fill = int(v.zero) if pad_code is None else pad_code
-        op = Gather.padded(v.shape, pairs[1:], fill)
-        return v.on(r.emit(c.name, op, (v.node,)), op.index.shape, lambda a: a)
-    return replace(v, pad=tuple(pairs[2:]), pad_code=pad_code)
+    if mode == "edge" or mode == "reflect":
+        return moved(r, v, lambda a: np.pad(a, pairs[1:], mode), c.name)
+    if mode != "constant":
+        raise NotCovered(f"{c.where}: padding by {mode}")
+    spatial, linear = not any(pairs[1]), all(s.op in ("Mul", "Div", "Neg") for s in v.steps)
+    if float(value) == 0 and spatial and linear and not v.integer and v.function is None:
+        return replace(v, pad=tuple(pairs[2:]))
+    if v.zero.denominator != 1:
+        v = r.centred(v, c.name)
+    fill = _fill(c, v, float(value))
+    if spatial and (v.is_integers if v.integer else v.is_plain):
+        return replace(v, pad=tuple(pairs[2:]), pad_code=fill)
+    if not spatial and any(p.size > 1 for p in v.parameters):
+        raise NotCovered(f"{c.where}: more channels, where these have scales of their own")
+    return r.pad(v, pairs[1:], fill, c.name)
+
+
+def _fill(c: Context, v: Scaled, value: float) -> int:
+    """The code that stands for `value` in every channel."""
+    codes = [v.zero]
+    unclipped = replace(v, steps=tuple(s for s in v.steps if s.op != "Relu"))
+    if unclipped.is_affine and np.isfinite(value):
+        scale, offset = (uniform(p) for p in unclipped.affine())
+        if scale.size == offset.size == 1 and scale.ravel()[0]:
+            codes.append((Fraction(value) - offset.ravel()[0]) / scale.ravel()[0] + v.zero)
+    for code in codes if not spread(v.parameters, v.shape) else ():
+        whole = code.denominator == 1 and abs(code) < 2**31
+        if whole and (v.values(np.full((1, 1), int(code))) == np.float32(value)).all():
+            return int(code)
+    raise NotCovered(f"{c.where}: it pads with {value}, which no code stands for")
 
 
 def _gather(r: Program, c: Context) -> Value:
@@ -201,13 +225,147 @@ def _gather(r: Program, c: Context) -> Value:
 
 def _taken(r: Program, c: Context, x: Scaled) -> Value:
     index, axis = c.constant(1, "indices"), int(c.attributes.get("axis", 0))
-    axis = axis % (len(x.shape) + 1) - 1
-    if axis < 0:
-        raise NotCovered(f"{c.where}: it takes samples out of the batch")
+    axis = _sample_axis(c, len(x.shape), axis)
     size = x.shape[axis]
     if index.size == 0 or index.min() < -size or index.max() >= size:
         raise FileFormatError(f"{c.where}: indices beyond the axis of {size}")
     return moved(r, x, lambda a: np.take(a, index, axis=axis), c.name)
+
+
+def _sample_axis(c: Context, rank: int, axis: int) -> int:
+    """An axis of [n, *sample] as one of the sample.  Raises: FileFormatError, NotCovered."""
+    if not -rank - 1 <= axis <= rank:
+        raise FileFormatError(f"{c.where}: axis {axis} of {rank + 1}")
+    if axis % (rank + 1) == 0:
+        raise NotCovered(f"{c.where}: it works along the batch axis")
+    return axis % (rank + 1) - 1
+
+
+def _slice(r: Program, c: Context) -> Value:
+    x = r.scaled(c)
+    starts, ends = c.integers(1, "starts") or [], c.integers(2, "ends") or []
+    axes = c.integers(3, "axes") or list(range(len(starts)))
+    steps = c.integers(4, "steps") or [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise FileFormatError(
+            f"{c.where}: starts {starts}, ends {ends}, axes {axes}, steps {steps}"
+        )
+    cuts = [slice(None)] * len(x.shape)
+    for axis, cut in zip(axes, map(slice, starts, ends, steps)):
+        if axis % (len(x.shape) + 1) or cut.start != 0 or cut.stop < 2**31 - 1 or cut.step != 1:
+            cuts[_sample_axis(c, len(x.shape), axis)] = cut
+    return moved(r, x, lambda a: a[tuple(cuts)], c.name)
+
+
+def _split(r: Program, c: Context) -> list[Value]:
+    x, sizes, count = r.scaled(c), c.integers(1, "split"), len(c.proto.output)
+    axis = _sample_axis(c, len(x.shape), int(c.attributes.get("axis", 0)))
+    size = x.shape[axis]
+    if sizes is None:
+        part = -(-size // count)  # the last part may be smaller
+        sizes = [*[part] * (count - 1), size - part * (count - 1)]
+    if len(sizes) != count or min(sizes) < 1 or sum(sizes) != size:
+        raise FileFormatError(f"{c.where}: parts {sizes} of {size}, for {count} outputs")
+    ends = np.cumsum(sizes)[:-1]
+
+    def part_of(i: int) -> Scaled:
+        return moved(r, x, lambda a: np.split(a, ends, axis)[i], f"{c.name}_{i}")
+
+    return [part_of(i) for i in range(count)]
+
+
+def _resize(r: Program, c: Context) -> Value:
+    """Nearest neighbours, where every size is multiplied by an integer."""
+    x, old = r.scaled(c), c.proto.op_type == "Upsample" or len(c.inputs) == 2
+    where, nearest = ("asymmetric", "floor") if old else ("half_pixel", "round_prefer_floor")
+    where = c.attributes.get("coordinate_transformation_mode", where)
+    nearest = c.attributes.get("nearest_mode", nearest)
+    scales, given = c.attributes.get("scales", ()), c.optional_constant(1 if old else 2, "scales")
+    full = (r.batch, *x.shape)
+    if given is not None and given.size:
+        scales = given.ravel().tolist()
+    elif c.optional(3) is not None:
+        scales = [Fraction(int(s), d) for s, d in zip(c.constant(3, "sizes").ravel(), full)]
+    policy = c.attributes.get("keep_aspect_ratio_policy", "stretch")
+    whole = all(s >= 1 and float(s).is_integer() for s in scales)
+    if len(scales) != len(full) or scales[0] != 1 or not whole or policy != "stretch":
+        raise NotCovered(f"{c.where}: scales {[float(s) for s in scales]}, expected integers")
+    mode = c.attributes.get("mode", "nearest")
+    if mode != "nearest" or where not in _CENTRES or nearest not in _NEAREST:
+        raise NotCovered(f"{c.where}: {mode}, {nearest}, {where}; expected nearest")
+    half = _CENTRES[where]
+    r.check_size([d * int(s) for d, s in zip(full, scales)], c.where)
+
+    def enlarged(a: Array) -> Array:
+        for axis, (size, scale) in enumerate(zip(x.shape, map(int, scales[1:]))):
+            if scale > 1:
+                at = [(k + half) / scale - half for k in range(size * scale)]
+                index = np.clip([_NEAREST[nearest](p) for p in at], 0, size - 1)
+                a = np.take(a, index, axis=axis)
+        return a
+
+    return moved(r, x, enlarged, c.name)
+
+
+_CENTRES = {
+    "asymmetric": Fraction(0),
+    "half_pixel": Fraction(1, 2),
+    "pytorch_half_pixel": Fraction(1, 2),
+}
+_NEAREST: dict[str, Callable[[Fraction], int]] = {
+    "floor": floor,
+    "ceil": ceil,
+    "round_prefer_floor": lambda p: ceil(p - Fraction(1, 2)),
+    "round_prefer_ceil": lambda p: floor(p + Fraction(1, 2)),
+}
+
+
+def _blocks(r: Program, c: Context) -> Value:
+    """DepthToSpace and SpaceToDepth: channels and the positions of a block exchange places."""
+    x, b = r.scaled(c), int(c.attributes.get("blocksize", 0))
+    if len(x.shape) != 3 or b < 1:
+        raise FileFormatError(f"{c.where}: samples of shape {x.shape} in blocks of {b}")
+    k, h, w = x.shape
+    if c.proto.op_type == "SpaceToDepth":
+        split, order = (k, h // b, b, w // b, b), (2, 4, 0, 1, 3)
+        shape = (k * b**2, h // b, w // b)
+    else:
+        crd, depth = c.attributes.get("mode", "DCR") == "CRD", k // b**2
+        split = (depth, b, b, h, w) if crd else (b, b, depth, h, w)
+        order = (0, 3, 1, 4, 2) if crd else (2, 3, 0, 4, 1)
+        shape = (depth, h * b, w * b)
+    if prod(split) != prod(x.shape):
+        raise FileFormatError(f"{c.where}: samples of shape {x.shape} in blocks of {b}")
+    return moved(r, x, lambda a: a.reshape(split).transpose(order).reshape(shape), c.name)
+
+
+def _repeat(r: Program, c: Context) -> Value:
+    """Tile and Expand."""
+    x = r.scaled(c)
+    given = [int(d) for d in c.constant(1, "repeats or shape").ravel()]
+    rank = len(x.shape) + 1
+    if c.proto.op_type == "Tile":
+        if len(given) != rank or given[0] != 1 or min(given) < 1:
+            raise NotCovered(f"{c.where}: repeats {given}, expected 1 of the batch")
+        r.check_size([d * n for d, n in zip(x.shape, given[1:])], c.where)
+        return moved(r, x, lambda a: np.tile(a, given[1:]), c.name)
+    if len(given) > rank or (len(given) == rank and given[0] not in (1, r.batch)):
+        raise NotCovered(f"{c.where}: shape {given} of {('n', *x.shape)} touches the batch axis")
+    return expanded(r, x, tuple(given[1:] if len(given) == rank else given), c)
+
+
+def expanded(r: Program, x: Scaled, shape: Shape, c: Context) -> Scaled:
+    """Axes of size 1 repeated.  Raises: NotCovered, ShapeMismatch."""
+    try:
+        target = np.broadcast_shapes(x.shape, shape)
+    except ValueError:
+        raise ShapeMismatch(f"{c.where}: shapes {x.shape} and {shape} do not broadcast") from None
+    if len(target) != len(x.shape):
+        raise NotCovered(f"{c.where}: shapes {x.shape} and {shape} of different ranks")
+    if target == x.shape:
+        return x
+    r.check_size(target, c.where)
+    return moved(r, x, lambda a: np.broadcast_to(a, target), c.name)
 
 
 def moved(r: Program, x: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
@@ -255,7 +413,9 @@ TABLE: dict[str, Handler] = {
     "Concat": _concat,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
+    "DepthToSpace": _blocks,
     "Dropout": _identity,
+    "Expand": _repeat,
     "Flatten": _flatten,
     "Hardmax": _dropped,
     "Identity": _identity,
@@ -263,11 +423,17 @@ TABLE: dict[str, Handler] = {
     "Gather": _gather,
     "Pad": _pad,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Shape": _shape,
+    "Slice": _slice,
     "Softmax": _dropped,
+    "SpaceToDepth": _blocks,
+    "Split": _split,
     "Squeeze": _squeeze,
+    "Tile": _repeat,
     "TopK": _dropped,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Upsample": _resize,
     "com.microsoft.QLinearSoftmax": _dropped,
 }

@@ -144,6 +144,12 @@ def _window(
     return strides, padding, dilations
 
 
+def _pads_itself(c: Context, zeros: bool = False) -> bool:
+    """Has it padding of its own, which does not just add to that of a Pad (of zeros)?"""
+    auto = c.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return auto or (not zeros and any(c.attributes.get("pads", ())))
+
+
 def _conv(r: Program, c: Context) -> Value:
     return convolution(r, c, r.scaled(c), c.value(1), c.optional(2))
 
@@ -155,6 +161,8 @@ def convolution(
     axes = weight.ndim - 2
     if axes not in (1, 2):
         raise NotCovered(f"{c.where}: a convolution over {axes} axes")
+    if x.pad and _pads_itself(c, zeros=x.pad_code is None):
+        x = r.unpadded(x, c.name)
     strides, padding, dilations = _window(c, x, weight.shape[2:])
     groups = int(c.attributes.get("group", 1))
     if groups < 1 or weight.shape[0] % groups or x.shape[0] % groups:
@@ -166,8 +174,6 @@ def convolution(
         return kind(weight, bias, strides, padding, dilations, groups, pad_code)
 
     padded = any(sum(p) for p in padding)
-    if x.pad_code is not None and any(c.attributes.get("pads", ())):
-        raise NotCovered(f"{c.where}: padding twice, with different values")
     return r.sum(c, replace(x, pad=()), weight, scale, bias, make, groups, padded, name)
 
 
@@ -175,7 +181,7 @@ def _conv_transpose(r: Program, c: Context) -> Value:
     """Zeros between the inputs: their code of zero in a node of its own where that is not 0."""
     x, value = r.scaled(c), c.value(1)
     groups = int(c.attributes.get("group", 1))
-    if not isinstance(value, Constant) or value.array.ndim != 4 or x.pad:
+    if not isinstance(value, Constant) or value.array.ndim != 4:
         raise NotCovered(f"{c.where}: weights that depend on the input, or are not over two axes")
     if "output_shape" in c.attributes or c.attributes.get("auto_pad", "NOTSET") != "NOTSET":
         raise NotCovered(f"{c.where}: output_shape or auto_pad, expected pads")
@@ -249,12 +255,14 @@ def _average_pool(r: Program, c: Context) -> Value:
 
 def averaged(r: Program, c: Context, x: Scaled) -> Scaled:
     """The sum of the window divided by its size, in float32."""
-    kernel, strides, padding = window = _pooling(c, x, tuple(c.attributes.get("kernel_shape", ())))
+    kernel = tuple(c.attributes.get("kernel_shape", ()))
+    wide = any(max(p) >= k for p, k in zip(x.pad, kernel))
+    if wide or (x.pad and (_pads_itself(c) or c.attributes.get("ceil_mode", 0))):
+        x = r.unpadded(x, c.name)
+    kernel, strides, padding = window = _pooling(c, x, kernel)
     if c.attributes.get("ceil_mode", 0) and window != _pooling(_floored(c), x, kernel):
         raise NotCovered(f"{c.where}: average pooling with ceil_mode")
     own = any(c.attributes.get("pads", ())) or (any(map(sum, padding)) and not x.pad)
-    if own and x.pad:
-        raise NotCovered(f"{c.where}: padding twice")
     value = _poolable(r, c, replace(x, pad=(), pad_code=None))
     if any(sum(p) for p in padding) and value.zero.denominator != 1:
         value = r.centred(value, c.name)
@@ -298,8 +306,6 @@ def _max_pool(r: Program, c: Context) -> Value:
     if len([o for o in c.proto.output if o]) > 1 or c.attributes.get("storage_order", 0):
         raise NotCovered(f"{c.where}: max pooling with indices")
     x = r.scaled(c)
-    if x.pad:
-        raise NotCovered(f"{c.where}: its input is padded with zeros")
     whole = c.proto.op_type != "MaxPool"
     window = _pooling(c, x, x.shape[1:] if whole else tuple(c.attributes.get("kernel_shape", ())))
     increasing = r.increasing(x)
@@ -348,7 +354,7 @@ def _sum_over_positions(r: Program, c: Context) -> Scaled:
 
 def _total(r: Program, c: Context, x: Scaled) -> Scaled:
     """The sum over all positions, [channels, 1, ...]."""
-    if x.pad or len(x.shape) < 2:
+    if len(x.shape) < 2:
         raise NotCovered(f"{c.where}: global pooling of samples of shape {x.shape}")
     value = _poolable(r, c, x)
     node = r.emit(c.name, GlobalSumPool(), (value.node,))

@@ -385,7 +385,7 @@ class Scaled:
         def moved(a: Array) -> Array:
             if a.size == 1:
                 return a.reshape((1,) * len(shape))
-            return function(np.broadcast_to(a, self.shape))
+            return narrowed(function(np.broadcast_to(a, self.shape)))
 
         return self.mapped(node, shape, moved)
 
@@ -537,6 +537,14 @@ def uniform(values: Array) -> Array:
     """[1] where all values are equal, else the values."""
     flat: Array = values.ravel()
     return flat[:1] if all(v == flat[0] for v in flat) else values
+
+
+def narrowed(values: Array) -> Array:
+    """Axes along which nothing changes become of size 1."""
+    for axis in range(values.ndim):
+        first = values.take([0], axis=axis)
+        values = first if (values == first).all() else values
+    return values
 
 
 def along_sample(array: Array, shape: Shape, where: str) -> Array:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx_networks import (
     RandomNetwork,
     inputs_for,
@@ -25,6 +27,7 @@ from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize, Rounding, Symm
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered
 from refqnn.onnx import FLAVOURS, from_onnx, to_onnx
 from refqnn.ops import Add, Conv2d, Linear, MaxPool2d
+from refqnn.testing import batches, networks, reals
 
 SEEDS = range(12)
 MAKERS = {"dense": random_dense, "image": random_image}
@@ -254,3 +257,29 @@ def test_random_networks_come_back(flavour, count):
     assert ends["equal"] > count * 3 // 4
     assert flavour == "integer" or set(ends) == {"equal"}
     assert all("of 8 bits only" in reason for reason in ends if reason != "equal")
+
+
+def comes_back(network: Network, flavour: str, data: st.DataObject) -> None:
+    """Equal codes out of equal floats, where the network can be written at all."""
+    try:
+        model = to_onnx(network, flavour=flavour)
+    except NotCovered as error:
+        reasons = ("float64", "of 8 bits only", "beyond 8 bits")
+        if any(reason in str(error) for reason in reasons):
+            return
+        raise
+    again = from_onnx(model)
+    codes = data.draw(batches(network))
+    np.testing.assert_array_equal(again.forward(codes), network.forward(codes))
+    if network.input_quantizer is not None:
+        X = data.draw(reals(network.input_quantizer, (3, *network.input_shape))).astype(np.float32)
+        np.testing.assert_array_equal(again.quantize_input(X), network.quantize_input(X))
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_networks_of_every_kind_come_back(flavour, count):
+    """All of `refqnn.testing`'s kinds: gathers and transposed convolutions too."""
+    drawn = st.booleans().flatmap(lambda doors: networks(doors=doors))
+    test = given(drawn, st.data())(lambda network, data: comes_back(network, flavour, data))
+    settings(max_examples=count)(test)()
