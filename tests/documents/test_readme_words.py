@@ -412,7 +412,6 @@ def test_the_figures_of_the_vectors() -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the files named take 0.5 MB; 0.8 is all JSON of vectors/")
 def test_the_size_of_the_vectors() -> None:
     from refqnn.conformance import vectors_path
 
