@@ -48,6 +48,7 @@ def test_networks_beyond_float32_float64_and_int64(data, max_weight):
 @pytest.mark.parametrize("kind", testing.KINDS)
 def test_every_kind_alone(kind):
     shapes = {"Conv1d": (2, 5), "Conv2d": (2, 4, 4), "MaxPool2d": (2, 4, 5), "SumPool2d": (2, 4, 5)}
+    shapes["ConvTranspose2d"] = (2, 2, 3)
     shape = shapes.get(kind, (3,) if kind == "Linear" else (2, 3))
 
     @relaxed(40)

@@ -113,6 +113,7 @@ MODES = (
     "floor",
     "ceil",
     "toward_zero",
+    "away_from_zero",
 )
 
 _ROUNDING = Field("choice", "rounding mode", choices=MODES)
@@ -348,6 +349,27 @@ _ALL = [
         node="Conv2d",
     ),
     Operation(
+        "conv_transpose2d",
+        {
+            "weight": Field("int_tensor", "[in, out / groups, kh, kw]"),
+            "bias": _BIAS,
+            "stride": Field("ints", "one per spatial axis (h, w)"),
+            "padding": Field("pairs", "[before, after] per spatial axis (h, w), left out of acc"),
+            "output_padding": Field(
+                "ints", "more positions at the end, below stride or dilation (h, w)"
+            ),
+            "dilation": Field("ints", "one per spatial axis (h, w)"),
+            "groups": Field("int", "divides in and out"),
+        },
+        _IMAGES,
+        _SUM,
+        "acc[n, k, i, j] = bias[k] + sum_{c, u, v, p, q} weight[g C + c, k - g out / groups, u, v] "
+        "* x[n, g C + c, p, q] over the p, q in x with s_h p + d_h u = i + top and "
+        "s_w q + d_w v = j + left, C = in / groups, g = floor(k / (out / groups)); "
+        "positions s (size - 1) - before - after + d (kernel - 1) + output_padding + 1",
+        node="ConvTranspose2d",
+    ),
+    Operation(
         "max_pool2d",
         _POOL,
         _IMAGES,
@@ -402,6 +424,21 @@ _ALL = [
         {"y": Field("int_tensor", "[n, *shape]")},
         "row-major: the last axis runs fastest",
         node="Reshape",
+    ),
+    Operation(
+        "gather",
+        {
+            "index": Field(
+                "int_tensor", "of one sample of y: row-major positions in one of x, or -1"
+            ),
+            "in_shape": Field("ints", "of one sample of x"),
+            "fill": Field("int", "where the index is -1"),
+        },
+        {"x": Field("int_tensor", "[n, *in_shape]")},
+        {"y": Field("int_tensor", "[n, *shape of index]")},
+        "y[n, i, ...] = x[n] flattened at index[i, ...], or fill where that is -1; any other index "
+        "outside is out_of_range",
+        node="Gather",
     ),
     Operation(
         "lookup",

@@ -41,7 +41,9 @@ from refqnn.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Interval,
     Linear,
@@ -80,6 +82,7 @@ _NODES: dict[str, Callable[..., Op]] = {
     "Linear": _linear,
     "Conv1d": Conv1d,
     "Conv2d": Conv2d,
+    "ConvTranspose2d": ConvTranspose2d,
     "Requantize": _requantize,
     "Lookup": Lookup,
     "MaxPool2d": MaxPool2d,
@@ -89,6 +92,7 @@ _NODES: dict[str, Callable[..., Op]] = {
     "Concat": Concat,
     "Flatten": Flatten,
     "Reshape": Reshape,
+    "Gather": Gather,
 }
 
 

@@ -58,6 +58,31 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
         except RuntimeError as error:
             raise ValueError(str(error)) from error
 
+    def conv_transpose2d(x: Any, weight: Any, bias: Any, padding: Any, **how: Any) -> Any:
+        (top, bottom), (left, right) = padding
+        offset = None if bias is None else int64(bias)
+        if np.min(padding) < 0 or x.ndim != 4:
+            raise ValueError("padding or shape")
+        if int(np.abs(x).max()) * int(np.abs(weight).sum()) >= 2**63:
+            raise Unsupported("sums beyond int64")
+        try:
+            y = torch.nn.functional.conv_transpose2d(int64(x), int64(weight), offset, **how).numpy()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        y = y[:, :, top : y.shape[2] - bottom, left : y.shape[3] - right]
+        if not y.size:
+            raise ValueError("nothing left")
+        return y
+
+    def gather(x: Any, index: Any, in_shape: Any, fill: int) -> Any:
+        if x.shape[1:] != tuple(in_shape) or not index.size or index.min() < -1:
+            raise ValueError("shape or index")
+        filled = torch.nn.functional.pad(int64(x).flatten(1), (0, 1), value=fill)
+        if index.max() >= filled.shape[1] - 1:
+            raise ValueError("index")
+        places = int64(np.where(index == -1, filled.shape[1] - 1, index).ravel())
+        return filled.index_select(1, places).reshape(len(x), *index.shape).numpy()
+
     def max_pool2d(x: Any, kernel: Any, stride: Any, padding: Any) -> Any:
         if any(before != after for before, after in padding):
             raise Unsupported("one padding for both sides")
@@ -80,6 +105,8 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
     return {
         "linear": linear,
         "conv2d": conv2d,
+        "conv_transpose2d": conv_transpose2d,
+        "gather": gather,
         "max_pool2d": max_pool2d,
         "concat": concat,
         "flatten": flatten,
@@ -89,7 +116,9 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
 def test_torch_integers_conform() -> None:
     report = run(torch_functions(), name="torch")
     assert report.conforms, report.summary()
-    assert report.counts["passed"] > 20
+    assert report.counts["passed"] > 60
+    passed = {o.vector.id for o in report.outcomes if o.status == "passed"}
+    assert {"conv-transpose2d-asymmetric", "gather-padded"} <= passed
 
 
 def test_torch_fake_quantize_multiplies_by_the_reciprocal() -> None:

@@ -215,7 +215,8 @@ def test_a_network_comes_back_from_its_description() -> None:
 
 def test_every_node_of_the_suite_has_a_kind_that_makes_it() -> None:
     nodes = {name for name, operation in OPERATIONS.items() if operation.node}
-    asked = {v.operation: v.arguments for v in load_vectors() if v.operation in nodes}
+    valid = (v for v in load_vectors() if v.error is None)
+    asked = {v.operation: v.arguments for v in valid if v.operation in nodes}
     assert set(asked) == nodes
     for name, arguments in asked.items():
         parameters = {n: arguments[n] for n in OPERATIONS[name].parameters}

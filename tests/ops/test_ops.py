@@ -135,7 +135,8 @@ def inside(interval):
     return np.array(list(itertools.product(*axes))).reshape(-1, *interval.shape)
 
 
-SHAPES = {"Conv1d": (2, 3), "Conv2d": (1, 2, 3), "MaxPool2d": (1, 2, 3), "SumPool2d": (1, 3, 2)}
+IMAGES = ("Conv2d", "ConvTranspose2d", "MaxPool2d")
+SHAPES = {"Conv1d": (2, 3), "SumPool2d": (1, 3, 2), **dict.fromkeys(IMAGES, (1, 2, 3))}
 
 
 @pytest.mark.parametrize("kind", testing.KINDS)

@@ -48,17 +48,18 @@ class Case:
 
     def _variant(self) -> str:
         a, name = self.arguments, self.operation
+        later = f"_{a['rounding']}" if a.get("rounding") in _LATER else ""
         if name in ("network", "predict"):
             return f"_{self.id.split('-')[1]}"
         if name == "accumulate":
             return f"_{a['overflow']}"
         if name == "requantize_multiplier":
-            return "_single" if a["first_rounding"] is None else "_double"
+            return ("_single" if a["first_rounding"] is None else "_double") + later
         if name == "quantize" and a["zero_point_first"]:
             return "_zero_point_first"
         if name in ("quantize", "requantize_scale", "requantize_shift"):
             return f"_{a['rounding']}"
-        return ""
+        return later
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -72,6 +73,9 @@ class Case:
         if a.get("precision") == "float64":
             names.append("float64")
         return tuple(dict.fromkeys(names))
+
+
+_LATER = MODES[8:]  # came after the files of the others were published: in files of their own
 
 
 def all_cases() -> list[Case]:
@@ -92,8 +96,8 @@ def hand_made() -> tuple[Case, ...]:
     """The questions written out in this file, and the trained networks."""
     parts = (_rounding, _formats, _quantizers, _dequantizers, _requantize_by_threshold,
              _requantize_by_mode, _requantize_edges, _requantize_refused, _sums, _accumulators,
-             _convolutions, _pools, _joins, _widths, _fan_ins, _sign_budgets, _projections,
-             _small_networks, _trained_networks)  # fmt: skip
+             _convolutions, _transposed, _gathers, _pools, _joins, _widths, _fan_ins,
+             _sign_budgets, _projections, _small_networks, _trained_networks)  # fmt: skip
     return tuple(case for part in parts for case in part())
 
 
@@ -142,6 +146,22 @@ _POOL: Values = {
     "stride": (1, 2),
     "padding": ((1, 0), (0, 1)),
 }
+_TRANSPOSED = {
+    "weight": (np.arange(36) * 5 % 23 - 9).reshape(2, 3, 2, 3),
+    "bias": _ints(1000, -70, 40000),
+    "stride": (2, 3),
+    "padding": ((1, 0), (0, 2)),
+    "output_padding": (1, 2),
+    "dilation": (3, 1),
+    "groups": 1,
+    "x": (np.arange(48) * 7 % 31 - 12).reshape(2, 2, 3, 4),
+}
+_GATHER = {
+    "index": _ints([[5, 0, -1], [3, 11, 3]]),
+    "in_shape": (2, 2, 3),
+    "fill": -7,
+    "x": np.arange(24).reshape(2, 2, 2, 3) * 11 % 29 - 9,
+}
 _TABLE = {"table": _ints([[4, 1, 0, 1, 4], [7, -1, 2, 9, 5]]), "lo": -2}
 _USUAL: dict[str, Values] = {
     "round_ratio": {"rounding": "half_even"},
@@ -169,6 +189,8 @@ _USUAL: dict[str, Values] = {
         "accumulator_signed": True,
     },
     "conv2d": _CONV,
+    "conv_transpose2d": _TRANSPOSED,
+    "gather": _GATHER,
     "max_pool2d": _POOL,
     "sum_pool2d": _POOL,
     "lookup": _TABLE,
@@ -227,6 +249,10 @@ def _quantizers() -> Iterator[Case]:
     for mode in MODES:
         yield ask(f"ties-{_slug(mode)}", "ties of both signs and parities on a dyadic scale",
                   rounding=mode)
+    for mode in _LATER:
+        yield ask(f"eighths-{_slug(mode)}", "below, at and above ties; an odd zero point; the ends",
+                  rounding=mode, scale=_single(1), zero_point=np.array(3), axis=None,
+                  x=np.array([-80, *range(-12, 13), 80], dtype=np.float32) / 8)
     below_half, tiny = 0.5 - 2.0**-25, 2.0**-140
     odd, unsigned = np.array(3), _fmt(4, False)
     yield ask("just-below-half", "x + 0.5 rounds up to 1 in float32",
@@ -286,6 +312,9 @@ def _requantize_by_mode() -> Iterator[Case]:
                    "every accumulator of [-14, 14], shifted by 2", **base, shift=2)
         yield _ask("requantize_scale", f"ties-{slug}", "every accumulator of [-14, 14], halved",
                    **base, scale_in=_single(0.25), scale_out=_single(0.5))
+        if mode in _LATER:
+            yield _ask("requantize_scale", f"eighths-{slug}", "below, at and above ties",
+                       **base, scale_in=_single(0.125), scale_out=_single(1))
         yield _ask("requantize_multiplier", f"ties-{slug}",
                    "every accumulator of [-14, 14], times 3/8",
                    **base, mantissa=np.array(3), shift=np.array(3))
@@ -381,6 +410,104 @@ def _convolutions() -> Iterator[Case]:
                weight=_ints([[[1, -2, 4]], [[3, 0, -5]]]), bias=_ints(7, -7), stride=(2,),
                padding=((2, 1),), dilation=(2,), groups=1, pad_code=1,
                x=_ints([[[1, 2, 4, 8, 16, 32, 64]]]))
+
+
+def _transposed() -> Iterator[Case]:
+    ask = partial(_ask, "conv_transpose2d")
+    plain: Values = {"bias": None, "stride": (1, 1), "padding": ((0, 0), (0, 0)),
+                     "output_padding": (0, 0), "dilation": (1, 1)}
+    yield ask("asymmetric", "everything differs in height and width, before and after")
+    yield ask("square", "as many inputs as outputs, a square kernel, a square image",
+              **plain | {"stride": (2, 2)}, weight=(np.arange(16) * 3 % 17 - 6).reshape(2, 2, 2, 2),
+              x=(np.arange(16) * 5 % 13).reshape(2, 2, 2, 2))
+    yield ask("groups", "two groups of two inputs and three outputs",
+              **plain | {"bias": _ints(1, -20, 300, -4000, 50000, 6), "stride": (1, 2)}, groups=2,
+              weight=(np.arange(24) * 7 % 19 - 9).reshape(4, 3, 1, 2),
+              x=(np.arange(48) * 5 % 37 - 11).reshape(2, 4, 2, 3))
+    yield ask("depthwise", "two outputs for each input", groups=3,
+              **plain | {"bias": _ints(9, 8, 7, 6, 5, 4), "padding": ((0, 1), (1, 0))},
+              weight=(np.arange(36) * 5 % 17 - 8).reshape(3, 2, 2, 3),
+              x=(np.arange(36) * 3 % 11 - 4).reshape(2, 3, 2, 3))
+    yield ask("gaps", "a stride beyond the kernel: between inputs the bias alone",
+              **plain | {"bias": _ints(5, -6), "stride": (3, 2), "output_padding": (2, 1)},
+              weight=_ints([[[[3]], [[-4]]]]), x=_ints([[[[1, -2]]], [[[7, 9]]]]))
+    yield ask("cut-into-inputs", "inputs are left out where all that they reach is",
+              **plain | {"stride": (2, 1), "padding": ((2, 1), (0, 3))},
+              weight=_ints([[[[2, -3]]]]), x=np.arange(1, 31).reshape(2, 1, 3, 5))
+    yield ask("output-padding-below-dilation", "more than the stride, less than the dilation",
+              **plain | {"output_padding": (2, 1), "dilation": (3, 2)},
+              weight=_ints([[[[1, -2], [4, 8]]]]), x=_ints([[[[1, 10, 100]]], [[[-3, 5, 2]]]]))
+    for name, x_zero, w_zero in (("unsigned", 0, 0), ("signed", 128, 128)):
+        yield ask(f"{name}-8-bits", "the ends of 8-bit codes", **plain,
+                  weight=_ints([[[[255, 0, 200]]]]) - w_zero,
+                  x=_ints([[[[255, 128]]], [[[0, 127]]]]) - x_zero)
+    yield ask("large-products", "single products beyond 32 bits", **plain,
+              weight=_ints([[[[2**17 + 1]]], [[[-(2**17)]]]]),
+              x=_ints([[[[2**16 + 3]], [[2**16]]]]))
+    for power in (7, 15, 23, 24, 31, 53, 63):
+        half = 2 ** (power - 1)
+        comment = "2^{0} + 1, its negative, and a sum that passes 2^{0} in the middle only"
+        yield ask(f"passes-2-{power}", comment.format(power), **plain,
+                  weight=_ints([[1, 1, 1, 0], [-1, -1, -1, 0], [1, 1, 0, -1]]).T[:, :, None, None],
+                  x=_ints([[half, half, 1, half]])[:, :, None, None])
+    for name, comment, error, change in (
+        ("channels", "three channels for a kernel of two", "shape_mismatch",
+         {"x": np.ones((2, 3, 3, 4), dtype=np.int64)}),
+        ("no-width", "a spatial axis too few", "shape_mismatch",
+         {"x": np.ones((2, 2, 3), dtype=np.int64)}),
+        ("biases", "two biases for three outputs", "shape_mismatch", {"bias": _ints(1, 2)}),
+        ("nothing-left", "padding that leaves nothing", "shape_mismatch",
+         {"padding": ((5, 4), (0, 0))}),
+        ("groups", "three groups of two inputs", "invalid_parameter", {"groups": 3}),
+        ("no-groups", "no groups", "invalid_parameter", {"groups": 0}),
+        ("stride", "a stride of 0", "invalid_parameter", {"stride": (2, 0)}),
+        ("dilation", "a dilation of 0", "invalid_parameter", {"dilation": (0, 1)}),
+        ("padding", "negative padding", "invalid_parameter", {"padding": ((1, 0), (-1, 2))}),
+        ("output-padding", "as large as stride and dilation", "invalid_parameter",
+         {"output_padding": (3, 2)}),
+        ("output-padding-negative", "negative output padding", "invalid_parameter",
+         {"output_padding": (1, -1)}),
+    ):
+        yield ask(f"refused-{name}", comment, error, **change)
+
+
+def _gathers() -> Iterator[Case]:
+    ask, image = partial(_ask, "gather"), np.arange(12).reshape(2, 2, 3)
+    yield ask("any", "positions in any order, one twice, some never, one filled")
+    yield ask("slice", "every other column of the second channel, in reverse",
+              index=image[1:, :, ::-2])
+    yield ask("transposed", "the axes of a sample in another order", index=image.transpose(2, 0, 1))
+    yield ask("permutation", "a permutation that is not its own inverse",
+              index=_ints([2, 0, 3, 1]), in_shape=(4,), x=_ints([[5, -6, 7, 8], [1, 2, -3, 4]]))
+    yield ask("padded", "a code around an image, unequal on all sides", fill=9,
+              index=np.pad(image, ((0, 0), (1, 0), (2, 1)), constant_values=-1))
+    yield ask("nearest", "rows twice, columns three times",
+              index=image.repeat(2, axis=1).repeat(3, axis=2))
+    yield ask("pixel-shuffle", "four channels to twice the rows and twice the columns",
+              index=np.arange(8).reshape(1, 2, 2, 1, 2).transpose(0, 3, 1, 4, 2).reshape(1, 2, 4),
+              in_shape=(4, 1, 2), x=np.arange(16).reshape(2, 4, 1, 2) * 7 % 17)
+    yield ask("channel-shuffle", "two groups of three channels",
+              index=np.arange(12).reshape(2, 3, 2).swapaxes(0, 1).reshape(6, 2),
+              in_shape=(6, 2), x=np.arange(24).reshape(2, 6, 2) * 5 % 23)
+    yield ask("nothing-taken", "filled everywhere", index=_ints([[-1, -1]]), fill=300)
+    yield ask("beyond-8-bits", "positions at the ends of 8 bits",
+              index=_ints([127, 128, 255, 256, 299]), in_shape=(3, 100),
+              x=np.arange(600).reshape(2, 3, 100) * 7 % 601)
+    wide = [2**7, -(2**7) - 1, 2**15, 2**24 + 1, 2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1]
+    yield ask("wide", "values beyond 8, 16, 32 bits and the integers of floats",
+              index=_ints([7, 6, 5, 4, 3, 2, 1, 0]), in_shape=(8,),
+              x=_ints([wide, [-v - 1 for v in wide]]))
+    for name, comment, error, change in (
+        ("below", "a position of -2", "out_of_range", {"index": _ints([[0, -2]])}),
+        ("above", "one position beyond the sample", "out_of_range", {"index": _ints([[0, 12]])}),
+        ("next-sample", "a position in the next sample", "out_of_range", {"index": _ints([[23]])}),
+        ("shape", "as many values in another shape", "shape_mismatch", {"in_shape": (2, 3, 2)}),
+        ("larger", "more values than the shape says", "shape_mismatch", {"in_shape": (2, 2, 4)}),
+        ("empty", "an index of nothing", "shape_mismatch",
+         {"index": np.zeros((0, 2), dtype=np.int64)}),
+        ("no-size", "an axis of no values", "invalid_parameter", {"in_shape": (2, 0, 3)}),
+    ):
+        yield ask(f"refused-{name}", comment, error, **change)
 
 
 def _pools() -> Iterator[Case]:
@@ -613,8 +740,31 @@ def _image() -> Values:
     }
 
 
+def _decoder() -> Values:
+    positions = np.arange(1, 24, 3).reshape(4, 2)[::-1].reshape(2, 2, 2)
+    return {
+        "input_shape": [1, 2, 3],
+        "input_format": _fmt(4, True),
+        "nodes": [
+            _node("up", "conv_transpose2d", "input", weight=np.array([[[[2, -3], [5, 1]],
+                  [[-1, 4], [0, -6]]]]), bias=_ints(-4, 9), stride=(2, 1), padding=((1, 0), (0, 2)),
+                  output_padding=(1, 0), dilation=(1, 2), groups=1),
+            _node("act", "requantize_thresholds", "up",
+                  thresholds=_ints([[-20, -4, 7], [-9, 9, 30]]), **_fmt(2, True)),
+            _node("shuffled", "gather", "act", index=positions, in_shape=(2, 4, 3), fill=0),
+            _node("bordered", "gather", "shuffled", fill=-2, in_shape=(2, 2, 2),
+                  index=np.pad(np.arange(8).reshape(2, 2, 2), ((0, 0), (1, 0), (0, 1)),
+                               constant_values=-1)),
+            _node("out", "conv_transpose2d", "bordered",
+                  weight=np.array([[[[3]]], [[[-50]]]]), bias=None, stride=(1, 2),
+                  padding=((0, 0), (0, 0)), output_padding=(0, 1), dilation=(1, 1), groups=2),
+        ],
+        "output": "out",
+    }
+
+
 def _small_networks() -> Iterator[Case]:
-    """Hand-made programs: a residual, a branch, a small convolutional net."""
+    """Hand-made programs: a residual, a branch, a small convolutional net, a decoder."""
     ask = partial(_ask, "network", network=_residual())
     yield ask("residual-skip", "a skip over two nodes, and a join of two earlier ones",
               codes=_ints([[-4, 3], [2, -1], [3, 3], [-4, -4], [0, 1]]))
@@ -622,6 +772,8 @@ def _small_networks() -> Iterator[Case]:
               codes=_ints([[4, 0]]))
     yield ask("image-small", "convolution, activation, pooling, table, sums and a dense layer",
               network=_image(), codes=np.arange(32).reshape(2, 1, 4, 4) * 5 % 8)
+    yield ask("decoder-small", "transposed convolutions, values moved and a border between them",
+              network=_decoder(), codes=np.arange(12).reshape(2, 1, 2, 3) * 7 % 16 - 8)
     ask = partial(
         _ask, "predict", network=_residual(), zero_point=np.array(-1), rounding="half_even",
         output_scale=_floats(0.1, 0.7), output_offset=_floats(0.3, -1.1))

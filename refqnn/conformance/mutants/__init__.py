@@ -32,9 +32,11 @@ def _recoded(kernel: Function, code: str) -> Function:
 # By operation, where a vector asks for another code.
 _WRONG_CODES = {
     "invalid_parameter": "check_codes quantize binarize dequantize linear conv2d add concat "
-    "reshape lookup max_fan_in network requantize_thresholds sign_budgets project",
+    "reshape lookup max_fan_in network requantize_thresholds sign_budgets project "
+    "conv_transpose2d gather",
     "out_of_range": "round_ratio integer_format requantize_scale requantize_multiplier accumulate "
-    "max_pool2d bit_widths omega fan_in_mask quantize sign_budgets project",
+    "max_pool2d bit_widths omega fan_in_mask quantize sign_budgets project "
+    "conv_transpose2d gather",
 }
 for _code, _operations in _WRONG_CODES.items():
     for _name in _operations.split():

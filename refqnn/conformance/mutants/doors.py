@@ -306,6 +306,7 @@ _CONFUSED = {
     "floor": ("toward_zero", "half_up"),
     "ceil": ("half_up",),
     "toward_zero": ("floor", "half_even"),
+    "away_from_zero": ("toward_zero", "ceil", "floor", "half_away"),
 }
 
 

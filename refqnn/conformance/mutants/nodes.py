@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from refqnn.conformance.mutants.doors import check_codes, quantize
+from refqnn.conformance.mutants.spread import conv_transpose2d, gather  # noqa: F401 (kernels)
 from refqnn.conformance.mutants.steps import (
     Hook,
     Index,
@@ -378,7 +379,7 @@ KERNELS.update(functions_in(globals()))
 # --- what goes wrong: sums --------------------------------------------------------------------
 
 # fmt: off
-_acc = of(linear, conv1d, conv2d, sum_pool2d, global_sum_pool, add)
+_acc = of(linear, conv1d, conv2d, conv_transpose2d, sum_pool2d, global_sum_pool, add)
 for _bits in (8, 16, 24, 32):
     _acc(f"acc_int{_bits}", "overflow_narrow", f"sums in {_bits} bits that wrap", fit=wrap(_bits))
 for _bits in (8, 32):
@@ -389,8 +390,10 @@ for _bits in (8, 16, 32):
         fit=saturate(_bits))
 _acc("acc_float32", "float_accumulator", "sums in float32", fit=in_float(np.float32))
 _acc("acc_float64", "float_accumulator", "sums in float64", fit=in_float(np.float64))
-of(linear, conv1d, conv2d)("bias_dropped", "bias", "adds no bias", bias_at=lambda b, k: 0)
-of(linear, conv1d, conv2d)("bias_of_first", "bias", "adds the first bias everywhere",
+of(linear, conv1d, conv2d, conv_transpose2d)("bias_dropped", "bias", "adds no bias",
+   bias_at=lambda b, k: 0)
+of(linear, conv1d, conv2d, conv_transpose2d)(
+   "bias_of_first", "bias", "adds the first bias everywhere",
    bias_at=lambda b, k: b[0])
 
 _l = of(linear)

@@ -70,6 +70,7 @@ def round_value(x: Any, mode: str) -> int:
         "floor": False,
         "ceil": True,
         "toward_zero": lower < 0,
+        "away_from_zero": lower >= 0,
         "half_even": twice > 1 or (twice == 1 and lower % 2 == 1),
         "half_up": twice >= 1,
         "half_down": twice > 1,
