@@ -70,7 +70,7 @@ def count_differences(n_each, seed=0):
 
 
 def test_quantize_equals_exact_rational_arithmetic():
-    assert count_differences(400) == (0, 64 * 400)
+    assert count_differences(400) == (0, 72 * 400)
 
 
 @pytest.mark.slow

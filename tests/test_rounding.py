@@ -23,6 +23,7 @@ DECIMAL = {
     "floor": decimal.ROUND_FLOOR,
     "ceil": decimal.ROUND_CEILING,
     "toward_zero": decimal.ROUND_DOWN,
+    "away_from_zero": decimal.ROUND_UP,
 }
 
 
@@ -37,6 +38,7 @@ def test_the_table(mode):
         "floor": [-3, -2, -1, 0, 1, 2],
         "ceil": [-2, -1, 0, 1, 2, 3],
         "toward_zero": [-2, -1, 0, 0, 1, 2],
+        "away_from_zero": [-3, -2, -1, 1, 2, 3],
     }
     assert round_ratio(np.array([-5, -3, -1, 1, 3, 5]), 2, mode).tolist() == ties[mode.value]
 

@@ -544,7 +544,7 @@ def _decode(item: Any) -> IntArray:
     if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > MAX_VALUES:
         raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
     if isinstance(values, list):
-        if not all(type(v) is int for v in values):
+        if not all(is_integer(v) for v in values):
             raise FileFormatError(mismatch("values", "no flat list of integers", "one"))
         return as_integers(np.array(values, dtype=object).reshape(shape), "values")
     # A view of one value: a shape alone takes no memory.
