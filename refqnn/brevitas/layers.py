@@ -454,14 +454,15 @@ class Layers:
             raise refuse(name, part, f"its input has shape {x.shape}")
         if len(x.shape) == 3:
             node = self.program.add(name, op, x.node)
-            return replace(x, node=node, shape=self.program.shapes[node], exclusive=False)
+            x = replace(x, node=node, shape=self.program.shapes[node], exclusive=False)
+            return x.elsewhere()
         planar = Reshape((x.shape[0], 1, x.shape[1]))
         before = self.program.add(f"{name}.unsqueeze", planar, x.node)
         self.program.zero_points[before] = x.zero_point
         node = self.program.add(name, op, before)
         channels, _, length = self.program.shapes[node]
         after = self.program.add(f"{name}.squeeze", Reshape((channels, length)), node)
-        return replace(x, node=after, shape=(channels, length), exclusive=False)
+        return replace(x, node=after, shape=(channels, length), exclusive=False).elsewhere()
 
     def add(self, values: list[Value], signs: tuple[int, ...], name: str) -> Value:
         """Operands on integer multiples of one scale."""

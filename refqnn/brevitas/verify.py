@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ __all__ = ["LayerReport", "Report", "compare", "verify_against"]
 _U = 2.0**-24  # unit roundoff of float32
 _SLACK = 2.0**-21  # of a function that kernels may round differently
 _SAFETY = 1 + 2.0**-10  # the second-order terms of the bound
-_BATCH = 512  # samples at a time
+_BATCH = 512  # samples at a time,
+_VALUES = 2**24  # and values of one tensor
 _GRID = 2.0**20  # carried errors are rounded up to multiples of 1 / _GRID
 _POINTS = 9  # where the module's function is evaluated on [v - d, v + d]
 
@@ -158,8 +160,10 @@ def compare(module: nn.Module, network: Network, batch: Tensor, imported: Import
     if network.output not in closings:
         names.append(network.output)
     forced, free = ({name: LayerReport(name) for name in names} for _ in range(2))
-    for start in range(0, len(batch), _BATCH):
-        part = batch[start : start + _BATCH]
+    largest = max(prod(shape) for shape in network.shapes.values())
+    step = max(1, min(_BATCH, _VALUES // largest))
+    for start in range(0, len(batch), step):
+        part = batch[start : start + step]
         comparison = _Comparison(network, imported, closings, record(module, part), part, start)
         comparison.run(forced, free)
     return Report(list(forced.values()), list(free.values()))

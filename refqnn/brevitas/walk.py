@@ -40,6 +40,10 @@ _RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
 _RESHAPE_FUNCTIONS = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _SUBTRACTIONS = {operator.sub, operator.isub, torch.sub}
+_IN_PLACE = {
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv),
+    *(operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor),
+}
 _CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
 
@@ -160,6 +164,7 @@ class _Walker:
                 values[node] = next(inputs, node.args[0] if node.args else None)
                 continue
             args, kwargs = look_up(node.args), look_up(node.kwargs)
+            _check_fresh(node, prefix, (args, kwargs))
             if node.op == "output":
                 output = args[0]
             elif node.op == "get_attr":
@@ -173,6 +178,10 @@ class _Walker:
             else:
                 values[node] = self._function(node.target, prefix + node.name, args, kwargs)
             value = values.get(node)
+            if isinstance(value, Value) and _in_place(node, module):
+                (target, *_) = (a for a in _flat(args) if isinstance(a, Value))
+                value = replace(value, storage=target.storage).overwritten(prefix + node.name)
+                values[node] = value
             if isinstance(value, Value) and value.exclusive and _readers(node) > 1:
                 values[node] = replace(value, exclusive=False)
         return output
@@ -321,6 +330,27 @@ def _readers(node: fx.Node) -> int:
         not ((user.op == "call_method" and user.target in _SIZE_METHODS) or user.target is getattr)
         for user in node.users
     )
+
+
+def _in_place(node: fx.Node, module: nn.Module) -> bool:
+    """Whether the operation writes its result over its first argument."""
+    if node.op == "call_module":
+        parts = module.get_submodule(str(node.target)).modules()
+        return any(getattr(part, "inplace", False) for part in parts)
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    named = name.endswith("_") and not name.endswith("__")
+    return named or node.target in _IN_PLACE or bool(node.kwargs.get("inplace"))
+
+
+def _check_fresh(node: fx.Node, prefix: str, arguments: Any) -> None:
+    """Raises: NotCovered for a value that an operation in place has replaced meanwhile."""
+    if node.op == "call_method" and node.target in _SIZE_METHODS:
+        return
+    for value in _flat(arguments):
+        if isinstance(value, Value) and value.writes < len(value.storage.writers):
+            reason = f"reads a tensor that {value.storage.writers[-1]} has changed in place; "
+            remedy = "read the result of that operation, or give it a copy"
+            raise refuse(f"{prefix}{node.name}", str(node.target), reason + remedy)
 
 
 def _example(value: Value) -> Tensor:

@@ -857,3 +857,83 @@ def test_wrong_arguments() -> None:
         from_brevitas(module, np.array([["a", "b"]]))
     with pytest.raises(NotCovered, match="float64"):
         from_brevitas(module.double(), torch.randn(2, 4))
+
+
+# --- in place -----------------------------------------------------------------------------------
+
+
+def _clamped(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    a.clamp_(min=0)
+    return m.out(a)
+
+
+def _view_changed(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    a.view(-1, 2).mul_(2.0)
+    return m.out(a)
+
+
+def _changed_by_a_module(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    b = m.relu(a)
+    return m.out(a) + m.out(b)
+
+
+def _changed_inside_a_part(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    b = m.part(a)
+    return m.out(b) + m.out(a)
+
+
+def _in_place_parts() -> dict[str, nn.Module]:
+    def part(m: Any, x: Tensor) -> Tensor:
+        return m.inner(x.mul_(0.5))
+
+    plain = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=4)
+    return {
+        "quant": signed(),
+        "fc": fc_like(4),
+        "act": plain,
+        "out": signed(),
+        "relu": nn.ReLU(inplace=True),
+        "part": Forward(part, inner=signed()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (_clamped, "^out .*clamp_ has changed in place"),
+        (_view_changed, "^out .*mul_ has changed in place"),
+        (_changed_by_a_module, "^out .*relu has changed in place"),
+        (_changed_inside_a_part, "^out.*mul_ has changed in place"),
+    ],
+)
+def test_reading_what_was_overwritten_is_refused(forward: Any, message: str) -> None:
+    module = Forward(forward, **_in_place_parts()).eval()
+    for sample in (torch.zeros(1, 4), torch.randn(50, 4) * 3):
+        with pytest.raises(NotCovered, match=message):
+            from_brevitas(module, sample)
+
+
+def test_results_in_place_are_read() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        a = m.act(m.fc(m.quant(x)))
+        b = a.clone()
+        a = a.clamp_(min=0)
+        a += b
+        return m.out(a)
+
+    module, x = ready(Forward(forward, **_in_place_parts()), 4)
+    before = x.clone()
+    assert_exact(module, x)
+    assert torch.equal(x, before)
+
+
+def test_one_example_does_not_hide_what_another_shows() -> None:
+    """A hook that acts on large values only."""
+    module, _ = ready(nn.Sequential(signed(), fc_like(4), signed(), fc_like(2)), 4)
+    module[1].register_forward_hook(lambda part, inputs, y: torch.where(y > y.std(), y + 9.0, y))
+    with pytest.raises(NotCovered, match=r"^2: .*its trace does not show"):
+        from_brevitas(module, torch.zeros(1, 4))
