@@ -7,6 +7,7 @@ it becomes.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from refqnn.brevitas.functions import is_identity
 from refqnn.brevitas.layers import Layers
 from refqnn.brevitas.lower import Closing, Program
 from refqnn.brevitas.record import Recording, check_module, record
-from refqnn.brevitas.values import Value, refuse
+from refqnn.brevitas.values import Value, along_channels, refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
 from refqnn.network import INPUT, Network
 from refqnn.ops.base import Shape
@@ -61,11 +62,12 @@ class Import:
 def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Import:
     """The network of a module, and what a comparison needs.  Raises: as `from_brevitas`."""
     check_module(module)
+    _check_one_input(module, example_input)
     batch = as_batch(example_input, "example_input")
     batch = batch.repeat(_SAMPLES, *(1,) * (batch.ndim - 1))[:_SAMPLES]
     try:
         recording = record(module, batch)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = f"the module itself fails on it: {error}"
         raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
     root = nn.Sequential(module) if isinstance(module, QuantLayerMixin) else module
@@ -73,6 +75,20 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
     with torch.no_grad():
         output = walker.run()
     return _finish(walker.program, output)
+
+
+def _check_one_input(module: nn.Module, example_input: object) -> None:
+    """Raises: NotCovered for several inputs."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = sum(p.kind in positional and p.default is p.empty for p in parameters)
+    given = isinstance(example_input, (tuple, list, dict)) and any(
+        isinstance(part, Tensor) or np.ndim(part) > 1 for part in _flat(example_input)
+    )
+    if taken > 1 or given:
+        count = taken if taken > 1 else len(_flat(example_input))
+        remedy = "concatenate them to one tensor, and slice it in the module's forward"
+        raise NotCovered(f"the module: got {count} inputs, expected one; {remedy}")
 
 
 def as_batch(x: ArrayLike | Tensor, argument: str) -> Tensor:
@@ -255,8 +271,12 @@ class _Walker:
             return getattr(_example(args[0]), method)(*args[1:], **kwargs)
         if method in _RESHAPES:
             return self._reshape(getattr(Tensor, method), name, args, kwargs)
-        if method in ("contiguous", "detach", "clone", "float"):
+        if method == "clone":
+            return args[0].elsewhere()
+        if method in ("contiguous", "detach", "float", "dequantize"):
             return args[0]
+        if method == "int" and args[0].format is not None and args[0].sign is None:
+            return replace(args[0], scale=torch.ones(()), zero_point=0).elsewhere()
         if method in ("add", "add_", "sub", "sub_") and len(values) == 2 and not kwargs:
             sign = 1 if method.startswith("add") else -1
             return self.layers.add(values, (1, sign), name)
@@ -287,6 +307,19 @@ class _Walker:
         return result
 
     def _attribute_of(self, value: Any, attribute: str, name: str) -> Any:
+        if not isinstance(value, Value):
+            return getattr(value, attribute)
+        if attribute in ("value", "tensor", "data"):
+            return value
+        if value.format is not None and not value.steps and value.sign is None:
+            if attribute == "scale":
+                return along_channels(value.scale, len(value.shape) + 1)
+            if attribute == "zero_point":
+                return torch.tensor(float(value.zero_point))
+            if attribute == "bit_width":
+                return torch.tensor(float(value.format.bits))
+            if attribute in ("signed", "signed_t"):
+                return value.format.signed
         if attribute in ("shape", "ndim", "dtype", "device"):
             return getattr(_example(value), attribute)
         raise refuse(name, f"attribute {attribute}", "is not known before the module runs")
