@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -9,8 +11,11 @@ from refqnn.brevitas.verify import compare
 from refqnn.brevitas.walk import as_batch, import_module
 from refqnn.errors import NotCovered
 from refqnn.network import Network
+from refqnn.quantizers import ThresholdQuantizer
 
 __all__ = ["from_brevitas"]
+
+_SAMPLES = 256  # that a network is compared on before it is handed out
 
 
 def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Network:
@@ -28,8 +33,8 @@ def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Netwo
         quantized, learned, stochastic or delayed quantization, a float operation between integers
         that is not a function of one of them, control flow that depends on data, ...);
         InvalidArgument in training mode; InvalidType.  The network is compared with the module on
-        the example: what tracing cannot see (hooks that change tensors, values overwritten in
-        place) ends here too.
+        the example and on random samples, together at least 256: what tracing cannot see (hooks
+        that change tensors) ends here too, with the name of the layer that parts.
 
     >>> import torch
     >>> from brevitas.nn import QuantIdentity, QuantLinear
@@ -39,9 +44,27 @@ def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Netwo
     ('1', (2,), IntFormat(bits=3, signed=True, narrow=False))
     """
     imported = import_module(module, example_input)
-    report = compare(module, imported.network, as_batch(example_input, "example_input"), imported)
-    for layer in report.teacher_forced:
+    samples = _varied(as_batch(example_input, "example_input"), imported.network)
+    for layer in compare(module, imported.network, samples, imported).teacher_forced:
         if layer.unexplained:
             reason = "the module computes something there that its trace does not show"
             raise NotCovered(f"{layer}; {reason}")
     return imported.network
+
+
+def _varied(example: Tensor, network: Network) -> Tensor:
+    """The example, and as many samples as `_SAMPLES` lack: over all of the input's range."""
+    door = network.input_quantizer
+    assert door is not None
+    if isinstance(door, ThresholdQuantizer):
+        ends = door.thresholds[np.isfinite(door.thresholds)]
+    else:
+        ends = door.dequantize([[door.format.q_min], [door.format.q_max]])
+    low, high = (float(end) for end in (ends.min(), ends.max()))
+    margin = (high - low) / 8  # beyond it: saturation
+    generator = torch.Generator().manual_seed(0)
+    missing = max(_SAMPLES - len(example), 1)
+    noise = torch.rand((missing, *example.shape[1:]), generator=generator)
+    width = torch.rand((missing, *(1,) * (example.ndim - 1)), generator=generator)
+    full = (low - margin) + noise * (high - low + 2 * margin)
+    return torch.cat([example, full * width])  # some reach far, some stay near 0

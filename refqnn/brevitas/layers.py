@@ -40,7 +40,7 @@ from refqnn.brevitas.values import (
     integers_of,
     refuse,
 )
-from refqnn.formats import BIPOLAR, TERNARY, IntFormat
+from refqnn.formats import BIPOLAR, MAX_BITS, TERNARY, IntFormat
 from refqnn.network import INPUT
 from refqnn.ops import Add, Concat, Conv1d, Conv2d, Linear, MaxPool2d, Op, Reshape, SumPool2d
 from refqnn.ops.base import Shape
@@ -138,6 +138,10 @@ class Layers:
             raise refuse(name, part, "its weights are not quantized to integers")
         if x.scale.ndim:
             raise refuse(name, part, "its input has one scale per channel")
+        bits = float(weight.bit_width.max())
+        if bits > MAX_BITS:
+            reason = f"{bits:g}-bit weights; expected at most {MAX_BITS} bits: "
+            raise refuse(name, part, f"{reason}set weight_bit_width, to 8 for example")
         scale = weight.scale.reshape(-1) if weight.scale.numel() > 1 else weight.scale.reshape(())
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise refuse(name, part, "its weight scale is not a positive finite number")
@@ -461,14 +465,15 @@ class Layers:
             raise refuse(name, part, f"its input has shape {x.shape}")
         if len(x.shape) == 3:
             node = self.program.add(name, op, x.node)
-            return replace(x, node=node, shape=self.program.shapes[node], exclusive=False)
+            shape = self.program.shapes[node]
+            return replace(x, node=node, shape=shape, exclusive=False).elsewhere()
         planar = Reshape((x.shape[0], 1, x.shape[1]))
         before = self.program.add(f"{name}.unsqueeze", planar, x.node)
         self.program.zero_points[before] = x.zero_point
         node = self.program.add(name, op, before)
         channels, _, length = self.program.shapes[node]
         after = self.program.add(f"{name}.squeeze", Reshape((channels, length)), node)
-        return replace(x, node=after, shape=(channels, length), exclusive=False)
+        return replace(x, node=after, shape=(channels, length), exclusive=False).elsewhere()
 
     def add(self, values: list[Value], signs: tuple[int, ...], name: str) -> Value:
         """Operands on integer multiples of one scale."""

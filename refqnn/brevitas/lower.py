@@ -7,8 +7,10 @@ weight row and a `Requantize` where it is nonincreasing, and a `Lookup` otherwis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from refqnn.quantizers import Quantizer
 __all__ = ["Closing", "Program"]
 
 _DENSE = 2**20  # accumulator values up to which a function is evaluated at every one of them
+_MULTIPLES = 2**16  # of their unit, that values of a function on codes may be
 _TABLE = 2**24  # entries up to which a non-monotone function becomes a table
 _NEIGHBOURS = 32  # accumulators checked on both sides of a threshold that was found by bisection
 _LANES = 64  # a multiple of every vector width: kernels then never finish with a scalar remainder
@@ -197,9 +200,12 @@ class Program:
     def _negate(self, value: Value, channels: NDArray[np.bool_]) -> Value | None:
         """The value with some rows of its weights negated, or None where that is not possible."""
         assert value.node is not None
-        index = next(i for i, node in enumerate(self.nodes) if node.name == value.node)
+        names = [node.name for node in self.nodes]
+        if not value.exclusive or value.node not in names:
+            return None  # others read it, or it is the input
+        index = names.index(value.node)
         op = self.nodes[index].op
-        if not (value.exclusive and isinstance(op, (Linear, Conv1d, Conv2d))):
+        if not isinstance(op, (Linear, Conv1d, Conv2d)):
             return None
         if len(channels) != op.weight.shape[0]:
             channels = np.full(op.weight.shape[0], bool(channels[0]))
@@ -233,13 +239,14 @@ class Program:
         column = np.tile(np.arange(lo, hi + 1), (channels, 1))
         with torch.no_grad():
             floats = _per_channel(value.decode, column, value)  # [channels, n]
-            integers = torch.round(floats.double() / value.scale.double())
-            exact = integers.to(torch.float32) * value.scale == floats
-        if not bool(exact.all()):
-            raise refuse(name, module, reason)
-        table = Lookup(integers.to(torch.int64).numpy(), lo)
-        node = self.add(value.steps[-1].name, table, value.node)
-        return Value(node, value.shape, value.scale)
+        for scale in (value.scale, _unit(floats)):
+            integers = torch.round(floats.double() / scale.double())
+            small = bool((integers.abs() < _MULTIPLES).all())
+            if small and torch.equal(integers.to(torch.float32) * scale, floats):
+                table = Lookup(integers.to(torch.int64).numpy(), lo)
+                node = self.add(value.steps[-1].name, table, value.node)
+                return Value(node, value.shape, scale)
+        raise refuse(name, module, reason)
 
     def rising(self, value: Value, name: str, module: nn.Module) -> Value:
         """The value, negated where needed so that its function rises in every channel.
@@ -278,6 +285,17 @@ def _code_function(value: Value, quantize: Function) -> CodesOfAcc:
             return _per_channel(lambda t: quantize(value.decode(t)), acc, value).numpy()
 
     return codes
+
+
+def _unit(floats: Tensor) -> Tensor:
+    """The greatest float32 of which all the floats are integer multiples (1 for zeros and NaN)."""
+    values = floats.double().unique()
+    if not bool(torch.isfinite(values).all()):
+        return torch.ones(())
+    ratios = [v.as_integer_ratio() for v in values.tolist() if v]
+    below = max((d for _, d in ratios), default=1)  # a power of two, as all of them are
+    unit = Fraction(math.gcd(*(n * (below // d) for n, d in ratios)) or below, below)
+    return torch.tensor(float(unit), dtype=torch.float32)
 
 
 def _per_channel(function: Function, integers: NDArray[np.int64], value: Value) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from brevitas.core.function_wrapper import LearnedRoundSte, StochasticRoundSte
 from brevitas.core.quant.delay import _DelayQuant
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector
+from brevitas.quant_tensor import IntQuantTensor
 from torch import Tensor, nn
 
 from refqnn.brevitas.values import refuse
@@ -41,17 +42,24 @@ def record(module: nn.Module, x: Tensor) -> Recording:
     recording = Recording()
 
     def keep(proxy: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        recording.calls[id(proxy)].append((inputs[0], output))
+        recording.calls[id(proxy)].append((_copy(inputs[0]), _copy(output)))
 
     quantizers = [m for m in module.modules() if isinstance(m, QuantProxyFromInjector)]
     hooks = [quantizer.register_forward_hook(keep) for quantizer in quantizers]
     try:
         with torch.no_grad():
-            recording.output = module(x)
+            recording.output = module(x.clone())
     finally:
         for hook in hooks:
             hook.remove()
     return recording
+
+
+def _copy(tensor: Any) -> Any:
+    """A copy of a tensor, plain or quantized: the module may go on in place."""
+    if isinstance(tensor, IntQuantTensor):
+        return tensor.set(value=tensor.value.clone())
+    return tensor.clone() if isinstance(tensor, Tensor) else tensor
 
 
 def check_module(module: object) -> None:

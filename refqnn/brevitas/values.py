@@ -9,7 +9,7 @@ quantizer closes it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from brevitas.quant_tensor import IntQuantTensor
@@ -43,6 +43,17 @@ class Step:
     bias: Tensor | None = None
 
 
+class Storage:
+    """What one tensor of the module and its views share.
+
+    Attributes:
+        writers: names of the operations that have changed it in place, in order.
+    """
+
+    def __init__(self) -> None:
+        self.writers: list[str] = []
+
+
 @dataclass(frozen=True, eq=False)
 class Value:
     """A tensor of the module: the integers of a network node, and how they become floats.
@@ -54,6 +65,7 @@ class Value:
         zero_point, divisor, sign, steps: see the module's formula; sign is None where all are +1.
         format: of codes; None for accumulators.
         exclusive: nothing else reads the node, so its rows may be negated in place.
+        storage, writes: where the module keeps it, and how often that had been changed by then.
     """
 
     node: str | None
@@ -65,6 +77,17 @@ class Value:
     steps: tuple[Step, ...] = ()
     format: IntFormat | None = None
     exclusive: bool = False
+    storage: Storage = field(default_factory=Storage)
+    writes: int = 0
+
+    def overwritten(self, name: str) -> Value:
+        """The value, as the result of an operation in place: all others there are stale."""
+        self.storage.writers.append(name)
+        return replace(self, writes=len(self.storage.writers))
+
+    def elsewhere(self) -> Value:
+        """The value in a storage of its own: a result, not a view."""
+        return replace(self, storage=Storage(), writes=0)
 
     def first(self, integers: Tensor) -> Tensor:
         """The float32 value before the steps, of integers [n, *shape]."""
@@ -83,7 +106,7 @@ class Value:
 
     def then(self, step: Step) -> Value:
         """The value behind one more function."""
-        return replace(self, steps=(*self.steps, step), format=None)
+        return replace(self, steps=(*self.steps, step), format=None).elsewhere()
 
     @property
     def per_channel(self) -> bool:

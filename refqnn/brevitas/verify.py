@@ -19,8 +19,10 @@ interval by 2**-21 of the magnitudes that it combines.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,8 @@ __all__ = ["LayerReport", "Report", "compare", "verify_against"]
 _U = 2.0**-24  # unit roundoff of float32
 _SLACK = 2.0**-21  # of a function that kernels may round differently
 _SAFETY = 1 + 2.0**-10  # the second-order terms of the bound
-_BATCH = 512  # samples at a time
+_BATCH = 512  # samples at a time,
+_VALUES = 2**24  # and values of one tensor
 _GRID = 2.0**20  # carried errors are rounded up to multiples of 1 / _GRID
 _POINTS = 9  # where the module's function is evaluated on [v - d, v + d]
 
@@ -112,13 +115,27 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Every difference is explained."""
+        """Every difference is explained; see `warning` where there are many."""
         every = self.teacher_forced + self.free_running
         return all(layer.unexplained == 0 for layer in every)
+
+    @property
+    def warning(self) -> str | None:
+        """What to know of a comparison in which most codes of a layer differ; None otherwise."""
+        names = [layer.name for layer in self.teacher_forced if 2 * layer.equal < layer.codes]
+        if not names:
+            return None
+        return (
+            f"most integers of {', '.join(names)} differ from the module's: its float32 sums round "
+            "there; use fewer bits and power-of-two scales (FixedPoint quantizers), or run the "
+            "module under exact_accumulators()"
+        )
 
     def __str__(self) -> str:
         lines = ["teacher-forced:", *(f"  {layer}" for layer in self.teacher_forced)]
         lines += ["free-running:", *(f"  {layer}" for layer in self.free_running)]
+        if self.warning is not None:
+            lines.append(f"WARNING: {self.warning}")
         return "\n".join(lines)
 
 
@@ -158,11 +175,16 @@ def compare(module: nn.Module, network: Network, batch: Tensor, imported: Import
     if network.output not in closings:
         names.append(network.output)
     forced, free = ({name: LayerReport(name) for name in names} for _ in range(2))
-    for start in range(0, len(batch), _BATCH):
-        part = batch[start : start + _BATCH]
+    largest = max(prod(shape) for shape in network.shapes.values())
+    step = max(1, min(_BATCH, _VALUES // largest))
+    for start in range(0, len(batch), step):
+        part = batch[start : start + step]
         comparison = _Comparison(network, imported, closings, record(module, part), part, start)
         comparison.run(forced, free)
-    return Report(list(forced.values()), list(free.values()))
+    report = Report(list(forced.values()), list(free.values()))
+    if report.ok and report.warning is not None:
+        warnings.warn(report.warning, stacklevel=3)
+    return report
 
 
 def _by_node(imported: Import, network: Network) -> dict[str, Closing]:

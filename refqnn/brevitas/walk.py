@@ -7,6 +7,7 @@ it becomes.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from refqnn.brevitas.functions import is_identity
 from refqnn.brevitas.layers import Layers
 from refqnn.brevitas.lower import Closing, Program
 from refqnn.brevitas.record import Recording, check_module, record
-from refqnn.brevitas.values import Value, refuse
+from refqnn.brevitas.values import Value, along_channels, refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
 from refqnn.network import INPUT, Network
 from refqnn.ops.base import Shape
@@ -40,6 +41,10 @@ _RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
 _RESHAPE_FUNCTIONS = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _SUBTRACTIONS = {operator.sub, operator.isub, torch.sub}
+_IN_PLACE = {
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv),
+    *(operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor),
+}
 _CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
 
@@ -57,11 +62,12 @@ class Import:
 def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Import:
     """The network of a module, and what a comparison needs.  Raises: as `from_brevitas`."""
     check_module(module)
+    _check_one_input(module, example_input)
     batch = as_batch(example_input, "example_input")
     batch = batch.repeat(_SAMPLES, *(1,) * (batch.ndim - 1))[:_SAMPLES]
     try:
         recording = record(module, batch)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = f"the module itself fails on it: {error}"
         raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
     root = nn.Sequential(module) if isinstance(module, QuantLayerMixin) else module
@@ -69,6 +75,20 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
     with torch.no_grad():
         output = walker.run()
     return _finish(walker.program, output)
+
+
+def _check_one_input(module: nn.Module, example_input: object) -> None:
+    """Raises: NotCovered for several inputs."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = sum(p.kind in positional and p.default is p.empty for p in parameters)
+    given = isinstance(example_input, (tuple, list, dict)) and any(
+        isinstance(part, Tensor) or np.ndim(part) > 1 for part in _flat(example_input)
+    )
+    if taken > 1 or given:
+        count = taken if taken > 1 else len(_flat(example_input))
+        remedy = "concatenate them to one tensor, and slice it in the module's forward"
+        raise NotCovered(f"the module: got {count} inputs, expected one; {remedy}")
 
 
 def as_batch(x: ArrayLike | Tensor, argument: str) -> Tensor:
@@ -160,6 +180,7 @@ class _Walker:
                 values[node] = next(inputs, node.args[0] if node.args else None)
                 continue
             args, kwargs = look_up(node.args), look_up(node.kwargs)
+            _check_fresh(node, prefix, (args, kwargs))
             if node.op == "output":
                 output = args[0]
             elif node.op == "get_attr":
@@ -173,6 +194,10 @@ class _Walker:
             else:
                 values[node] = self._function(node.target, prefix + node.name, args, kwargs)
             value = values.get(node)
+            if isinstance(value, Value) and _in_place(node, module):
+                (target, *_) = (a for a in _flat(args) if isinstance(a, Value))
+                value = replace(value, storage=target.storage).overwritten(prefix + node.name)
+                values[node] = value
             if isinstance(value, Value) and value.exclusive and _readers(node) > 1:
                 values[node] = replace(value, exclusive=False)
         return output
@@ -246,8 +271,12 @@ class _Walker:
             return getattr(_example(args[0]), method)(*args[1:], **kwargs)
         if method in _RESHAPES:
             return self._reshape(getattr(Tensor, method), name, args, kwargs)
-        if method in ("contiguous", "detach", "clone", "float"):
+        if method == "clone":
+            return args[0].elsewhere()
+        if method in ("contiguous", "detach", "float", "dequantize"):
             return args[0]
+        if method == "int" and args[0].format is not None and args[0].sign is None:
+            return replace(args[0], scale=torch.ones(()), zero_point=0).elsewhere()
         if method in ("add", "add_", "sub", "sub_") and len(values) == 2 and not kwargs:
             sign = 1 if method.startswith("add") else -1
             return self.layers.add(values, (1, sign), name)
@@ -278,6 +307,19 @@ class _Walker:
         return result
 
     def _attribute_of(self, value: Any, attribute: str, name: str) -> Any:
+        if not isinstance(value, Value):
+            return getattr(value, attribute)
+        if attribute in ("value", "tensor", "data"):
+            return value
+        if value.format is not None and not value.steps and value.sign is None:
+            if attribute == "scale":
+                return along_channels(value.scale, len(value.shape) + 1)
+            if attribute == "zero_point":
+                return torch.tensor(float(value.zero_point))
+            if attribute == "bit_width":
+                return torch.tensor(float(value.format.bits))
+            if attribute in ("signed", "signed_t"):
+                return value.format.signed
         if attribute in ("shape", "ndim", "dtype", "device"):
             return getattr(_example(value), attribute)
         raise refuse(name, f"attribute {attribute}", "is not known before the module runs")
@@ -321,6 +363,27 @@ def _readers(node: fx.Node) -> int:
         not ((user.op == "call_method" and user.target in _SIZE_METHODS) or user.target is getattr)
         for user in node.users
     )
+
+
+def _in_place(node: fx.Node, module: nn.Module) -> bool:
+    """Whether the operation writes its result over its first argument."""
+    if node.op == "call_module":
+        parts = module.get_submodule(str(node.target)).modules()
+        return any(getattr(part, "inplace", False) for part in parts)
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    named = name.endswith("_") and not name.endswith("__")
+    return named or node.target in _IN_PLACE or bool(node.kwargs.get("inplace"))
+
+
+def _check_fresh(node: fx.Node, prefix: str, arguments: Any) -> None:
+    """Raises: NotCovered for a value that an operation in place has replaced meanwhile."""
+    if node.op == "call_method" and node.target in _SIZE_METHODS:
+        return
+    for value in _flat(arguments):
+        if isinstance(value, Value) and value.writes < len(value.storage.writers):
+            reason = f"reads a tensor that {value.storage.writers[-1]} has changed in place; "
+            remedy = "read the result of that operation, or give it a copy"
+            raise refuse(f"{prefix}{node.name}", str(node.target), reason + remedy)
 
 
 def _example(value: Value) -> Tensor:

@@ -742,11 +742,11 @@ REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
         lambda: Forward(
             lambda m, x: m.out(m.a(m.quant(x)).value + m.b(m.quant(x)).value),
             quant=signed(),
-            a=qnn.QuantIdentity(bit_width=4, **QT),
+            a=qnn.QuantIdentity(bit_width=4, narrow_range=True, **QT),
             b=qnn.QuantIdentity(bit_width=5, **QT),
             out=signed(),
         ),
-        r"attribute value|no small common unit",
+        r"no small common unit",
     ),
     (
         "two input quantizers",
@@ -857,3 +857,167 @@ def test_wrong_arguments() -> None:
         from_brevitas(module, np.array([["a", "b"]]))
     with pytest.raises(NotCovered, match="float64"):
         from_brevitas(module.double(), torch.randn(2, 4))
+
+
+# --- in place -----------------------------------------------------------------------------------
+
+
+def _clamped(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    a.clamp_(min=0)
+    return m.out(a)
+
+
+def _view_changed(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    a.view(-1, 2).mul_(2.0)
+    return m.out(a)
+
+
+def _changed_by_a_module(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    b = m.relu(a)
+    return m.out(a) + m.out(b)
+
+
+def _changed_inside_a_part(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    b = m.part(a)
+    return m.out(b) + m.out(a)
+
+
+def _in_place_parts() -> dict[str, nn.Module]:
+    def part(m: Any, x: Tensor) -> Tensor:
+        return m.inner(x.mul_(0.5))
+
+    plain = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=4)
+    return {
+        "quant": signed(),
+        "fc": fc_like(4),
+        "act": plain,
+        "out": signed(),
+        "relu": nn.ReLU(inplace=True),
+        "part": Forward(part, inner=signed()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (_clamped, "^out .*clamp_ has changed in place"),
+        (_view_changed, "^out .*mul_ has changed in place"),
+        (_changed_by_a_module, "^out .*relu has changed in place"),
+        (_changed_inside_a_part, "^out.*mul_ has changed in place"),
+    ],
+)
+def test_reading_what_was_overwritten_is_refused(forward: Any, message: str) -> None:
+    module = Forward(forward, **_in_place_parts()).eval()
+    for sample in (torch.zeros(1, 4), torch.randn(50, 4) * 3):
+        with pytest.raises(NotCovered, match=message):
+            from_brevitas(module, sample)
+
+
+def test_results_in_place_are_read() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        a = m.act(m.fc(m.quant(x)))
+        b = a.clone()
+        a = a.clamp_(min=0)
+        a += b
+        return m.out(a)
+
+    module, x = ready(Forward(forward, **_in_place_parts()), 4)
+    before = x.clone()
+    assert_exact(module, x)
+    assert torch.equal(x, before)
+
+
+def test_one_example_does_not_hide_what_another_shows() -> None:
+    """A hook that acts on large values only."""
+    module, _ = ready(nn.Sequential(signed(), fc_like(4), signed(), fc_like(2)), 4)
+    module[1].register_forward_hook(lambda part, inputs, y: torch.where(y > y.std(), y + 9.0, y))
+    with pytest.raises(NotCovered, match=r"^2: .*its trace does not show"):
+        from_brevitas(module, torch.zeros(1, 4))
+
+
+# --- functions on codes, attributes, widths, inputs ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.out(-m.quant(x)),
+        lambda m, x: m.out(1 - m.quant(x)),
+        lambda m, x: m.out(m.quant(x) * -0.5),
+        lambda m, x: m.out(m.quant(x) ** 2),
+        lambda m, x: m.fc(-m.quant(x)),
+        lambda m, x: m.fc(m.quant(x) * -0.5),
+        lambda m, x: m.fc(m.quant(x) ** 2),
+        lambda m, x: m.fc(m.quant(x) ** 2 - 1.5),
+        lambda m, x: m.out(m.fc(m.quant(x).abs())),
+    ],
+)
+def test_functions_directly_on_codes(function: Any) -> None:
+    options = {"return_quant_tensor": False, "bit_width": 4}
+    quant = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, **options)
+    fc = qnn.QuantLinear(4, 3, bias=False, **STRICT_WEIGHT)
+    out = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=5)
+    assert_exact(*ready(Forward(function, quant=quant, fc=fc, out=out), 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.out(m.fc(m.quant(x)).value).value,
+        lambda m, x: m.out(m.act(m.fc(m.quant(x))).tensor),
+        lambda m, x: m.out(m.act(m.fc(m.quant(x))).value / m.act.scale_of),
+        lambda m, x: m.out(m.act(m.fc(m.quant(x))).int().float()),
+    ],
+)
+def test_attributes_of_quantized_tensors(function: Any) -> None:
+    fc = qnn.QuantLinear(4, 3, **STRICT, **QT)
+    parts = {"quant": signed(), "fc": fc, "act": signed(), "out": signed(5)}
+    parts["act"].register_buffer("scale_of", torch.tensor(0.5))
+    assert_exact(*ready(Forward(function, **parts), 4))
+
+
+def test_scale_and_zero_point_are_read() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        a = m.act(m.fc(m.quant(x)))
+        return m.out(a.value / a.scale + a.zero_point + a.bit_width)
+
+    parts = {"quant": signed(), "fc": fc_like(4), "act": signed(), "out": signed(5)}
+    assert_exact(*ready(Forward(forward, **parts), 4))
+
+
+@pytest.mark.parametrize("bits", [33, 60, 100])
+def test_weights_of_too_many_bits(bits: int) -> None:
+    module = nn.Sequential(signed(), qnn.QuantLinear(4, 2, bias=False, weight_bit_width=bits))
+    with pytest.raises(NotCovered, match=rf"^1 .*{bits}-bit weights; expected at most 32 bits"):
+        from_brevitas(module.eval(), torch.randn(2, 4))
+
+
+def test_integers_that_mostly_differ_are_told() -> None:
+    module = nn.Sequential(signed(), qnn.QuantLinear(4, 2, bias=False, weight_bit_width=30))
+    module, x = ready(module, 4)
+    with pytest.warns(UserWarning, match=r"integers of 1 differ.*power-of-two.*exact_accumulators"):
+        network = from_brevitas(module, x)
+    with pytest.warns(UserWarning, match="float32 sums round"):
+        report = verify_against(module, network, x)
+    assert "WARNING: most integers of 1" in str(report)
+
+
+def test_several_inputs_are_refused_in_one_sentence() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quant, self.fc = signed(), fc_like(4)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.fc(self.quant(x) + self.quant(y))
+
+    x = torch.randn(8, 4)
+    for example in ((x, x), [x, x], x):
+        with pytest.raises(NotCovered, match="got 2 inputs, expected one; concatenate"):
+            from_brevitas(Two().eval(), example)
+    with pytest.raises(NotCovered, match="got 3 inputs, expected one; concatenate"):
+        from_brevitas(nn.Sequential(signed(), fc_like(4)).eval(), (x, x, x))
