@@ -268,7 +268,12 @@ def comes_back(network: Network, flavour: str, data: st.DataObject) -> None:
         if any(reason in str(error) for reason in reasons):
             return
         raise
-    again = from_onnx(model)
+    try:
+        again = from_onnx(model)
+    except NotCovered as error:  # a table as short as a range that the reader cannot prove
+        if "its index may leave the table" in str(error):
+            return
+        raise
     codes = data.draw(batches(network))
     np.testing.assert_array_equal(again.forward(codes), network.forward(codes))
     if network.input_quantizer is not None:
