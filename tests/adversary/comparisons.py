@@ -493,20 +493,20 @@ def constructors(network: Network, rng: Rng) -> str:
 
 # name: (comparison, arguments of `network_of`, networks by default, networks with -m slow)
 COMPARISONS: dict[str, tuple[Callable[[Network, Rng], str], dict[str, Any], int, int]] = {
-    "forward": (forward, {"points": None}, 50, 9_000),
-    "forward, few inputs": (forward, {}, 30, 6_000),
-    "a kind of one's own": (forward, {"points": None, "own": True}, 20, 3_000),
-    "dtypes": (dtypes, {"points": None}, 25, 4_000),
-    "refusals": (refusals, {"points": None}, 60, 12_000),
-    "emulated": (emulated, {"points": None}, 40, 10_000),
-    "files": (files, {"points": None}, 20, 4_000),
-    "bounds": (bounds, {}, 60, 3_000),
-    "bounds, a kind of one's own": (bounds, {"own": True}, 15, 600),
-    "overflows": (overflows, {}, 40, 8_000),
-    "simplified": (simplified, {}, 40, 8_000),
-    "constructors": (constructors, {}, 200, 40_000),
+    "forward": (forward, {"points": None}, 50, 40_000),
+    "forward, few inputs": (forward, {}, 30, 30_000),
+    "a kind of one's own": (forward, {"points": None, "own": True}, 20, 10_000),
+    "dtypes": (dtypes, {"points": None}, 25, 10_000),
+    "refusals": (refusals, {"points": None}, 60, 30_000),
+    "emulated": (emulated, {"points": None}, 40, 40_000),
+    "files": (files, {"points": None}, 20, 10_000),
+    "bounds": (bounds, {}, 60, 12_000),
+    "bounds, a kind of one's own": (bounds, {"own": True}, 15, 3_000),
+    "overflows": (overflows, {}, 40, 20_000),
+    "simplified": (simplified, {}, 40, 20_000),
+    "constructors": (constructors, {}, 200, 80_000),
 }
 if find_spec("concrete") is not None:
-    COMPARISONS["lowering"] = (lowering, {"tame": True}, 40, 6_000)
+    COMPARISONS["lowering"] = (lowering, {"tame": True}, 40, 15_000)
 if find_spec("onnx") is not None:
-    COMPARISONS["onnx"] = (onnx, {"points": None, "tame": True}, 40, 8_000)
+    COMPARISONS["onnx"] = (onnx, {"points": None, "tame": True}, 40, 25_000)
