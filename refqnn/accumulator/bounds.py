@@ -174,6 +174,14 @@ class Bounds:
     def end(self, end: int) -> IntArray:
         return self.lo if end == LO else self.hi
 
+    def set_end(self, end: int, index: tuple[int, ...], value: int) -> None:
+        """A tighter bound, which int64 may not hold where it held the looser one."""
+        array = self.end(end)
+        if not -(2**63) <= value < 2**63:
+            array = array.astype(object)
+        array[index] = value
+        self.lo, self.hi = (array, self.hi) if end == LO else (self.lo, array)
+
 
 class Witnesses:
     """A pool of inputs without repetition."""

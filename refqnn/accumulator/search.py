@@ -322,7 +322,7 @@ class Search:
         sign = 1 if end == HI else -1
         proved = sign * int(bounds.end(end)[index])
         found = self._maximise(cone, sign, proved)
-        bounds.end(end)[index] = sign * found.bound
+        bounds.set_end(end, index, sign * found.bound)
         if found.bound < proved:
             bounds.proof[position] = found.proof
         if found.exact:

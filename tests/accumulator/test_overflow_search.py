@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import refqnn.accumulator.overflow as overflow
 from refqnn import (
     BIPOLAR,
+    Concat,
     Domain,
     IntFormat,
     Linear,
@@ -267,3 +268,17 @@ def test_saturation_is_harmless_where_the_hull_fits(drawn, bits, random):
     assume(signed_bits(min(range_.lo[0], bias), max(range_.hi[0], bias)) <= bits)
     emulated = Emulated(bits, overflow="saturate", order="bias_first")
     assert network.trace(x, accumulator=emulated)["fc"][0, 0] == network.forward(x)[0, 0]
+
+
+def test_a_bound_that_a_search_moves_out_of_int64(monkeypatch):
+    monkeypatch.setattr("refqnn.accumulator.ladder.EXHAUSTIVE_LIMIT", 0)
+    codes = Requantize([[1, 2, 3]], IntFormat(2, signed=True))
+    nodes = [
+        Node("act", codes, ("input",)),
+        Node("cat", Concat(), ("input", "act")),
+        Node("fc", Linear([[-1, 1]], [-(2**63)])),
+    ]
+    network = Network(nodes, input_shape=(1,), input_format=BIPOLAR)
+    layer = certify(network, method="search", budget_s=5.0)["fc"]
+    values = [int(v) for v in network.trace([[-1], [1]])["fc"].ravel()]
+    assert (layer.lo.tolist(), layer.hi.tolist()) == ([min(values)], [max(values)])
