@@ -297,7 +297,7 @@ def test_refused_inputs() -> None:
     with pytest.raises(OutOfRange):
         circuit.encrypt([0, 0, 0, -1])
     with pytest.raises(ShapeMismatch):
-        circuit.encrypt([[0, 0, 0, 0]])
+        circuit.encrypt([[0, 0, 0, 0]] * 2)  # one sample, as a row or as a table of one row
     with pytest.raises(ShapeMismatch):
         circuit.execute([[0, 0, 0]])
 
