@@ -21,6 +21,7 @@ function round(n, d, mode) {
   if (twice === 0n || mode === "floor") return lower;
   if (mode === "ceil") return lower + 1n;
   if (mode === "toward_zero") return n < 0n ? lower + 1n : lower;
+  if (mode === "away_from_zero") return n < 0n ? lower : lower + 1n;
   if (twice !== d) return twice > d ? lower + 1n : lower;
   const up = {
     half_even: lower % 2n !== 0n,
