@@ -84,11 +84,10 @@ def _folded(network: Network, certificate: Certificate) -> Network:
         sources = inputs_of(node)
         shapes = [network.shapes[name] for name in sources]
         operands = [classes[name] for name in sources]
-        op, keys = node.op, None
-        if _known_kind(op):
-            op = op.restricted(*(ranges[name] for name in sources))
-            op = op.merged(*_known(operands[0], values))
-            keys = op.keys(operands, *shapes)
+        tell = _telling(node.op)
+        op = tell.restricted(node.op, *(ranges[name] for name in sources))
+        op = tell.merged(op, *_known(operands[0], values))
+        keys = tell.keys(op, operands, *shapes)
         nodes.append(Node(node.name, op, sources))
         if keys is None:
             keys = [(node.name, c) for c in range(network.shapes[node.name][0])]
@@ -96,9 +95,10 @@ def _folded(network: Network, certificate: Certificate) -> Network:
     return network.with_nodes(nodes)
 
 
-def _known_kind(op: Op) -> bool:
-    """Is it a kind of ours, and not one of the user's own, which may share its name or base?"""
-    return type(op) in KINDS
+def _telling(op: Op) -> type[Op]:
+    """Whose structure counts: that of a kind of ours, of the user's own none (its name, or what it
+    inherits, may be that of another)."""
+    return type(op) if type(op) in KINDS else Op
 
 
 def _known(classes: Classes, values: _Values) -> tuple[list[int], dict[int, int]]:
@@ -134,8 +134,7 @@ def _without_dead_channels(network: Network) -> Network:
 
 def _cut(node: Node, live: dict[str, Mask]) -> Op:
     out, into = live[node.name], live[inputs_of(node)[0]]
-    whole = not _known_kind(node.op) or (out.all() and into.all())
-    return node.op if whole else node.op.taken(out, into)
+    return node.op if out.all() and into.all() else _telling(node.op).taken(node.op, out, into)
 
 
 def _live_channels(network: Network) -> dict[str, Mask]:
@@ -157,20 +156,17 @@ def _live_channels(network: Network) -> dict[str, Mask]:
         for node in network.nodes:
             if live[node.name].any():
                 sources = inputs_of(node)
-                if not _known_kind(node.op):
-                    live[node.name][:] = True
-                    continue
-                kin = node.op.kin([live[n] for n in sources], *(shapes[n] for n in sources))
-                live[node.name] |= kin
+                masks = [live[name] for name in sources]
+                read = [shapes[name] for name in sources]
+                live[node.name] |= _telling(node.op).kin(node.op, masks, *read)
     return live
 
 
 def _keep_operands(node: Node, live: dict[str, Mask], shapes: dict[str, Shape]) -> None:
     """Mark what a live node reads."""
     sources = inputs_of(node)
-    needs = [np.ones(shapes[name][0], dtype=bool) for name in sources]
-    if _known_kind(node.op):
-        needs = node.op.needs(live[node.name], *(shapes[name] for name in sources))
+    read = [shapes[name] for name in sources]
+    needs = _telling(node.op).needs(node.op, live[node.name], *read)
     for name, need in zip(sources, needs):
         live[name] |= need
         if not live[name].any():

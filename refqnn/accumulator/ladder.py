@@ -41,11 +41,10 @@ def climbed(
     seed: int,
     progress: Progress | None,
 ) -> tuple[dict[str, Bounds], NDArray[np.int64]]:
-    """The bounds of every value and the witnesses [m, *input_shape]; arguments as for `certify`."""
+    """The bounds of every value and the witnesses [m, *input_shape]; arguments as for `certify`,
+    which has checked the seconds and the seed."""
     if method not in get_args(Method):
         raise InvalidArgument(mismatch("method", repr(method), f"one of {get_args(Method)}"))
-    if budget_s is not None and not budget_s >= 0:
-        raise InvalidArgument(mismatch("budget_s", budget_s, "None, or seconds >= 0"))
     data = None if X is None else _data(network, domain, X)
     small = not domain.is_box or domain.size <= EXHAUSTIVE_LIMIT
     if method == "exhaustive" and not small:

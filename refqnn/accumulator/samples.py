@@ -67,6 +67,6 @@ def _searched(
         codes = np.where(moved, ends, best)
         trace = network.trace(codes)
         yield trace
-        better = pushed(trace) > reached
-        reached = np.maximum(pushed(trace), reached)
+        value = pushed(trace)
+        better, reached = value > reached, np.maximum(value, reached)
         best = np.where(better.reshape(-1, *(1,) * lo.ndim), codes, best)

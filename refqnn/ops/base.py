@@ -36,6 +36,7 @@ __all__ = [
     "IntArray",
     "Interval",
     "Op",
+    "RowOfEach",
     "Shape",
     "SumOp",
     "bias_parameter",
@@ -254,6 +255,33 @@ class Channelwise(Op):
 def _by_channel(parameter: object) -> TypeGuard[NDArray[np.int64]]:
     """Arrays of a channelwise kind are [channels or 1, ...]."""
     return isinstance(parameter, np.ndarray)
+
+
+class RowOfEach(Channelwise):
+    """What elementwise kinds share that hold a row of numbers for each channel, or one for all."""
+
+    role = Role.ELEMENTWISE
+
+    @property
+    @abstractmethod
+    def listed(self) -> NDArray[np.int64]:
+        """The rows, [channels or 1, ...]."""
+
+    @property
+    def channels(self) -> int:
+        """How many rows there are; 1 means one row for every channel."""
+        return int(self.listed.shape[0])
+
+    def rows_of(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of these channels [m], [m, ...]."""
+        return np.asarray(self.listed[channels if self.channels > 1 else np.zeros_like(channels)])
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        (shape,) = shapes
+        if self.channels != 1 and (not shape or shape[0] != self.channels):
+            expected = f"{self.channels} channels first"
+            raise ShapeMismatch(mismatch(f"input of {self.kind}", f"shape {shape}", expected))
+        return shape
 
 
 class SumOp(Op):

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.arithmetic import magnitude
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
 from refqnn.ops.base import (
     IntArray,
@@ -142,8 +141,8 @@ class _Conv(Convolution):
         return self.kernel, self.stride, self.padding, self.dilation, self.pad_code
 
     def absolute(self, *, padded: bool) -> SumOp:
-        positive = self.with_weights(magnitude(self.by_channel), None)
-        return replace(positive, pad_code=abs(self.pad_code) if padded else 0)
+        positive = super().absolute(padded=padded)
+        return replace(positive, pad_code=abs(self.pad_code) if padded else 0)  # type: ignore[type-var]
 
     def positions(self, sizes: Shape) -> Shape:
         return n_positions(sizes, self.kernel, self.stride, self.padding, self.dilation)

@@ -172,9 +172,7 @@ class Gather(Movement):
         return self.index.shape
 
     def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
-        (codes,) = x
-        flat = codes.reshape(len(codes), prod(self.in_shape))
-        return np.where(self.index == PADDING, self.fill, flat[:, self.index])
+        return self.moved(*x, fill=self.fill)
 
     def datatype(self, ends: Sequence[tuple[int, int]], *shapes: Shape) -> tuple[int, int]:
         lo, hi = super().datatype(ends, *shapes)

@@ -12,25 +12,25 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import InvalidType, OutOfRange, ShapeMismatch, mismatch
+from refqnn.errors import InvalidType, OutOfRange, mismatch
 from refqnn.formats import IntFormat
 from refqnn.ops.base import (
-    Channelwise,
     Ends,
     IntArray,
     Interval,
+    RowOfEach,
     Shape,
     channel_index,
     integer,
     integer_parameter,
 )
-from refqnn.ops.structure import Role, Table, extremes
+from refqnn.ops.structure import Table, extremes
 
 __all__ = ["Lookup"]
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup(Channelwise):
+class Lookup(RowOfEach):
     """A table of integers.  The channel axis is the first of a sample.
 
     Args:
@@ -48,7 +48,6 @@ class Lookup(Channelwise):
     """
 
     kind: ClassVar[str] = "Lookup"
-    role = Role.ELEMENTWISE
 
     table: NDArray[np.int64]
     lo: int
@@ -69,16 +68,8 @@ class Lookup(Channelwise):
         return self.lo + int(self.table.shape[1]) - 1
 
     @property
-    def channels(self) -> int:
-        """Rows of the table; 1 means one row for every channel."""
-        return int(self.table.shape[0])
-
-    def out_shape(self, *shapes: Shape) -> Shape:
-        (shape,) = shapes
-        if self.channels != 1 and (not shape or shape[0] != self.channels):
-            expected = f"{self.channels} channels first"
-            raise ShapeMismatch(mismatch("input of Lookup", f"shape {shape}", expected))
-        return shape
+    def listed(self) -> NDArray[np.int64]:
+        return self.table
 
     def out_range(self, *ranges: Interval) -> Interval:
         """Least and greatest entry between the ends, at every position: exact.
@@ -105,13 +96,11 @@ class Lookup(Channelwise):
 
     def datatype(self, ends: Sequence[Ends], *shapes: Shape) -> Ends:
         if self.format is not None:
-            return self.format.q_min, self.format.q_max
+            return super().datatype(ends, *shapes)
         return int(self.table.min()), int(self.table.max())
 
     def functions(self, channels: NDArray[np.int64]) -> Table:
-        return Table(
-            self.table[channels if self.channels > 1 else np.zeros_like(channels)], self.lo
-        )
+        return Table(self.rows_of(channels), self.lo)
 
     def _check(self, x: Interval) -> None:
         lo, hi = int(x.lo.min()), int(x.hi.max())

@@ -23,15 +23,14 @@ from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatc
 from refqnn.formats import IntFormat
 from refqnn.limits import COMPARED_THRESHOLDS, MAX_LEVELS, PREPARED_TABLE
 from refqnn.ops.base import (
-    Channelwise,
     IntArray,
     Interval,
-    Shape,
+    RowOfEach,
     channel_index,
     integer,
     integer_parameter,
 )
-from refqnn.ops.structure import Role, Thresholds
+from refqnn.ops.structure import Thresholds
 from refqnn.rounding import Rounding
 
 __all__ = ["ALWAYS", "NEVER", "Requantize"]
@@ -43,7 +42,7 @@ CodeFunction = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Requantize(Channelwise):
+class Requantize(RowOfEach):
     """Accumulators to codes by counting thresholds.  The channel axis is the first of a sample.
 
     Args:
@@ -63,7 +62,6 @@ class Requantize(Channelwise):
     """
 
     kind: ClassVar[str] = "Requantize"
-    role = Role.ELEMENTWISE
     monotone = True
 
     thresholds: NDArray[np.int64]
@@ -82,16 +80,8 @@ class Requantize(Channelwise):
     # --- what it computes -------------------------------------------------------------------
 
     @property
-    def channels(self) -> int:
-        """Rows of thresholds; 1 means one row for every channel."""
-        return int(self.thresholds.shape[0])
-
-    def out_shape(self, *shapes: Shape) -> Shape:
-        (shape,) = shapes
-        if self.channels != 1 and (not shape or shape[0] != self.channels):
-            expected = f"{self.channels} channels first"
-            raise ShapeMismatch(mismatch("input of Requantize", f"shape {shape}", expected))
-        return shape
+    def listed(self) -> NDArray[np.int64]:
+        return self.thresholds
 
     def out_range(self, *ranges: Interval) -> Interval:
         """Monotone, so the ends map to the ends: exact."""
@@ -155,8 +145,7 @@ class Requantize(Channelwise):
         return step.bit_length() - 1 if step > 0 and step & (step - 1) == 0 else None
 
     def functions(self, channels: NDArray[np.int64]) -> Thresholds:
-        rows = channels if self.channels > 1 else np.zeros_like(channels)
-        return Thresholds(self.thresholds[rows], self.format.q_min)
+        return Thresholds(self.rows_of(channels), self.format.q_min)
 
     def restricted(self, *ranges: Interval) -> Requantize:
         """Thresholds that no accumulator reaches become NEVER, those that all pass ALWAYS."""
