@@ -200,8 +200,7 @@ def encrypted_table() -> str:
                 f"{digits(peer['seconds'])} s",
                 f"{ours['evaluation_key_bytes'] / 1e6:.0f}, "
                 f"{peer['evaluation_key_bytes'] / 1e6:.0f} MB",
-                f"{ours['compared_samples'] - ours['wrong_samples']} of "
-                f"{ours['compared_samples']}",
+                f"{ours['compared_samples'] - ours['wrong_samples']} of {ours['compared_samples']}",
             ]
         )
     head = ["network", "test accuracy", "lookups", "encrypted", "/ limit", "peer's way"]
@@ -304,6 +303,20 @@ def vectors() -> str:
     return str(_strength("vectors"))
 
 
+def _files() -> list[Path]:
+    return sorted((FOLDER.parent / "vectors").glob("*.json"))
+
+
+@figure
+def vector_files() -> str:
+    return str(len(_files()) - 1)  # without the manifest
+
+
+@figure
+def vector_size() -> str:
+    return f"{sum(path.stat().st_size for path in _files()) / 1e6:.1f} MB"
+
+
 @figure
 def mutants() -> str:
     return str(_strength("total", "mutants"))
@@ -313,6 +326,16 @@ def mutants() -> str:
 def mutants_killed() -> str:
     killed, of = _strength("total", "killed"), _strength("total", "mutants")
     return "all" if killed == of else f"{killed}"
+
+
+@figure
+def mutants_whole() -> str:
+    return str(_strength("whole_networks", "mutants"))
+
+
+@figure
+def onnx_vectors() -> str:
+    return str(len(_strength("onnx", "vectors")))
 
 
 @figure

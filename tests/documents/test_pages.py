@@ -30,7 +30,11 @@ def run_blocks(page: Path, folder: Path) -> int:
         if language == "bash":
             command = ["bash", "-euo", "pipefail", "-c", code]
             done = subprocess.run(
-                command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+                command,
+                cwd=folder,
+                env={**os.environ, "PATH": path},
+                capture_output=True,
+                text=True,
             )
             assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
         else:
@@ -70,6 +74,10 @@ def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
     rows = re.findall(r"^\| ([^|]+) \|", (DOCS / "glossary.md").read_text("utf-8"), re.MULTILINE)
     words = [row.lower() for row in rows[2:]]
     assert words == sorted(set(words))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
 def test_every_figure_is_that_of_bench() -> None:
