@@ -1,4 +1,4 @@
-"""README.md and refqnn/docs, promise by promise: each sentence beside the smallest check that it is so.
+"""README.md and refqnn/docs, promise by promise: each sentence beside the smallest check of it.
 
 Written from the words alone.  What other tests prove at length is quoted here with one real case.
 Its Python blocks run in tests/test_readme.py.
