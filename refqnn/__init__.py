@@ -35,6 +35,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Requantize,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "PowerOfTwoQuantizer",
     "RefqnnError",
     "Requantize",
+    "Rescale",
     "Reshape",
     "Rounding",
     "SumPool2d",

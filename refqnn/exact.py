@@ -393,6 +393,23 @@ def _requantize(op: ops.Requantize, x: Nested) -> Nested:
     return _map(code, x)
 
 
+def _rescale(op: ops.Rescale, x: Nested) -> Nested:
+    def code(acc: int, index: tuple[int, ...]) -> int:
+        def at(values: Any) -> Any:
+            return values[index[0]] if len(values) > 1 else values[0]
+
+        value = Fraction((acc + int(at(op.offset))) * int(at(op.multiplier)))
+        shift = int(at(op.shift))
+        if op.first_rounding is not None:
+            first = int(at(op.first_shift))
+            value, shift = Fraction(round(value / 2**first, op.first_rounding.value)), shift - first
+        lowest, highest = map(int, at(op.clip))
+        rounded = round(value / 2**shift, op.rounding.value)
+        return min(max(rounded + int(at(op.zero_point)), lowest), highest)
+
+    return _map(code, x)
+
+
 def _lookup(op: ops.Lookup, x: Nested) -> Nested:
     rows: list[list[int]] = op.table.tolist()
     lowest: int = op.lo
@@ -460,6 +477,7 @@ _SUMS: dict[str, Callable[..., Nested]] = {
 
 _MAPS: dict[str, Callable[..., Nested]] = {
     "Requantize": _requantize,
+    "Rescale": _rescale,
     "Lookup": _lookup,
     "MaxPool2d": _max_pool,
     "Concat": _concat,

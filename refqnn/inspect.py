@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refqnn.arithmetic import Arithmetic
-from refqnn.formats import IntFormat, signed_bits, span_bits
+from refqnn.formats import IntFormat, is_integer, signed_bits, span_bits
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
 from refqnn.ops import Interval, Op
@@ -72,11 +72,12 @@ def describe(network: Network, domain: Interval | None = None) -> list[Row]:
 
 def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
     op, inputs, arithmetic = node.op, inputs_of(node), None
+    shift = getattr(op, "shift", None)
     if is_sum(op):
         arithmetic = Arithmetic.for_mass(op.prepare(*map(ranges.__getitem__, inputs))).name.lower()
     return replace(
         _row(node.name, op.kind, inputs, ranges[node.name], getattr(op, "format", None)),
-        shift=getattr(op, "shift", None),
+        shift=shift if is_integer(shift) else None,  # a Rescale has one for each channel
         arithmetic=arithmetic,
         parameters=_parameters(op),
     )

@@ -42,6 +42,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Op,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -80,7 +81,7 @@ Strategy = st.SearchStrategy
 
 
 def roundings() -> Strategy[Rounding]:
-    """The eight rounding modes."""
+    """The nine rounding modes."""
     return st.sampled_from(Rounding)
 
 
@@ -271,6 +272,31 @@ def _requantize(draw: st.DrawFn, x: Value, largest: int) -> Op:
 
 
 @st.composite
+def _rescale(draw: st.DrawFn, x: Value, largest: int) -> Op:
+    """Codes of 2 to 32 bits; shifts to the left and to the right side by side."""
+    fmt = draw(st.builds(IntFormat, st.integers(2, 32), st.booleans(), st.booleans()))
+    rows = draw(st.sampled_from([1, x.shape[0]]))
+
+    def each(lo: int, hi: int) -> NDArray[np.int64]:
+        count = draw(st.sampled_from([1, rows]))
+        return draw(hnp.arrays(np.int64, (count,), elements=st.integers(lo, hi)))
+
+    shift = each(0, draw(st.sampled_from([4, 62])))
+    clip = hnp.arrays(np.int64, (rows, 2), elements=st.integers(fmt.q_min, fmt.q_max))
+    return Rescale(
+        each(0, draw(st.sampled_from([largest, 2**31, 2**62 - 1]))),
+        shift,
+        fmt,
+        draw(roundings()),
+        zero_point=each(-largest, largest),
+        offset=each(-largest, largest),
+        clip=draw(st.none() | clip.map(lambda ends: np.sort(ends, axis=1))),
+        first_rounding=draw(st.none() | roundings()),
+        first_shift=each(0, int(shift.min())),
+    )
+
+
+@st.composite
 def _lookup(draw: st.DrawFn, x: Value, largest: int) -> Op:
     lo, hi = int(x.range.lo.min()), int(x.range.hi.max())
     first = lo - draw(st.integers(0, 2))
@@ -298,6 +324,7 @@ def _add(draw: st.DrawFn, operands: int) -> Op:
 _UNARY: dict[str, tuple[Callable[[Value], bool], Callable[..., Strategy[Op]]]] = {
     "Linear": (lambda x: len(x.shape) == 1, _linear),
     "Requantize": (lambda x: _magnitude(x) < NEVER, _requantize),
+    "Rescale": (lambda x: True, _rescale),
     "Conv1d": (lambda x: len(x.shape) == 2 and x.shape[0] <= 4, _conv),
     "Conv2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv),
     "ConvTranspose2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv_transpose),

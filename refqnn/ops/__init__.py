@@ -10,6 +10,7 @@ from refqnn.ops.linear import Linear
 from refqnn.ops.lookup import Lookup
 from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
 from refqnn.ops.requantize import Requantize
+from refqnn.ops.rescale import Rescale
 from refqnn.ops.reshape import Flatten, Reshape
 from refqnn.ops.structure import Role
 
@@ -28,6 +29,7 @@ KINDS: tuple[type[Op], ...] = (
     Flatten,
     Reshape,
     Gather,
+    Rescale,
 )
 """Every kind that files hold."""
 
@@ -47,6 +49,7 @@ __all__ = [
     "MaxPool2d",
     "Op",
     "Requantize",
+    "Rescale",
     "Reshape",
     "Role",
     "SumOp",
