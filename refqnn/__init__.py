@@ -36,6 +36,7 @@ from refqnn.ops import (
     MaxPool2d,
     Requantize,
     Reshape,
+    Softmax,
     SumPool2d,
 )
 from refqnn.quantizers import (
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _LAZY_FUNCTIONS = {
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
+    "from_tflite": "refqnn.tflite",
     "to_onnx": "refqnn.onnx",
 }
 _LAZY_MODULES = frozenset(
@@ -67,6 +69,7 @@ _LAZY_MODULES = frozenset(
         "plotting",
         "pruning",
         "testing",
+        "tflite",
         "training",
     )
 )
@@ -109,6 +112,7 @@ __all__ = [
     "Requantize",
     "Reshape",
     "Rounding",
+    "Softmax",
     "SumPool2d",
     "SymmetricQuantizer",
     "ThresholdQuantizer",

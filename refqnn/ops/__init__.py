@@ -11,6 +11,7 @@ from refqnn.ops.lookup import Lookup
 from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
 from refqnn.ops.requantize import Requantize
 from refqnn.ops.reshape import Flatten, Reshape
+from refqnn.ops.softmax import Softmax
 from refqnn.ops.structure import Role
 
 KINDS: tuple[type[Op], ...] = (
@@ -28,6 +29,7 @@ KINDS: tuple[type[Op], ...] = (
     Flatten,
     Reshape,
     Gather,
+    Softmax,
 )
 """Every kind that files hold."""
 
@@ -49,6 +51,7 @@ __all__ = [
     "Requantize",
     "Reshape",
     "Role",
+    "Softmax",
     "SumOp",
     "SumPool2d",
 ]
