@@ -37,6 +37,7 @@ from refqnn.ops import (
     Requantize,
     Rescale,
     Reshape,
+    Softmax,
     SumPool2d,
 )
 from refqnn.quantizers import (
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 _LAZY_FUNCTIONS = {
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
+    "from_tflite": "refqnn.tflite",
     "to_onnx": "refqnn.onnx",
 }
 _LAZY_MODULES = frozenset(
@@ -68,6 +70,7 @@ _LAZY_MODULES = frozenset(
         "plotting",
         "pruning",
         "testing",
+        "tflite",
         "training",
     )
 )
@@ -111,6 +114,7 @@ __all__ = [
     "Rescale",
     "Reshape",
     "Rounding",
+    "Softmax",
     "SumPool2d",
     "SymmetricQuantizer",
     "ThresholdQuantizer",

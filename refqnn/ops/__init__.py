@@ -12,6 +12,7 @@ from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
 from refqnn.ops.requantize import Requantize
 from refqnn.ops.rescale import Rescale
 from refqnn.ops.reshape import Flatten, Reshape
+from refqnn.ops.softmax import Softmax
 from refqnn.ops.structure import Role
 
 KINDS: tuple[type[Op], ...] = (
@@ -30,6 +31,7 @@ KINDS: tuple[type[Op], ...] = (
     Reshape,
     Gather,
     Rescale,
+    Softmax,
 )
 """Every kind that files hold."""
 
@@ -52,6 +54,7 @@ __all__ = [
     "Rescale",
     "Reshape",
     "Role",
+    "Softmax",
     "SumOp",
     "SumPool2d",
 ]
