@@ -17,7 +17,7 @@ from refqnn.accumulator import (
     observed,
     omega,
 )
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import RefqnnError
 from refqnn.formats import BIPOLAR, TERNARY, IntFormat, signed_bits, span_bits, unsigned_bits
 from refqnn.network import Difference, Network, Node, diff, load
@@ -87,6 +87,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "BIPOLAR",
     "TERNARY",
+    "Accumulator",
     "Add",
     "AffineQuantizer",
     "Certificate",
@@ -115,6 +116,7 @@ __all__ = [
     "Reshape",
     "Rounding",
     "Softmax",
+    "Stage",
     "SumPool2d",
     "SymmetricQuantizer",
     "ThresholdQuantizer",

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import MissingExtra
 from refqnn.formats import BIPOLAR, IntFormat
 from refqnn.network import INPUT, Network, Node
@@ -66,6 +66,7 @@ except ImportError as error:
 __all__ = [
     "KINDS",
     "Value",
+    "accumulators",
     "batches",
     "codes",
     "emulations",
@@ -439,3 +440,21 @@ def emulations(max_bits: int = 12) -> Strategy[Emulated]:
         st.sampled_from(["step", "end"]),
         st.sampled_from(["forward", "reverse", "bias_first"]),
     )
+
+
+@st.composite
+def accumulators(draw: st.DrawFn, max_bits: int = 12) -> Accumulator:
+    """Accumulators of one to three stages with every way to group, order and overflow."""
+    groups = [*draw(st.lists(st.integers(1, 5), max_size=2)), None]
+    stages = [
+        Stage(
+            draw(st.integers(1, max_bits)),
+            draw(st.booleans()),
+            group,
+            draw(st.sampled_from(["wrap", "saturate"])),
+            draw(st.sampled_from(["step", "end"])),
+        )
+        for group in groups
+    ]
+    orders: Strategy[Any] = st.sampled_from(["forward", "reverse", "channels_last"])
+    return Accumulator(stages, draw(orders), draw(st.sampled_from(["first", "last", "outside"])))

@@ -267,8 +267,9 @@ def accumulate(
     **how: Any,
 ) -> Values:
     emulated = Emulated(accumulator_bits, accumulator_signed, **how)
-    op = Linear(weight, bias)
-    return {"acc": emulated.accumulate(op, tuple(_read(op, x)), accumulator_bits)}
+    op, accumulator = Linear(weight, bias), emulated.of("linear")
+    assert accumulator is not None
+    return {"acc": accumulator.accumulate(op, tuple(_read(op, x)))}
 
 
 # --- widths and bounds ------------------------------------------------------------------------

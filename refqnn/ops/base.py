@@ -305,6 +305,11 @@ class SumOp(Op):
     def terms(self, *x: IntArray) -> IntArray:
         """The summands in their order of summation, the bias last: [n, *out_shape, n_terms]."""
 
+    @property
+    def term_channels(self) -> int:
+        """Input channels of the products in `terms`, which stand one channel behind the other."""
+        return 1
+
     def fan_in(self, *shapes: Shape) -> int:
         """Products in one output, those with padding too.  Raises: NotCovered."""
         raise self._untold("fan_in")
