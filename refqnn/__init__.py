@@ -51,6 +51,7 @@ from refqnn.simplify import simplify
 __version__ = "0.1.0"
 
 _LAZY_FUNCTIONS = {
+    "diagnose": "refqnn.diagnosis",
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
     "to_onnx": "refqnn.onnx",
@@ -60,6 +61,7 @@ _LAZY_MODULES = frozenset(
         "brevitas",
         "conformance",
         "datasets",
+        "diagnosis",
         "exact",
         "fhe",
         "inspect",
