@@ -701,8 +701,10 @@ def _by_axis(op: Any, acc: IntArray, axis: int) -> IntArray:
 
 def _compared(op: Any, acc: IntArray, read: Callable[[IntArray], Any]) -> IntArray:
     """Codes where both sides of every comparison are read through a function."""
-    rows = read(op.thresholds).reshape(-1, *(1,) * (acc.ndim - 2), op.thresholds.shape[1])
-    return np.asarray((read(acc)[..., None] >= rows).sum(axis=-1) + op.format.q_min)
+    with np.errstate(over="ignore"):  # the sentinels are beyond float16
+        rows = read(op.thresholds).reshape(-1, *(1,) * (acc.ndim - 2), op.thresholds.shape[1])
+        reached = read(acc)[..., None] >= rows
+    return np.asarray(reached.sum(axis=-1) + op.format.q_min)
 
 
 # fmt: on

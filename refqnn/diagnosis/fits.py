@@ -6,7 +6,7 @@ eight at least: with fewer, anything could be fitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,18 +82,21 @@ def _factor(op: Op, x: Operands, theirs: IntArray) -> Fit | None:
 # --- codes ------------------------------------------------------------------------------------
 
 
-def _by_rule(*rules: forms.Rule) -> Callable[[Any, Operands, IntArray], Fit | None]:
-    """The first of some rules that fits, under the likelier reading of the node's own rounding."""
+def _by_rule(
+    rules: Sequence[forms.Rule], reading: int
+) -> Callable[[Any, Operands, IntArray], Fit | None]:
+    """The first of some rules that fits, under the likelier reading of the node's own rounding (0),
+    or under the other one (1)."""
 
     def fit(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
         if not op.format.q_min <= theirs.min() <= theirs.max() <= op.format.q_max:
             return None
-        for family in forms.families(op):
-            for rule in rules:
-                made = forms.fitted(op, x[0], theirs, rule, family)
-                if made is not None:
-                    own = "to nearest" if family == "nearest" else "in one direction"
-                    return made.forward(*x), f"{rule.sentence}, the node itself rounding {own}"
+        family = forms.families(op)[reading]
+        for rule in rules:
+            made = forms.fitted(op, x[0], theirs, rule, family)
+            if made is not None:
+                twice = f"{rule.sentence}; " if len(rules) > 1 else ""
+                return made.forward(*x), f"{twice}the node itself read as {_READINGS[family]}"
         return None
 
     return fit
@@ -161,15 +164,20 @@ def _free_scale(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | 
 
 _SUMS = frozenset({"Linear", "Conv1d", "Conv2d", "ConvTranspose2d"})
 _CODES = frozenset({"Requantize"})
+_READINGS = {"nearest": "rounding to nearest", "directed": "rounding in one direction"}
 _SINGLE = [rule for rule in forms.RULES if not rule.name.startswith("double")]
 _DOUBLE: dict[str, list[forms.Rule]] = {}
 for _rule in forms.RULES[len(_SINGLE) :]:
     _DOUBLE.setdefault(_rule.name.rsplit("_", 1)[0], []).append(_rule)
 
 FITS = [
-    *(Deviation(rule.name, rule.sentence, _CODES, fit=_by_rule(rule)) for rule in _SINGLE),
     *(
-        Deviation(name, "rounds twice", _CODES, fit=_by_rule(*rules))
+        Deviation(rule.name, rule.sentence, _CODES, fit=_by_rule([rule], reading), level=reading)
+        for reading in (0, 1)
+        for rule in _SINGLE
+    ),
+    *(
+        Deviation(name, "rounds twice", _CODES, fit=_by_rule(rules, 0), level=1)
         for name, rules in _DOUBLE.items()
     ),
     Deviation("bias_changed", "adds another bias", _SUMS, fit=_bias, level=1),
