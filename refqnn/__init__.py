@@ -53,6 +53,7 @@ from refqnn.simplify import simplify
 __version__ = "0.1.0"
 
 _LAZY_FUNCTIONS = {
+    "diagnose": "refqnn.diagnosis",
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
     "from_tflite": "refqnn.tflite",
@@ -63,6 +64,7 @@ _LAZY_MODULES = frozenset(
         "brevitas",
         "conformance",
         "datasets",
+        "diagnosis",
         "exact",
         "fhe",
         "inspect",

@@ -37,7 +37,7 @@ from refqnn.ops.rescale import Rescale, clip_parameter
 from refqnn.ops.structure import Thresholds
 from refqnn.rounding import Rounding
 
-__all__ = ["ALWAYS", "NEVER", "Requantize"]
+__all__ = ["ALWAYS", "NEVER", "Requantize", "reaches"]
 
 ALWAYS = -(2**63)
 NEVER = 2**63 - 1
@@ -450,16 +450,16 @@ def _least(gain: Fraction, offset: Fraction, values: IntArray, mode: Rounding) -
     t_most = 2 * int(magnitude(values).max(initial=0)) + 2
     if (t_most * d + 2 * abs(b)) * gain.denominator + m >= 2**63:
         values = values.astype(object)
-    t, included = _reaches(values, mode)
+    t, included = reaches(values, mode)
     n = (t * d - 2 * b) * gain.denominator
     return np.where(included, -(-n // m), n // m + 1)
 
 
-def _reaches(value: IntArray, mode: Rounding) -> tuple[IntArray, IntArray]:
+def reaches(value: IntArray, mode: Rounding) -> tuple[IntArray, IntArray]:
     """(t, included): round(v) >= value exactly when v >= t / 2 (included), or v > t / 2 (not).
 
     >>> three = np.array([3])
-    >>> _reaches(three, Rounding.HALF_UP), _reaches(three, Rounding.HALF_EVEN)
+    >>> reaches(three, Rounding.HALF_UP), reaches(three, Rounding.HALF_EVEN)
     ((array([5]), array([ True])), (array([5]), array([False])))
     """
     positive = value > 0
