@@ -34,6 +34,7 @@ from refqnn.brevitas.lower import Closing
 from refqnn.brevitas.record import Recording, record
 from refqnn.brevitas.values import Value, codes_of
 from refqnn.brevitas.walk import Import, as_batch, import_module
+from refqnn.display import Shown
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
 from refqnn.graph import INPUT, inputs_of
 from refqnn.network import Difference, Network
@@ -53,7 +54,7 @@ _POINTS = 9  # where the module's function is evaluated on [v - d, v + d]
 
 
 @dataclass
-class LayerReport:
+class LayerReport(Shown):
     """What became of the codes of one quantizer (or of the accumulators that leave the network).
 
     Attributes:
@@ -86,7 +87,7 @@ class LayerReport:
 
 
 @dataclass
-class Report:
+class Report(Shown):
     """The comparison of one module with one network.
 
     Attributes:

@@ -28,6 +28,7 @@ from refqnn.brevitas.lower import Closing, Program
 from refqnn.brevitas.record import Recording, check_module, record
 from refqnn.brevitas.values import Value, along_channels, refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
+from refqnn.formats import as_array
 from refqnn.network import INPUT, Network
 from refqnn.ops.base import Shape
 from refqnn.quantizers import Dequantizer
@@ -96,7 +97,7 @@ def as_batch(x: ArrayLike | Tensor, argument: str) -> Tensor:
     if isinstance(x, Tensor):
         tensor = x.detach()
     else:
-        array = np.asarray(x)
+        array = as_array(x, argument, "real numbers")
         if array.dtype.kind not in "fiu":
             raise InvalidType(mismatch(argument, f"dtype {array.dtype}", "real numbers"))
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

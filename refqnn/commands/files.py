@@ -14,7 +14,7 @@ from refqnn import accumulator, diagnosis, onnx, plotting
 from refqnn.commands import console
 from refqnn.errors import CertificateError
 from refqnn.formats import signed_bits
-from refqnn.inspect import describe
+from refqnn.inspect import table
 from refqnn.ops import Interval
 
 if TYPE_CHECKING:
@@ -30,25 +30,7 @@ def inspect(file: Path) -> None:
     """Show a network (ours or ONNX) as a table: nodes, formats, proved ranges, bits, parameters."""
     imported = onnx.open_file(file)
     network = imported.network
-    console.print_table(
-        f"{file.name}  {network.digest[:12]}",
-        (
-            {
-                "node": row.node,
-                "kind": row.kind,
-                "inputs": ", ".join(row.inputs),
-                "shape": "x".join(str(d) for d in row.shape),
-                "codes": (row.format or "").partition(" codes")[0],
-                "shift": row.shift,
-                "range": f"[{row.lo:,}, {row.hi:,}]",
-                "bits": row.signed_bits,
-                "span": row.span_bits,
-                "sums in": row.arithmetic,
-                "parameters": row.parameters,
-            }
-            for row in describe(network)
-        ),
-    )
+    console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
     console.show(
         *(f"left out behind the output: {node}" for node in imported.dropped),
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +51,9 @@ from refqnn.ops.requantize import Requantize
 from refqnn.ops.structure import PADDING
 from refqnn.quantizers import AffineQuantizer, Quantizer, ThresholdQuantizer, float_thresholds
 from refqnn.rounding import Rounding
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 __all__ = ["FLAVOURS", "Flavour", "to_onnx"]
 
@@ -115,7 +118,7 @@ def to_onnx(
     flavour: Flavour = "qonnx",
     output: Literal["integers", "floats"] = "integers",
     batch: int | None = None,
-) -> Any:
+) -> ModelProto:
     """Write a network as an ONNX model that computes the same integers, or refuse.
 
     Args:

@@ -126,6 +126,13 @@ class Op(ABC):
     role: ClassVar[Role | None] = None
     monotone: ClassVar[bool] = False  # ELEMENTWISE: does no output fall when an input rises?
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies hold arrays that nobody may write to, as what they were copied from."""
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        vars(self).update(state)
+
     @abstractmethod
     def out_shape(self, *shapes: Shape) -> Shape:
         """Shape of one output sample.  Raises: ShapeMismatch."""
