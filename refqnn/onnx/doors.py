@@ -126,7 +126,7 @@ def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
     arguments = [a for step in real.steps for a in step.args]
     axis = varying_axis([*parameters, *arguments], q.name)
     if q.rows > 1:
-        if real.moves or axis not in (None, 0):
+        if real.places is not None or axis not in (None, 0):
             raise NotCovered(f"{q.name}: thresholds per channel behind a reshaped input")
         axis = 0
     scale, zero_point = (along_one(a, axis)[:, None] for a in parameters)
