@@ -333,6 +333,13 @@ class Network:
         """Other nodes between the same doors."""
         return Network(nodes, **self._frame)
 
+    def with_doors(
+        self, input_quantizer: Quantizer | None, output_dequantizer: Dequantizer | None
+    ) -> Network:
+        """The same nodes between other doors; the format of the input may change its meaning."""
+        doors = {"input_quantizer": input_quantizer, "output_dequantizer": output_dequantizer}
+        return Network(self.nodes, **{**self._frame, **doors})
+
     # --- files ------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
