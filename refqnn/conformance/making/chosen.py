@@ -20,6 +20,7 @@ CHOSEN: Mapping[str, tuple[int, ...]] = {
     "requantize_scale": (255, 4, 106, 56, 280, 277, 113, 378, 225),
     "requantize_shift": (68, 94, 12, 378, 219, 360, 19, 235, 50),
     "requantize_multiplier": (268, 400, 270, 213, 79, 284, 82),
+    "rescale": (127, 178, 360, 169, 304, 232, 65, 400, 101),
     "linear": (90, 5, 133, 47, 304),
     "accumulate": (275, 266),
     "conv1d": (69, 290, 351, 324),

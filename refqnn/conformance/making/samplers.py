@@ -277,6 +277,47 @@ def requantize_multiplier(s: Stream) -> Values:
     }
 
 
+def rescale(s: Stream) -> Values:
+    """Accumulators near ties and near the ends of wide formats; shifts both ways side by side."""
+    bits = s.choice((4, 8, 13, 16, 24, 32))
+    fmt = {"bits": bits, "signed": s.chance(60), "narrow": s.chance(30)}
+    lo, hi = _ends(fmt)
+    channels = s.choice((1, 2, 3))
+
+    def each(lo: int, hi: int) -> Array:
+        return s.tensor((channels,) if channels > 1 and s.chance(70) else (), lo, hi)
+
+    kind = s.integer(0, 3)
+    multiplier = each(*((0, 9), (1, 300), (2**30, 2**31 - 1), (2**33, 2**46))[kind])
+    shift = each(*((0, 4), (2, 12), (31, 40), (31, 62))[kind])
+    double = s.chance(50)
+    first_shift = (
+        each(0, int(shift.min())) if s.chance(60) else shift - s.integer(0, 2) * (kind > 0)
+    )
+    zero_point = each(-9, 9) if s.chance(60) else each(-(2**bits), 2**bits)
+    offset = each(-200, 200) if s.chance(60) else np.array(0)
+    ends = [sorted((s.integer(lo, hi), s.integer(lo, hi))) for _ in range(channels)]
+    m = max(int(multiplier.reshape(-1)[0]), 1)
+    unit, accs = int(shift.reshape(-1)[0]), []
+    for _ in range(int(np.prod(shape := _acc_shape(s, channels)))):
+        near = s.choice((lo, hi, 0)) - int(zero_point.reshape(-1)[0])
+        halves = 2 * near + s.integer(-7, 7)
+        tie = halves * 2**unit // (2 * m) - int(offset.reshape(-1)[0])
+        accs.append(tie + s.integer(-1, 1) if s.chance(75) else s.edge(s.choice((8, 20, 34))))
+    return {
+        **fmt,
+        "acc": np.array(accs).reshape(shape),
+        "multiplier": multiplier,
+        "shift": shift,
+        "zero_point": zero_point,
+        "offset": offset,
+        "clip": np.array(ends) if s.chance(30) else None,
+        "rounding": s.choice(MODES),
+        "first_rounding": s.choice(MODES) if double else None,
+        "first_shift": first_shift,
+    }
+
+
 _WIDTHS = ((2, 3), (4, 4), (8, 8), (9, 9), (12, 14), (16, 17), (28, 30))
 
 
