@@ -55,6 +55,8 @@ class Case:
             return f"_{self.id.split('-')[1]}"
         if name == "accumulate":
             return f"_{a['overflow']}"
+        if name in ("conv_transpose2d", "gather") and self.id[-4:].isdigit():
+            return "_searched"  # came after the files of the written ones were published
         if name == "requantize_multiplier":
             return ("_single" if a["first_rounding"] is None else "_double") + later
         if name == "quantize" and a["zero_point_first"]:

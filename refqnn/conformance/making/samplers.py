@@ -391,6 +391,32 @@ def conv2d(s: Stream) -> Values:
     return _conv(s, 2)
 
 
+def conv_transpose2d(s: Stream) -> Values:
+    w_bits, x_bits = s.choice(_WIDTHS)
+    groups = s.choice((1, 1, 2))
+    of_group, outs = s.integer(1, 2), s.integer(1, 2)
+    kernel = [s.integer(1, 3) for _ in range(2)]
+    stride = tuple(s.integer(1, 3) for _ in range(2))
+    dilation = tuple(s.choice((1, 1, 2)) for _ in range(2))
+    sizes = [s.integer(1, 3) for _ in range(2)]
+    x_lo = s.choice((0, -(2 ** (x_bits - 1))))
+    extents = [
+        t * (size - 1) + d * (k - 1) for t, size, d, k in zip(stride, sizes, dilation, kernel)
+    ]
+    padding = tuple((s.integer(0, min(1, e)), s.integer(0, min(1, e // 2))) for e in extents)
+    shape = (groups * of_group, outs, *kernel)
+    return {
+        "weight": s.tensor(shape, -(2 ** (w_bits - 1)), 2 ** (w_bits - 1) - 1),
+        "bias": _bias(s, groups * outs, w_bits + x_bits),
+        "x": s.tensor((s.integer(1, 2), groups * of_group, *sizes), x_lo, x_lo + 2**x_bits - 1),
+        "stride": stride,
+        "padding": padding,
+        "output_padding": tuple(s.integer(0, max(t, d) - 1) for t, d in zip(stride, dilation)),
+        "dilation": dilation,
+        "groups": groups,
+    }
+
+
 def max_pool2d(s: Stream) -> Values:
     kernel = (s.integer(1, 3), s.integer(1, 3))
     padding = tuple((s.integer(0, k - 1), s.integer(0, k - 1)) for k in kernel)
@@ -444,6 +470,32 @@ def reshape(s: Stream) -> Values:
     a, b, c = s.integer(1, 3), s.integer(1, 3), s.integer(1, 3)
     shape = s.choice(((a * b, c), (c, b, a), (a, b * c), (a * b * c,)))
     return {"x": s.tensor((2, a, b, c), -99, 99), "shape": shape}
+
+
+def gather(s: Stream) -> Values:
+    """Some values of some samples; a permutation at times, -1 at others, and once in a while
+    positions outside, or another shape."""
+    in_shape = tuple(s.integer(1, 4) for _ in range(s.integer(1, 3)))
+    size = int(np.prod(in_shape))
+    if s.chance(8):
+        in_shape, size = (1, 16, 20), 320
+    bits = s.choice((4, 7, 8, 15, 24, 33, 55))
+    shape = tuple(s.integer(1, 3) for _ in range(s.integer(1, 3)))
+    if s.chance(25):
+        order = list(range(size))
+        index = np.array([order.pop(s.integer(0, len(order) - 1)) for _ in range(size)])
+        shape = in_shape[::-1]
+    else:
+        index = s.tensor((int(np.prod(shape)),), -1, size - 1)
+        if s.chance(12):
+            index[s.integer(0, len(index) - 1)] = s.choice((size, size + 3, -2, -size))
+    turned = in_shape[::-1] if s.chance(8) else in_shape  # as many values
+    return {
+        "index": index.reshape(shape),
+        "in_shape": in_shape,
+        "fill": s.integer(-200, 200),
+        "x": s.tensor((s.integer(1, 3), *turned), -(2**bits), 2**bits),
+    }
 
 
 def lookup(s: Stream) -> Values:

@@ -48,6 +48,9 @@ def rescales() -> Iterator[Case]:
               zero_point=np.array(2**31 + 1))
     yield asks("products-of-93-bits", "a multiplier of 62 bits, an accumulator of 31",
               acc=edges, multiplier=np.array(2**62 - 1), shift=np.array(62), **fmt(32, True))
+    yield asks("just-beside-a-tie", "products of 61 bits that a float64 makes ties of",
+              acc=column(2**31 - 1, 1 - 2**31), multiplier=np.array(2**30 + 1), shift=np.array(31),
+              **fmt(32, True))
     yield asks("wide-accumulator", "accumulators beyond 32 bits",
               acc=column(2**40 + 3, -(2**40) - 3, 2**33, -(2**33) + 1), shift=np.array(28))
     yield asks("between-roundings", "what the first rounding leaves needs 40 bits",
