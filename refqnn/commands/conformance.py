@@ -29,6 +29,7 @@ _REPORT = console.save_option("--report", "report_file", "Write verdicts as JSON
 @click.option("--operation", "operations", multiple=True, help="Ask these operations alone.")
 @click.option("--profile", "profiles", multiple=True, help="Choices the program shares.")
 @_REPORT
+@console.save_option("--transcript", "transcript", "Write every line that the program was sent.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def conform(
     command: tuple[str, ...],
@@ -36,16 +37,23 @@ def conform(
     operations: tuple[str, ...],
     profiles: tuple[str, ...],
     report_file: Path | None,
+    transcript: Path | None,
 ) -> None:
     """Ask every test vector of a program: refqnn conform -- ./program args.
 
     The program speaks JSON lines on its standard input and output (see vectors/README.md).
     Exits with 1 if an answer is wrong, with 2 if the program cannot be talked to.
+
+    With --transcript, "reproduce:" replays the whole conversation up to a wrong answer.
     """
     from refqnn import conformance
 
     report = conformance.conform(
-        command, operations=operations or None, profiles=profiles or None, seconds=seconds
+        command,
+        operations=operations or None,
+        profiles=profiles or None,
+        seconds=seconds,
+        transcript=transcript,
     )
     _finish(report, report_file)
 
