@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from refqnn.commands import console
+from refqnn.container import write_atomically
 
 if TYPE_CHECKING:
     from refqnn.conformance import Report
@@ -60,7 +61,7 @@ def conform(
 
 @click.group(cls=console.Group)
 def vectors() -> None:
-    """The test vectors: generate, emit questions, verify answers."""
+    """The test vectors: generate, emit questions, verify answers, start a program."""
 
 
 @vectors.command()
@@ -83,6 +84,18 @@ def emit(file: Path) -> None:
     from refqnn import conformance
 
     console.show(f"wrote {conformance.emit(file)} questions to {file}")
+
+
+@vectors.command()
+@click.option("--language", type=click.Choice(["c", "js", "python"]), required=True)
+@click.argument("file", type=console.NewFile())
+def template(language: str, file: Path) -> None:
+    """Write a program for refqnn conform to FILE, its operations to be filled in."""
+    from refqnn.conformance import template
+
+    text = template.template(language)
+    write_atomically(file, lambda out: out.write(text.encode()))
+    console.show(f"wrote {file}: it skips every question so far")
 
 
 @vectors.command()
