@@ -39,6 +39,7 @@ from refqnn.ops import (
     Reshape,
     Softmax,
     SumPool2d,
+    mean_by_count,
 )
 from refqnn.quantizers import (
     AffineQuantizer,
@@ -151,6 +152,7 @@ __all__ = [
     "find_overflow",
     "load",
     "max_fan_in",
+    "mean_by_count",
     "observed",
     "omega",
     "signed_bits",

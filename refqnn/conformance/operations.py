@@ -135,6 +135,7 @@ _THRESHOLDS = {
         "int64 where none reaches it, the smallest where all do",
     )
 }
+_EACH = "[] or [1] for all channels, or [channels]"
 _ZERO_POINT = Field("int", "added after rounding")
 _WEIGHT = Field("int_tensor", "[out, in]")
 _BIAS = Field("int_tensor", "[out], in units of the accumulator", optional=True)
@@ -294,6 +295,35 @@ _ALL = [
         "codes = clip(round(acc * mantissa / 2^shift) + zero_point); with first_rounding, "
         "p = round_first(acc * mantissa / 2^first_shift), then round(p / 2^(shift - first_shift))",
         _THRESHOLDS,
+    ),
+    Operation(
+        "rescale",
+        {
+            "multiplier": Field("int_tensor", f"0 to 2^62 - 1, {_EACH}"),
+            "shift": Field("int_tensor", f"0 to 62, {_EACH}"),
+            "zero_point": Field("int_tensor", f"added after rounding, {_EACH}"),
+            "offset": Field("int_tensor", f"added to acc, {_EACH}"),
+            **_FORMAT,
+            "clip": Field(
+                "int_tensor",
+                "lowest and highest code let through, inside the format, [channels or 1, 2]; null: "
+                "all of the format",
+                optional=True,
+            ),
+            "rounding": _ROUNDING,
+            "first_rounding": Field(
+                "choice", "mode of a first rounding", optional=True, choices=MODES
+            ),
+            "first_shift": Field(
+                "int_tensor", f"of the first rounding and read with it alone, 0 to shift, {_EACH}"
+            ),
+        },
+        _ACC,
+        _CODES,
+        "codes = clip(round((acc + offset) * multiplier / 2^shift) + zero_point), over the "
+        "integers, of any size; with first_rounding, p = round_first((acc + offset) * multiplier / "
+        "2^first_shift), then round(p / 2^(shift - first_shift))",
+        node="Rescale",
     ),
     Operation(
         "linear",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -61,6 +61,8 @@ from refqnn.pruning import sign_budgets as _sign_budgets
 from refqnn.quantizers import AffineQuantizer, Dequantizer, SymmetricQuantizer
 from refqnn.rounding import round_ratio as _round_ratio
 
+Kind = TypeVar("Kind", bound=Op)
+
 __all__ = ["FUNCTIONS", "network_of", "node_and_operands", "node_of"]
 
 
@@ -73,6 +75,18 @@ def _linear(
     if x_zero_point or np.any(weight_zero_point):
         raise OutOfRange("zero points inside a network are folded into weights and biases")
     return Linear(weight, bias)
+
+
+def _limited(make: Callable[..., Kind]) -> Callable[..., Kind]:
+    """Limits of shifts and multipliers are their own, no range that another argument declares."""
+
+    def limited(**parameters: Any) -> Kind:
+        try:
+            return make(**parameters)
+        except OutOfRange as error:
+            raise InvalidArgument(str(error)) from error
+
+    return limited
 
 
 def _rescale(bits: int, signed: bool, narrow: bool, **parameters: Any) -> Rescale:
@@ -89,7 +103,7 @@ _NODES: dict[str, Callable[..., Op]] = {
     "Conv2d": Conv2d,
     "ConvTranspose2d": ConvTranspose2d,
     "Requantize": _requantize,
-    "Rescale": _rescale,
+    "Rescale": _limited(_rescale),
     "Lookup": Lookup,
     "MaxPool2d": MaxPool2d,
     "SumPool2d": SumPool2d,
@@ -212,18 +226,6 @@ def _requantized(
 ) -> Values:
     op = make(format=IntFormat(bits, signed, narrow), **parameters)
     return {"codes": _apply(op, acc), "thresholds": op.thresholds}
-
-
-def _limited(make: Callable[..., Requantize]) -> Callable[..., Requantize]:
-    """Limits of shifts and mantissas are their own, no range that another argument declares."""
-
-    def limited(**parameters: Any) -> Requantize:
-        try:
-            return make(**parameters)
-        except OutOfRange as error:
-            raise InvalidArgument(str(error)) from error
-
-    return limited
 
 
 def requantize_scale(**arguments: Any) -> Values:

@@ -718,8 +718,13 @@ class _Writer:
         return self.apply("ReduceSum", name, x, x, axes, shape=shape, last=True, keepdims=0)
 
     def add(self, name: str, op: Add, *x: _Tensor) -> _Tensor:
-        terms = []
-        for value, m in zip(x, op.multipliers or (1,) * len(x)):
+        terms, multipliers = [], op.multipliers or (1,) * len(x)
+        if len(x) == 1 and multipliers != (1,) and not self.integer:
+            # A product of floats alone is read as a scale of the same integers: a sum of two.
+            (m,) = multipliers
+            part = -2 if m == -1 else m // 2
+            x, multipliers = x * 2, (part, m - part)
+        for value, m in zip(x, multipliers):
             term = self.cast(value, self.sums, f"{name}_term")
             if abs(m) > self.limit:
                 raise NotCovered(f"node {name!r}: multiplier {m} is too large")

@@ -260,6 +260,16 @@ def test_random_networks_come_back(flavour, count):
     assert all("of 8 bits only" in reason for reason in ends if reason != "equal")
 
 
+@pytest.mark.parametrize("multiplier", [-3, -2, -1, 1, 2, 3])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_one_operand_times_an_integer_comes_back_as_integers(flavour, multiplier):
+    node = Node("sum", Add((multiplier,)))
+    net = Network([node], input_shape=(2,), input_format=IntFormat(3, signed=True))
+    codes = np.array([[-4, 3], [1, 0]])
+    again = from_onnx(to_onnx(net, flavour=flavour))
+    assert again.forward(codes).tolist() == (multiplier * codes).tolist()
+
+
 def wide_rescale(network: Network) -> bool:
     wide = (n.op.format.bits > 8 for n in network.nodes if isinstance(n.op, Rescale))
     return any(wide)
