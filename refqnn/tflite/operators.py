@@ -12,20 +12,24 @@ from numpy.typing import NDArray
 from refqnn.errors import NotCovered
 from refqnn.ops import (
     Add,
+    Concat,
     Conv2d,
     Flatten,
+    GlobalSumPool,
     Linear,
     Lookup,
     MaxPool2d,
     Requantize,
+    Reshape,
     Softmax,
     SumPool2d,
 )
+from refqnn.ops.requantize import ALWAYS, NEVER
 from refqnn.ops.softmax import exp_of_negative
 from refqnn.ops.windows import Padding
-from refqnn.rounding import round_ratio
+from refqnn.rounding import round_float, round_ratio
 from refqnn.tflite.files import Operator, Tensor
-from refqnn.tflite.reader import Reader
+from refqnn.tflite.reader import Movement, Reader
 from refqnn.tflite.rescaling import (
     Gains,
     Target,
@@ -127,7 +131,7 @@ def fully_connected(r: Reader, op: Operator) -> None:
     _, zero = x.quantizer
     source = r.value(x)
     if len(r.shape(x)) > 1:
-        flat = r.move(source, r.shape(x), lambda v: v.reshape(1, -1)) or Flatten()
+        flat = r.move(source, lambda v: v.reshape(1, -1)) or Flatten()
         source = r.step(flat, [source], op.outputs[0], "flat")
     _sum(r, op, Linear(weight, bias - zero * weight.sum(axis=1)), source)
 
@@ -159,77 +163,303 @@ def _clip(r: Reader, op: Operator, node: Any, sources: list[str], target: Target
     fmt = target.format
     if target.clip == (fmt.q_min, fmt.q_max):
         return r.add(node, sources, y)
-    codes = np.clip(np.arange(fmt.q_min, fmt.q_max + 1), *target.clip)[None]
+    codes = np.clip(np.arange(fmt.q_min, fmt.q_max + 1), *target.clip)
     return r.table(op, r.step(node, sources, y, "unclipped"), codes)
 
 
-# --- sums of two ------------------------------------------------------------------------------
+# --- two operands -----------------------------------------------------------------------------
+
+
+def _pair(r: Reader, op: Operator) -> tuple[list[Tensor], list[str]]:
+    """Both operands and their values, moved to the shape of the output where they are smaller."""
+    (y,) = op.outputs
+    tensors, sources = [_operand(op, i) for i in (0, 1)], []
+    for t in tensors:
+        if t.data is not None:
+            raise NotCovered(f"its operand {t.name!r} is a constant")
+        source = r.value(t)
+        spread = r.move(source, lambda v: np.broadcast_to(v, (1, *y.shape[1:])))
+        sources.append(r.step(spread, [source], y, "spread") if spread else source)
+    return tensors, sources
 
 
 def add(r: Reader, op: Operator) -> None:
-    a, b, (y,) = _operand(op, 0), _operand(op, 1), op.outputs
-    twice = 2 * max(float(t.quantizer[0]) for t in (a, b))
+    (a, b), sources = _pair(r, op)
+    (y,) = op.outputs
+    target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
     sign = -1 if op.kind == "SUB" else 1
+    (s_a, z_a), (s_b, z_b), (s_y, _) = a.quantizer, b.quantizer, y.quantizer
+    ratios = np.array([s_a, s_b], np.float32) / s_y
+    if r.profile.way(op.kind) == "float32" and 2.0**-10 <= ratios.min() <= ratios.max() < 2.0**8:
+        shift = 21 - int(np.frexp(ratios.max())[1])
+        m_a, m_b = (int(m) for m in np.rint(ratios.astype(np.float64) * 2.0**shift))
+        acc = r.step(Add((m_a, sign * m_b)), sources, y, "sum")
+        offset = -(m_a * z_a + sign * m_b * z_b)
+        zero = target.zero_point
+        code = Requantize.from_shift(shift, y.format, "half_up", offset=offset, zero_point=zero)
+        return r.add(clipped(code, target.clip), [acc], y)
+    twice = 2 * max(float(s_a), float(s_b))
     shift = 15 if y.type == "INT16" else 20
     terms = [
-        r.step(_scaled(t, twice, shift), [r.value(t)], y, f"term {i}") for i, t in enumerate((a, b))
+        r.step(_scaled(t, twice, shift), [source], y, f"term {i}")
+        for i, (t, source) in enumerate(zip((a, b), sources), 1)
     ]
     acc = r.step(Add((1, sign)), terms, y, "sum")
-    real = twice / (2**shift * float(y.quantizer[0]))
-    target = r.target(op, op.options.FusedActivationFunction())
+    real = twice / (2**shift * float(s_y))
     r.add(requantize(np.array([real]), target, "double", r.ends(acc)), [acc], y)
 
 
 def _scaled(t: Tensor, twice: float, shift: int) -> Lookup:
     scale, zero = t.quantizer
-    codes = np.arange(t.format.q_min, t.format.q_max + 1)
-    table = rescaled((codes - zero) << shift, float(scale) / twice)
+    table = rescaled((t.codes - zero) << shift, float(scale) / twice)
     return Lookup(table[None], t.format.q_min)
 
 
-# --- functions --------------------------------------------------------------------------------
-
-
-def softmax(r: Reader, op: Operator) -> None:
-    x, (y,) = _operand(op, 0), op.outputs
-    scale, _ = x.quantizer
-    if r.profile.float_softmax:
-        step = -scale * np.float32(op.options.Beta())
-        powers = step * np.arange(x.format.levels, dtype=np.float32)
-        exponentials = np.exp(powers.astype(np.float64)).astype(np.float32)
-        return r.add(Softmax(exponentials, y.format), [r.value(x)], y)
-    real = min(float(op.options.Beta()) * float(scale) * 2**26, 2.0**31 - 1)
-    m, e = multiplier(real)
-    radius = (31 << 26) >> e
-    d = np.arange(min(radius, x.format.q_max - x.format.q_min) + 1)
-    table = exp_of_negative(round_ratio((-d << e) * m, 2**31, "half_up"), 5)
-    r.add(Softmax(table, y.format), [r.value(x)], y)
-
-
-def reshape(r: Reader, op: Operator) -> None:
-    x, (y,) = _operand(op, 0), op.outputs
-    _moved(r, op, r.value(x), lambda v: v.reshape(1, *y.shape[1:]))
-
-
-def _moved(r: Reader, op: Operator, source: str, movement: Any) -> None:
+def multiply(r: Reader, op: Operator) -> None:
+    """4 a b = (a + b)**2 - (a - b)**2: sums and tables of squares."""
+    (a, b), sources = _pair(r, op)
     (y,) = op.outputs
-    node = r.move(source, r.ranges[source].shape, movement)
+    (s_a, z_a), (s_b, z_b), (s_y, _) = a.quantizer, b.quantizer, y.quantizer
+    squares = []
+    for sign, what in ((1, "sum"), (-1, "difference")):
+        both = r.step(Add((1, sign)), sources, y, what)
+        lo, hi = r.ranges[both].ends
+        table = (np.arange(lo, hi + 1) - z_a - sign * z_b) ** 2
+        squares.append(r.step(Lookup(table[None], lo), [both], y, f"square of the {what}"))
+    acc = r.step(Add((1, -1)), squares, y, "four times the product")
+    way = r.profile.way(op.kind)
+    real = s_a * s_b / s_y if way == "float32" else np.float64(s_a * s_b / s_y)
+    target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
+    product = requantize(np.array([real]), target, way, tuple(e // 4 for e in r.ends(acc)))
+    r.add(_times(product, 4), [acc], y)
+
+
+def _times(op: Requantize, factor: int) -> Requantize:
+    """The same of `factor` times the accumulator."""
+    inner = (op.thresholds != ALWAYS) & (op.thresholds != NEVER)
+    return Requantize(np.where(inner, op.thresholds * factor, op.thresholds), op.format)
+
+
+# --- functions of one code --------------------------------------------------------------------
+
+
+def relu(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    target = r.target(op, {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}[op.kind])
+    codes = z_y + rescaled(x.codes - z_x, float(s_x / s_y))
+    r.table(op, r.value(x), np.clip(codes, *target.clip))
+
+
+def leaky_relu(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    alpha = np.float32(op.options.Alpha())
+    above, below = float(s_x / s_y), float(s_x * alpha / s_y)
+    d = x.codes - z_x
+    negative = rescaled(d, abs(below)) if below >= 0 else rescaled(-d, -below)
+    r.table(op, r.value(x), _saturated(y, z_y + np.where(d >= 0, rescaled(d, above), negative)))
+
+
+def hard_swish(r: Reader, op: Operator) -> None:
+    """In 16-bit fixed point, as the reference kernel has it."""
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    fine = np.float32(1 / 128) * s_x
+    (m_out, e_out), (m_relu, e_relu) = (
+        (min((m + 2**15) >> 16, 2**15 - 1), e)
+        for m, e in map(multiplier, (float(fine / s_y), float(fine / np.float32(3 / 32768))))
+    )
+    if e_out > 0:
+        raise NotCovered("its output scale is below 1/128 of its input scale")
+    hires = (x.codes - z_x) * 128
+    product = round_ratio(hires * m_out, 2**15, "half_up")
+    gate = _int16(hires * 2 ** max(e_relu - 1, 0))
+    gate = round_ratio(gate * m_relu, 2**15, "half_up")
+    gate = _int16(gate * 2) if e_relu > 0 else round_ratio(gate, 2**-e_relu, "half_away")
+    gate = (gate + 2**15) >> 1
+    scaled = round_ratio(round_ratio(gate * product, 2**15, "toward_zero"), 2**-e_out, "half_away")
+    r.table(op, r.value(x), _saturated(y, z_y + scaled))
+
+
+def _int16(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.clip(values, -(2**15), 2**15 - 1)
+
+
+def _saturated(y: Tensor, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.clip(values, y.format.q_min, y.format.q_max)
+
+
+def transcendental(r: Reader, op: Operator) -> None:
+    """A table made in float32."""
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    v = (s_x * (x.codes - z_x).astype(np.float32)).astype(np.float64)
+    value = (np.tanh(v) if op.kind == "TANH" else 1 / (1 + np.exp(-v))).astype(np.float32)
+    codes = z_y + round_float(value * (np.float32(1) / s_y), "half_away").astype(np.int64)
+    r.table(op, r.value(x), _saturated(y, codes))
+
+
+def quantize(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    real = float(s_x) / float(s_y)
+    r.table(op, r.value(x), _saturated(y, z_y + rescaled(x.codes - z_x, real)))
+
+
+# --- movement ---------------------------------------------------------------------------------
+
+
+def _moved(r: Reader, op: Operator, movement: Movement, fill: int = 0) -> None:
+    """One output, whose entries are those of the first operand, or `fill` where it says -1."""
+    source, (y,) = r.value(_operand(op, 0)), op.outputs
+    node = r.move(source, movement, fill)
     if node is None:
         r.values[y.index] = source
     else:
         r.add(node, [source], y)
 
 
+def _same_scales(op: Operator) -> None:
+    """Raises: NotCovered where codes would have to be rescaled on their way."""
+    tensors = [t for t in (*op.inputs, *op.outputs) if t is not None and t.scale.size]
+    if len({t.quantizer for t in tensors}) > 1:
+        raise NotCovered("its operands and its output have different scales or zero points")
+
+
+def reshape(r: Reader, op: Operator) -> None:
+    _moved(r, op, lambda v: v.reshape(1, *op.outputs[0].shape[1:]))
+
+
+def transpose(r: Reader, op: Operator) -> None:
+    axes = _operand(op, 1).constant.tolist()
+    if axes[:1] != [0]:
+        raise NotCovered(f"it moves the batch: axes {axes}")
+    _moved(r, op, lambda v: v.transpose(axes))
+
+
+def pad(r: Reader, op: Operator) -> None:
+    pairs = _operand(op, 1).constant.tolist()
+    _same_scales(op)
+    zero = _operand(op, 0).quantizer[1]
+    fill = int(_operand(op, 2).constant.reshape(-1)[0]) if op.kind == "PADV2" else zero
+    if pairs[0] != [0, 0] or min(map(min, pairs)) < 0:
+        raise NotCovered(f"padding {pairs}")
+    _moved(r, op, lambda v: np.pad(v, pairs, constant_values=-1), fill)
+
+
+def strided_slice(r: Reader, op: Operator) -> None:
+    begin, end, strides = (_operand(op, i).constant.tolist() for i in (1, 2, 3))
+    o = op.options
+    masks = (o.BeginMask(), o.EndMask(), o.EllipsisMask(), o.NewAxisMask(), o.ShrinkAxisMask())
+    if masks[2] or masks[3] or masks[4] & 1:
+        raise NotCovered("an ellipsis, a new axis, or the batch is taken")
+    index: list[slice | int] = []
+    for i, (first, last, step) in enumerate(zip(begin, end, strides)):
+        if masks[4] >> i & 1:
+            index.append(first)
+            continue
+        ends = [None if mask >> i & 1 else e for mask, e in zip(masks, (first, last))]
+        index.append(slice(ends[0], ends[1], step))
+    index[0] = slice(None)
+    _moved(r, op, lambda v: v[tuple(index)])
+
+
+def resize_nearest(r: Reader, op: Operator) -> None:
+    o, x, (y,) = op.options, _operand(op, 0), op.outputs
+    index = []
+    for old, new in zip(x.shape[1:3], y.shape[1:3]):
+        span = o.AlignCorners() and new > 1
+        ratio = np.float32(old - span) / np.float32(new - span)
+        at = (np.arange(new, dtype=np.float32) + np.float32(o.HalfPixelCenters() / 2)) * ratio
+        nearest = round_float(at, "half_away") if o.AlignCorners() else np.floor(at)
+        index.append(np.clip(nearest.astype(np.int64), 0, old - 1))
+    _moved(r, op, lambda v: v[:, index[0]][:, :, index[1]])
+
+
+def split(r: Reader, op: Operator) -> None:
+    axis, x = int(_operand(op, 0).constant.reshape(-1)[0]), _operand(op, 1)
+    axis += len(x.shape) * (axis < 0)
+    if axis == 0:
+        raise NotCovered("it splits the batch")
+    source, count = r.value(x), len(op.outputs)
+    for i, y in enumerate(op.outputs):
+        node = r.move(source, lambda v, i=i: np.split(v, count, axis)[i])
+        if node is None:
+            r.values[y.index] = source
+        else:
+            r.add(node, [source], y)
+
+
+def concatenation(r: Reader, op: Operator) -> None:
+    (y,) = op.outputs
+    _same_scales(op)
+    axis = op.options.Axis() + len(y.shape) * (op.options.Axis() < 0)
+    if axis == 0:
+        raise NotCovered("it joins batches")
+    sources = []
+    for i in range(len(op.inputs)):
+        source = r.value(_operand(op, i))
+        first = r.move(source, lambda v: v.swapaxes(axis, -1))
+        sources.append(r.step(first, [source], y, f"part {i}") if first else source)
+    target = r.target(op, op.options.FusedActivationFunction())
+    joined = r.step(Concat(), sources, y, "joined") if axis + 1 < len(y.shape) else None
+    if joined is None:
+        return _clip(r, op, Concat(), sources, target)
+    back = r.move(joined, lambda v: v.swapaxes(axis, -1)) or Reshape(r.ranges[joined].shape)
+    _clip(r, op, back, [joined], target)
+
+
+# --- others -----------------------------------------------------------------------------------
+
+
+def softmax(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    scale, _ = x.quantizer
+    if y.quantizer != (np.float32(2.0**-y.format.bits), y.format.q_min):
+        raise NotCovered(f"its output has scale {y.quantizer[0]}, zero point {y.quantizer[1]}")
+    beta = np.float32(op.options.Beta())
+    if r.profile.float_softmax:
+        powers = -scale * beta * np.arange(x.format.levels, dtype=np.float32)
+        exponentials = np.exp(powers.astype(np.float64)).astype(np.float32)
+        return r.add(Softmax(exponentials, y.format), [r.value(x)], y)
+    m, e = multiplier(min(float(beta) * float(scale) * 2**26, 2.0**31 - 1))
+    d = np.arange(min((31 << 26) >> e, x.format.levels - 1) + 1)
+    table = exp_of_negative(round_ratio((-d << e) * m, 2**31, "half_up"), 5)
+    r.add(Softmax(table, y.format), [r.value(x)], y)
+
+
+def mean(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    axes = sorted(int(a) % len(x.shape) for a in _operand(op, 1).constant.reshape(-1))
+    if axes != list(range(1, len(x.shape) - 1)):
+        raise NotCovered(f"it averages axes {axes}; expected all between batch and channels")
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    acc = r.step(GlobalSumPool(), [r.value(x)], y, "sum")
+    count = prod(x.shape[1:-1])
+    raise NotCovered(f"mean {acc} {count} {s_x} {z_x} {s_y} {z_y}")
+
+
 Handler = Callable[[Reader, Operator], None]
 
 TABLE: dict[str, Handler] = {
-    "CONV_2D": convolution,
-    "DEPTHWISE_CONV_2D": convolution,
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), convolution),
     "FULLY_CONNECTED": fully_connected,
-    "AVERAGE_POOL_2D": pool,
-    "MAX_POOL_2D": pool,
-    "ADD": add,
-    "SUB": add,
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), pool),
+    **dict.fromkeys(("ADD", "SUB"), add),
+    "MUL": multiply,
+    **dict.fromkeys(("RELU", "RELU_N1_TO_1", "RELU6"), relu),
+    "LEAKY_RELU": leaky_relu,
+    "HARD_SWISH": hard_swish,
+    **dict.fromkeys(("LOGISTIC", "TANH"), transcendental),
+    "QUANTIZE": quantize,
+    **dict.fromkeys(("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), reshape),
+    "TRANSPOSE": transpose,
+    **dict.fromkeys(("PAD", "PADV2"), pad),
+    "STRIDED_SLICE": strided_slice,
+    "RESIZE_NEAREST_NEIGHBOR": resize_nearest,
+    "SPLIT": split,
+    "CONCATENATION": concatenation,
     "SOFTMAX": softmax,
-    "RESHAPE": reshape,
+    "MEAN": mean,
 }

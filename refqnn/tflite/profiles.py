@@ -37,6 +37,6 @@ RUNTIMES: dict[Runtime, Profile] = {
     "tflite_optimized": Profile(
         {**dict.fromkeys(_SUMS, "double_up"), "DEPTHWISE_CONV_2D": "mixed"}, float_softmax=True
     ),
-    "xnnpack": Profile(dict.fromkeys(_SUMS, "float32"), float_softmax=True),
+    "xnnpack": Profile(dict.fromkeys((*_SUMS, "ADD", "SUB", "MUL"), "float32"), float_softmax=True),
     "cmsis_nn": Profile(),
 }

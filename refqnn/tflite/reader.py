@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from refqnn.tflite.files import Model, Operator, Tensor
 from refqnn.tflite.profiles import Profile
 from refqnn.tflite.rescaling import Target
 
-__all__ = ["Imported", "Reader", "file_order", "our_order"]
+__all__ = ["Imported", "Movement", "Reader", "file_order", "our_order"]
+
+Movement = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -187,26 +190,25 @@ class Reader:
         return Target(y.format, zero, (lo, hi))
 
     def table(self, op: Operator, source: str, codes: NDArray[np.int64]) -> None:
-        """A function of each code, [channels or 1, codes]: thresholds where it never falls."""
-        (x, (y,)) = op.inputs[0], op.outputs
-        assert x is not None
-        if (codes[:, 1:] >= codes[:, :-1]).all():
-            return self.add(Requantize.from_table(codes, x.format.q_min, y.format), [source], y)
-        return self.add(Lookup(codes, x.format.q_min, y.format), [source], y)
+        """A function of every code of the value [codes]: thresholds where it never falls."""
+        (y,) = op.outputs
+        lo = self.ranges[source].ends[0] if False else y.format.q_min
+        monotone = (codes[1:] >= codes[:-1]).all()
+        kind = Requantize.from_table if monotone else Lookup
+        self.add(kind(codes[None], lo, y.format), [source], y)
 
-    def move(
-        self, source: str, shape: Shape, movement: Callable[[NDArray[Any]], NDArray[Any]]
-    ) -> Gather | None:
-        """What moves the entries of an array [1, ..., channels]; None where nothing moves."""
+    def move(self, source: str, movement: Movement, fill: int = 0) -> Gather | None:
+        """What moves the entries of an array [1, ..., channels]; None where nothing moves.
 
-        def moved(x: NDArray[Any]) -> NDArray[Any]:
-            return np.asarray(our_order(movement(file_order(x[None])))[0])
-
-        op = Gather.of(self.ranges[source].shape, moved)
-        stays = (
-            op.index.shape == op.in_shape and (op.index.ravel() == np.arange(op.index.size)).all()
-        )
-        return None if stays else op
+        Args:
+            movement: gives positions of the file's order, or -1 for `fill`.
+        """
+        shape = self.ranges[source].shape
+        positions = np.arange(prod(shape)).reshape(1, *shape)
+        index = our_order(movement(file_order(positions)))[0]
+        if index.shape == shape and np.array_equal(index, positions[0]):
+            return None
+        return Gather(index, shape, fill)
 
     def _check(self, op: Operator) -> None:
         for y in op.outputs:
