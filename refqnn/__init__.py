@@ -6,7 +6,7 @@ and are imported when they are first used.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refqnn.accumulator import (
     Certificate,
@@ -17,7 +17,7 @@ from refqnn.accumulator import (
     observed,
     omega,
 )
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import RefqnnError
 from refqnn.formats import BIPOLAR, TERNARY, IntFormat, signed_bits, span_bits, unsigned_bits
 from refqnn.network import Difference, Network, Node, diff, load
@@ -35,6 +35,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Requantize,
+    Rescale,
     Reshape,
     Softmax,
     SumPool2d,
@@ -49,9 +50,26 @@ from refqnn.quantizers import (
 from refqnn.rounding import Rounding
 from refqnn.simplify import simplify
 
+if TYPE_CHECKING:  # what is imported when it is first used
+    from refqnn import brevitas as brevitas
+    from refqnn import conformance as conformance
+    from refqnn import datasets as datasets
+    from refqnn import exact as exact
+    from refqnn import fhe as fhe
+    from refqnn import inspect as inspect
+    from refqnn import onnx as onnx
+    from refqnn import plotting as plotting
+    from refqnn import pruning as pruning
+    from refqnn import testing as testing
+    from refqnn import training as training
+    from refqnn.brevitas import from_brevitas as from_brevitas
+    from refqnn.onnx import from_onnx as from_onnx
+    from refqnn.onnx import to_onnx as to_onnx
+
 __version__ = "0.1.0"
 
 _LAZY_FUNCTIONS = {
+    "diagnose": "refqnn.diagnosis",
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
     "from_tflite": "refqnn.tflite",
@@ -62,6 +80,7 @@ _LAZY_MODULES = frozenset(
         "brevitas",
         "conformance",
         "datasets",
+        "diagnosis",
         "exact",
         "fhe",
         "inspect",
@@ -75,17 +94,26 @@ _LAZY_MODULES = frozenset(
 )
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY_FUNCTIONS:
-        return getattr(import_module(_LAZY_FUNCTIONS[name]), name)
-    if name in _LAZY_MODULES:
-        return import_module(f"refqnn.{name}")
-    raise AttributeError(f"module 'refqnn' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY_FUNCTIONS:
+            return getattr(import_module(_LAZY_FUNCTIONS[name]), name)
+        if name in _LAZY_MODULES:
+            return import_module(f"refqnn.{name}")
+        raise AttributeError(f"module 'refqnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, those that are imported when they are first used among them."""
+    special = (name for name in globals() if name.startswith("__"))
+    return sorted({*special, *__all__, *_LAZY_FUNCTIONS, *_LAZY_MODULES})
 
 
 __all__ = [
     "BIPOLAR",
     "TERNARY",
+    "Accumulator",
     "Add",
     "AffineQuantizer",
     "Certificate",
@@ -110,9 +138,11 @@ __all__ = [
     "PowerOfTwoQuantizer",
     "RefqnnError",
     "Requantize",
+    "Rescale",
     "Reshape",
     "Rounding",
     "Softmax",
+    "Stage",
     "SumPool2d",
     "SymmetricQuantizer",
     "ThresholdQuantizer",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
-from refqnn.formats import as_integers
+from refqnn.formats import as_array, as_integers
 from refqnn.quantizers import Dequantizer, FloatArray, ThresholdQuantizer
 
 __all__ = ["Features", "Predictions"]
@@ -59,7 +59,7 @@ class Features(ThresholdQuantizer):
         if self.names is not None and columns is not None and tuple(columns) != self.names:
             raise InvalidArgument(mismatch("columns of x", list(columns), f"{list(self.names)}"))
         try:
-            table = np.asarray(x, dtype=np.float64)
+            table = np.asarray(as_array(x, "x", "a table of numbers"), dtype=np.float64)
         except (TypeError, ValueError):
             raise InvalidType(mismatch("x", type(x).__name__, "a table of numbers")) from None
         return super().quantize(table)

@@ -10,6 +10,7 @@ Narrow drops the lowest signed code, or the highest unsigned one, as Brevitas do
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import to_int64_if_possible
-from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, mismatch
+from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, RefqnnError, mismatch
 
 __all__ = [
     "BIPOLAR",
@@ -26,6 +27,7 @@ __all__ = [
     "as_array",
     "as_integers",
     "is_integer",
+    "plain",
     "signed_bits",
     "span_bits",
     "unsigned_bits",
@@ -152,13 +154,34 @@ TERNARY: IntFormat = IntFormat(2, True, narrow=True)
 def as_array(values: object, argument: str, expected: str) -> NDArray[Any]:
     """numpy.asarray, or InvalidType; for masked values too, which it would unmask."""
     try:
-        array = np.asarray(values)
-    except MemoryError:
+        array = np.asarray(plain(values, argument))
+    except (MemoryError, RefqnnError):
         raise
     except Exception as error:  # an object's own __array__ may raise anything
         raise InvalidType(mismatch(argument, type(values).__name__, expected)) from error
     if np.ma.is_masked(values):  # type: ignore[no-untyped-call]
         raise InvalidType(mismatch(argument, "masked values", expected))
+    return array
+
+
+def plain(values: object, argument: str) -> object:
+    """A data frame or column of nullable types as a numpy array; anything else as it is.
+
+    Truth values in them count as 0 and 1.  Raises: InvalidType that names a missing value.
+    """
+    types = getattr(values, "dtypes", getattr(values, "dtype", None))
+    listed = list(types) if isinstance(types, Iterable) else [types]
+    kinds: list[Any] = [getattr(kind, "numpy_dtype", kind) for kind in listed]
+    nullable: Any = values
+    if all(a is b for a, b in zip(kinds, listed)) or any(kind.kind not in "biuf" for kind in kinds):
+        return values
+    missing = np.argwhere(np.asarray(nullable.isna()))
+    if len(missing):
+        row, *column = missing[0].tolist()
+        of = [repr(nullable.columns[i]) for i in column]
+        raise InvalidType(mismatch(f"{argument}[{', '.join([*of, str(row)])}]", "NA", "a number"))
+    numbers = [np.dtype(np.uint8) if kind.kind == "b" else kind for kind in kinds]
+    array: NDArray[Any] = nullable.to_numpy(dtype=np.result_type(*numbers))
     return array
 
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refqnn.arithmetic import Arithmetic
-from refqnn.formats import IntFormat, signed_bits, span_bits
+from refqnn.formats import IntFormat, is_integer, signed_bits, span_bits
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
 from refqnn.ops import Interval, Op
 from refqnn.ops.base import Shape, is_sum
 
-__all__ = ["Row", "describe"]
+__all__ = ["Row", "describe", "table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +70,36 @@ def describe(network: Network, domain: Interval | None = None) -> list[Row]:
     return [first, *(_node_row(node, ranges) for node in network.nodes)]
 
 
+def table(network: Network) -> list[dict[str, object]]:
+    """`describe` as rows of {column: value}, for `refqnn.display`.  Raises: as `describe`."""
+    return [
+        {
+            "node": row.node,
+            "kind": row.kind,
+            "inputs": ", ".join(row.inputs),
+            "shape": "x".join(map(str, row.shape)),
+            "codes": (row.format or "").partition(" codes")[0],
+            "shift": row.shift,
+            "range": f"[{row.lo:,}, {row.hi:,}]",
+            "bits": row.signed_bits,
+            "span": row.span_bits,
+            "sums in": row.arithmetic,
+            "parameters": row.parameters,
+        }
+        for row in describe(network)
+    ]
+
+
 def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
     op, inputs, arithmetic = node.op, inputs_of(node), None
+    shift = getattr(op, "shift", None)
     if is_sum(op):
         arithmetic = Arithmetic.for_mass(op.prepare(*map(ranges.__getitem__, inputs))).name.lower()
     return replace(
         _row(node.name, op.kind, inputs, ranges[node.name], getattr(op, "format", None)),
-        shift=getattr(op, "shift", None),
+        shift=shift if is_integer(shift) else None,  # a Rescale has one for each channel
         arithmetic=arithmetic,
-        parameters=_parameters(op),
+        parameters=parameters(op),
     )
 
 
@@ -100,6 +121,6 @@ def _row(
     )
 
 
-def _parameters(op: Op) -> int:
+def parameters(op: Op) -> int:
     """Entries of the node's arrays: weights, biases, thresholds, tables."""
     return sum(v.size for v in vars(op).values() if isinstance(v, np.ndarray))

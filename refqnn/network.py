@@ -8,9 +8,9 @@ and branches are the same thing.  `INPUT` is the name of the codes that come in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.arithmetic import to_int64_if_possible
-from refqnn.emulate import Emulated
+from refqnn.display import Shown, html_table, safe, text_table
+from refqnn.emulate import Accumulators, accumulator_of
 from refqnn.errors import (
     AccumulatorOverflow,
     InvalidArgument,
     InvalidType,
     NotCovered,
+    RefqnnError,
     ShapeMismatch,
     mismatch,
 )
-from refqnn.formats import IntFormat, as_integers, is_integer
+from refqnn.formats import IntFormat, as_array, as_integers, is_integer
 from refqnn.graph import (
     INPUT,
     Node,
@@ -49,9 +51,11 @@ __all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
 
 Trace = dict[str, IntArray]
 
+_CHAIN = 72  # characters of the nodes' names in a repr
+
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Shown):
     """Where two traces part first.
 
     Attributes:
@@ -141,11 +145,64 @@ class Network:
         if self.output not in self.shapes or self.output == INPUT:
             raise InvalidArgument(mismatch("output", repr(output), "the name of a node"))
 
+    # --- as Python has it -------------------------------------------------------------------
+
     def __repr__(self) -> str:
-        lines = [f"{node.name} = {node.op}({', '.join(inputs_of(node))})" for node in self.nodes]
-        door = self.input_quantizer or self.input_format
-        program = "; ".join([f"input {list(self.input_shape)} of {door}", *lines])
-        return f"<Network: {program}; output {self.output}>"
+        chain = safe(", ".join(f"{node.name}: {node.op.kind}" for node in self.nodes))
+        if len(chain) > _CHAIN:
+            chain = f"{chain[:_CHAIN].rpartition(', ')[0]}, ..."
+        ends = f"{self.input_format} {self.input_shape} -> {self.shapes[self.output]}"
+        return f"<Network of {len(self)} nodes, {ends}; {chain}>"
+
+    def __str__(self) -> str:
+        """The table of `refqnn inspect`; where no ranges can be proved, what `repr` says."""
+        return self._table(text_table)
+
+    def _repr_html_(self) -> str:
+        return self._table(html_table)
+
+    def _table(self, form: Callable[[str, list[dict[str, object]]], str]) -> str:
+        from refqnn.inspect import table
+
+        try:
+            rows = table(self)
+        except RefqnnError:
+            rows = []
+        return form(f"Network {self.digest[:12]}" if rows else repr(self), rows)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __contains__(self, name: object) -> bool:
+        """Is it the name of a node, or a node of this network?"""
+        return name in self._by_name or name in self.nodes
+
+    def __eq__(self, other: object) -> bool:
+        """The same program between the same doors; see `digest`."""
+        if not isinstance(other, Network):
+            return NotImplemented
+        return self is other or self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle and copies: what the network is, less what was computed from it."""
+        return partial(type(self), **self._frame), (self.nodes,)
+
+    @property
+    def _frame(self) -> dict[str, Any]:
+        """The arguments of the constructor, less the nodes."""
+        return {
+            "input_shape": self.input_shape,
+            "input_format": self.input_format,
+            "input_quantizer": self.input_quantizer,
+            "output_dequantizer": self.output_dequantizer,
+            "output": self.output,
+        }
 
     # --- doors ------------------------------------------------------------------------------
 
@@ -159,6 +216,14 @@ class Network:
         codes = self.input_quantizer.quantize(X)
         self._check_batch(codes.shape, "X")
         return codes
+
+    def codes_of(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Codes of samples [n, *input_shape]: of floats through the input quantizer, else as is.
+
+        Raises: as `quantize_input` and `check_codes`.
+        """
+        samples = as_array(X, "X", "numbers")
+        return self.quantize_input(X) if samples.dtype.kind == "f" else self.check_codes(X)
 
     def dequantize_output(self, acc: ArrayLike) -> FloatArray:
         """Floats of output accumulators [n, *output_shape].  Raises: NotCovered without scales."""
@@ -193,14 +258,15 @@ class Network:
         parts = (checked[start : start + block] for start in range(0, len(checked), block))
         return np.concatenate([self._forward(part) for part in parts])
 
-    def trace(self, codes: ArrayLike, accumulator: Emulated | None = None) -> Trace:
+    def trace(self, codes: ArrayLike, accumulator: Accumulators | None = None) -> Trace:
         """Every value by name: "input", then the nodes in their order, each [n, *shape].
 
         Args:
             codes: as for `forward`.
-            accumulator: sums in an emulated accumulator of finite width; None: exact sums.
+            accumulator: sums as an `Accumulator` of finite width makes them, or for each node
+                name in a mapping the one of that node; an `Emulated`; None: exact sums.
 
-        Raises: as `forward`; AccumulatorOverflow where an emulated accumulator is asked to.
+        Raises: as `forward`; AccumulatorOverflow where an accumulator is asked to.
         """
         values: Trace = {INPUT: self.check_codes(codes)}
         for node in self.nodes:
@@ -265,14 +331,7 @@ class Network:
 
     def with_nodes(self, nodes: Sequence[Node]) -> Network:
         """Other nodes between the same doors."""
-        return Network(
-            nodes,
-            input_shape=self.input_shape,
-            input_format=self.input_format,
-            input_quantizer=self.input_quantizer,
-            output_dequantizer=self.output_dequantizer,
-            output=self.output,
-        )
+        return Network(nodes, **self._frame)
 
     # --- files ------------------------------------------------------------------------------
 
@@ -281,6 +340,11 @@ class Network:
         from refqnn.storage import save
 
         save(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Network:
+        """`refqnn.load`."""
+        return load(path)
 
     @cached_property
     def digest(self) -> str:
@@ -341,14 +405,14 @@ class Network:
         return last_uses([(node.name, inputs_of(node)) for node in self.nodes], self.output)
 
 
-def _emulated_step(node: Node, values: Trace, accumulator: Emulated) -> IntArray:
+def _emulated_step(node: Node, values: Trace, accumulators: Accumulators) -> IntArray:
     """No plan here: an overflow may leave the proved ranges."""
     inputs = tuple(values[name] for name in inputs_of(node))
-    bits = accumulator.width(node.name)
-    if bits is None or not is_sum(node.op):
+    accumulator = accumulator_of(accumulators, node.name)
+    if accumulator is None or not is_sum(node.op):
         return node.op.forward(*inputs)
     try:
-        return accumulator.accumulate(node.op, inputs, bits)
+        return accumulator.accumulate(node.op, inputs)
     except AccumulatorOverflow as error:
         raise AccumulatorOverflow(f"node {node.name!r}: {error}") from None
 

@@ -43,6 +43,7 @@ from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
 from refqnn.container import MALFORMED, read_json, write_atomically
+from refqnn.display import html_table, text_table
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
@@ -205,22 +206,28 @@ class Certificate:
         return rows
 
     def __str__(self) -> str:
-        heads = (
-            *("layer", "neurons", "range", "datatype", "weights"),
-            *("interval", "proved", "span", "exact"),
-        )
-        lines: list[tuple[str, ...]] = [heads]
-        for row in self.table():
-            ends = f"[{row.lo}, {row.hi}]"
-            bits = (
-                *(row.datatype_bits, row.weight_bits, row.interval_bits),
-                *(row.signed_bits, row.span_bits),
-            )
-            share = f"{row.exact}/{row.neurons}"
-            lines.append((row.layer, str(row.neurons), ends, *(str(b) for b in bits), share))
-        widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-        text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths)) for line in lines]
-        return "\n".join([f"accumulator bits for {self.domain}", *text])
+        return text_table(*self._shown)
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._shown)
+
+    @property
+    def _shown(self) -> tuple[str, list[dict[str, object]]]:
+        rows: list[dict[str, object]] = [
+            {
+                "layer": row.layer,
+                "neurons": row.neurons,
+                "range": f"[{row.lo}, {row.hi}]",
+                "datatype": row.datatype_bits,
+                "weights": row.weight_bits,
+                "interval": row.interval_bits,
+                "proved": row.signed_bits,
+                "span": row.span_bits,
+                "exact": f"{row.exact}/{row.neurons}",
+            }
+            for row in self.table()
+        ]
+        return f"accumulator bits for {self.domain}", rows
 
     def verify(
         self,
@@ -469,9 +476,7 @@ def observed(network: Network, X: ArrayLike) -> dict[str, Interval]:
 
     Returns: an `Interval` for "input" and every node.
     """
-    samples = np.asarray(X)
-    codes = network.quantize_input(samples) if samples.dtype.kind == "f" else samples
-    codes = network.check_codes(codes)
+    codes = network.codes_of(X)
     seen: dict[str, Interval] = {}
     block = network.traced_block
     for start in range(0, len(codes), block):

@@ -18,6 +18,7 @@ from refqnn.accumulator.rungs import exhaustive_bounds
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.search import climb, maximise, neuron_box
 from refqnn.accumulator.solver import decide, solver_installed
+from refqnn.display import Shown
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import is_integer
 from refqnn.graph import INPUT
@@ -28,7 +29,7 @@ __all__ = ["NoOverflow", "Overflow", "Unknown", "find_overflow"]
 
 
 @dataclass(frozen=True)
-class Overflow:
+class Overflow(Shown):
     """An input whose accumulator leaves the range, replayed through `Network.trace`.
 
     Attributes:
@@ -50,7 +51,7 @@ class Overflow:
 
 
 @dataclass(frozen=True)
-class NoOverflow:
+class NoOverflow(Shown):
     """No input of the domain overflows.
 
     Attributes:
@@ -70,7 +71,7 @@ class NoOverflow:
 
 
 @dataclass(frozen=True)
-class Unknown:
+class Unknown(Shown):
     """The time ran out: no input found that overflows, and no proof.
 
     Attributes:

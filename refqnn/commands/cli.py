@@ -24,6 +24,7 @@ for _command in (
     files.compare,
     files.convert,
     files.diff,
+    files.diagnose,
     conformance.conform,
     conformance.vectors,
     fhe.fhe,

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refqnn.container import refuse_keys
+from refqnn.display import TEXT, cell, safe
 from refqnn.errors import FileFormatError, RefqnnError
 
 # Exit codes; 0 is success.
@@ -37,17 +38,6 @@ _messages = Console(stderr=True)
 
 
 # --- text -------------------------------------------------------------------------------------
-
-
-def safe(text: object) -> str:
-    """The text in one line that a terminal shows as it is: what cannot be printed is escaped.
-
-    >>> print(safe("fc1\\x1b[31m \\u202e\\n[bold]"))
-    fc1\\x1b[31m \\u202e\\n[bold]
-    """
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in str(text)
-    )
 
 
 def show(*lines: object) -> None:
@@ -65,14 +55,6 @@ def _print(stream: Console, lines: Iterable[object]) -> None:
         stream.print(Text(safe(line)), soft_wrap=True)
 
 
-_LEFT = frozenset(
-    (
-        *("node", "layer", "kind", "inputs", "shape", "codes", "proof", "quantizer", "first"),
-        *("name", "takes", "what it measures"),
-    )
-)
-
-
 def print_table(title: str, rows: Iterable[Mapping[str, object]]) -> None:
     """Rows of {column: cell}: text on the left, figures on the right, None empty, no wrapping."""
     table = Table(
@@ -80,17 +62,11 @@ def print_table(title: str, rows: Iterable[Mapping[str, object]]) -> None:
     )
     for row in rows:
         for column in () if table.columns else row:
-            table.add_column(column, justify="left" if column in _LEFT else "right", no_wrap=True)
-        table.add_row(*map(_cell, row.values()))
+            table.add_column(column, justify="left" if column in TEXT else "right", no_wrap=True)
+        table.add_row(*(Text(cell(value)) for value in row.values()))
     if not table.columns:
         return show(f"{title}: none")
     print_wide(table)
-
-
-def _cell(value: object) -> Text:
-    if value is None:
-        return Text()
-    return Text(f"{value:,}" if isinstance(value, int) else safe(value))
 
 
 def print_wide(table: Table) -> None:

@@ -1,4 +1,4 @@
-"""Commands on files of networks: inspect, certify, compare, convert, diff."""
+"""Commands on files of networks: inspect, certify, compare, convert, diff, diagnose."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from refqnn import accumulator, onnx, plotting
+from refqnn import accumulator, diagnosis, onnx, plotting
 from refqnn.commands import console
 from refqnn.errors import CertificateError
 from refqnn.formats import signed_bits
-from refqnn.inspect import describe
+from refqnn.inspect import table
 from refqnn.ops import Interval
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
+    from refqnn.diagnosis.dump import Layout
     from refqnn.network import Network
     from refqnn.onnx import Flavour
 
@@ -29,25 +30,7 @@ def inspect(file: Path) -> None:
     """Show a network (ours or ONNX) as a table: nodes, formats, proved ranges, bits, parameters."""
     imported = onnx.open_file(file)
     network = imported.network
-    console.print_table(
-        f"{file.name}  {network.digest[:12]}",
-        (
-            {
-                "node": row.node,
-                "kind": row.kind,
-                "inputs": ", ".join(row.inputs),
-                "shape": "x".join(str(d) for d in row.shape),
-                "codes": (row.format or "").partition(" codes")[0],
-                "shift": row.shift,
-                "range": f"[{row.lo:,}, {row.hi:,}]",
-                "bits": row.signed_bits,
-                "span": row.span_bits,
-                "sums in": row.arithmetic,
-                "parameters": row.parameters,
-            }
-            for row in describe(network)
-        ),
-    )
+    console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
     console.show(
         *(f"left out behind the output: {node}" for node in imported.dropped),
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",
@@ -284,3 +267,66 @@ def diff(a: Path, b: Path, inputs: Path) -> None:
         console.show(difference)
         raise SystemExit(console.DIFFERENT)
     console.show(f"equal on {len(samples):,} samples")
+
+
+# --- diagnose ---------------------------------------------------------------------------------
+
+
+@click.command(cls=console.Command, short_help="Say what another implementation does otherwise.")
+@click.argument("network_file", metavar="NETWORK", type=console.FILE)
+@click.argument("dump", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--inputs",
+    type=console.FILE,
+    help="A .npy file of samples, where DUMP does not hold the input.",
+)
+@click.option(
+    "--name",
+    "renamed",
+    multiple=True,
+    metavar="THEIRS=OURS",
+    help="A tensor of DUMP that has another name; may be given again.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["channels_first", "channels_last"]),
+    default="channels_first",
+    help="Of tensors that are flat.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0),
+    default=60.0,
+    help="Seconds for pairs of deviations, for each layer that parts.",
+)
+@console.save_option("--json", "json_file", "Save the findings to FILE.")
+def diagnose(
+    network_file: Path,
+    dump: Path,
+    inputs: Path | None,
+    renamed: tuple[str, ...],
+    layout: str,
+    budget: float,
+    json_file: Path | None,
+) -> None:
+    """Find what turns NETWORK's integers (ours or ONNX) into those of DUMP, a .npz file or a folder
+    of .npy files: some layers, or the output alone.  Exits with 1 where they part."""
+    found = diagnosis.diagnose(
+        onnx.open_network(network_file),
+        dump,
+        None if inputs is None else console.load_array(inputs),
+        names=dict(_pair(text) for text in renamed),
+        layout=cast("Layout", layout),
+        budget_s=budget,
+    )
+    console.show(*str(found).split("\n"))
+    console.written(json_file, lambda path: path.write_text(json.dumps(found.to_dict(), indent=2)))
+    if not found.ok:
+        raise SystemExit(console.DIFFERENT)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    theirs, equals, ours = text.rpartition("=")
+    if not equals or not theirs:
+        raise click.BadParameter(f"got {text!r}, expected THEIRS=OURS", param_hint="--name")
+    return theirs, ours

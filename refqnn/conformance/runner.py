@@ -30,6 +30,7 @@ from refqnn.conformance.suite import (
     select,
 )
 from refqnn.container import write_atomically
+from refqnn.display import Shown
 from refqnn.errors import InvalidType, mismatch
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """All verdicts of a run.
 
     Attributes:
@@ -131,6 +132,9 @@ class Report:
     def failures(self) -> list[Outcome]:
         """The outcomes that failed or ended in a fault."""
         return [o for o in self.outcomes if o.status in ("failed", "fault")]
+
+    def __str__(self) -> str:
+        return self.summary()
 
     def summary(self) -> str:
         """A table by operation, then one by flag for what failed, then the first failures.

@@ -16,7 +16,8 @@ from concrete import fhe
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.accumulator import Certificate, certify
-from refqnn.errors import CircuitError, InvalidArgument, ShapeMismatch, mismatch
+from refqnn.display import html_table, text_table
+from refqnn.errors import CircuitError, InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.fhe import backend, prices
 from refqnn.fhe.batch import run_all
 from refqnn.fhe.interrupts import held_back
@@ -25,6 +26,7 @@ from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_me
 from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
 from refqnn.fhe.security import FAILURE, LEVELS, MODELS, reveals, security_of
 from refqnn.fhe.tables import Lowering
+from refqnn.formats import as_array
 from refqnn.network import Network
 from refqnn.ops import Interval
 from refqnn.simplify import simplify
@@ -287,7 +289,7 @@ class Circuit:
         Raises: InvalidType, ShapeMismatch; OutOfRange for codes outside the declared format, before
             anything is encrypted.
         """
-        array = np.asarray(codes)
+        array = as_array(codes, "codes", "integers")
         if array.shape == (1, *self.network.input_shape):  # a table of one row
             array = array[0]
         if array.shape != self.network.input_shape:
@@ -437,34 +439,48 @@ class Circuit:
     def explain(self) -> str:
         """Per layer: widths, bits removed, lookups by width, share of the cost, what would help;
         then the security, and what is revealed to whom."""
+        told = [f"{who} can tell: {what}" for who, all_ in self.reveals().items() for what in all_]
+        lines = [text_table("", self.table()), security_of(self.global_p_error), *told]
+        return "\n".join(lines)
+
+    def table(self) -> list[dict[str, object]]:
+        """The layers of `explain` as rows of {column: value}."""
         total = sum(layer.price for layer in self.layers) or 1.0
-        rows = [("layer", "values", "span", "width", "removed", "lookups", "share", "hint")]
-        for layer in self.layers:
-            lookups = ", ".join(f"{n} of {bits} bits" for bits, n in layer.lookups.items())
-            rows.append(
-                (
-                    layer.name,
-                    str(layer.neurons),
-                    f"{layer.span_bits} bits",
-                    f"{layer.bits} bits",
-                    f"{layer.shift} ({layer.method})",
-                    lookups,
-                    f"{layer.price / total:.0%}",
-                    _hint(layer),
-                )
-            )
+        rows: list[dict[str, object]] = [
+            {
+                "layer": layer.name,
+                "values": layer.neurons,
+                "span": f"{layer.span_bits} bits",
+                "width": f"{layer.bits} bits",
+                "removed": f"{layer.shift} ({layer.method})",
+                "lookups": ", ".join(f"{n} of {bits} bits" for bits, n in layer.lookups.items()),
+                "share": f"{layer.price / total:.0%}",
+                "hint": _hint(layer),
+            }
+            for layer in self.layers
+        ]
+        none: dict[str, object] = dict.fromkeys(_COLUMNS) | {"lookups": "none"}
         for name, count in self.lowered.without_lookup.items():
             levels = len(self.lowered.read_alone) * (self.lowered.input_format.levels - 1)
             hint = f"each reads one input: sums of {levels} levels that the client sends"
-            rows.append((name, str(count), "", "", "", "none", "", hint))
-        rows.append(("output", "", f"{self.lowered.output_bits} bits", "", "", "none", "", ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        ]
-        told = [f"{who} can tell: {what}" for who, all_ in self.reveals().items() for what in all_]
-        return "\n".join([*lines, security_of(self.global_p_error), *told])
+            rows.append(none | {"layer": name, "values": count, "hint": hint})
+        width = f"{self.lowered.output_bits} bits"
+        return [*rows, none | {"layer": "output", "width": width}]
+
+    def _repr_html_(self) -> str:
+        told = ({"who": who, "what": what} for who, all_ in self.reveals().items() for what in all_)
+        lookups = html_table("Lookups by layer", self.table())
+        return lookups + html_table(security_of(self.global_p_error), told)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Raises: InvalidType; a circuit is machine code, and may hold secret keys."""
+        raise InvalidType(
+            "pickle: got a Circuit, expected its network, which compiles again anywhere; "
+            "save_client and save_server write what a client and a server need"
+        )
+
+
+_COLUMNS = ("layer", "values", "span", "width", "removed", "lookups", "share", "hint")
 
 
 def _hint(layer: Layer) -> str:

@@ -69,6 +69,7 @@ from refqnn.fhe.doors import Encoding
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.memory import kept_between_runs, require_memory
 from refqnn.fhe.messages import Parameters
+from refqnn.formats import as_array
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
@@ -226,7 +227,7 @@ class Client:
         Raises: InvalidType, ShapeMismatch; OutOfRange for codes outside the declared format, before
             anything is encrypted.
         """
-        array = np.asarray(codes)
+        array = as_array(codes, "codes", "integers")
         if array.shape == (1, *self.doors.input_shape):  # a table of one row
             array = array[0]
         if array.shape != self.doors.input_shape:

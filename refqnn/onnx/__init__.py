@@ -35,13 +35,17 @@ and files that are truncated, cyclic, inconsistent, or point outside their folde
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING
 
 from refqnn.network import Network
 from refqnn.onnx.comparison import compare
 from refqnn.onnx.conversion import convert, open_file, open_network
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import FLAVOURS, Flavour, to_onnx
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 __all__ = [
     "FLAVOURS",
@@ -58,7 +62,12 @@ __all__ = [
 ]
 
 
-def from_onnx(model: Any, *, input: InputDoor | None = None, output: str | None = None) -> Network:
+def from_onnx(
+    model: str | os.PathLike[str] | bytes | ModelProto,
+    *,
+    input: InputDoor | None = None,
+    output: str | None = None,
+) -> Network:
     """The integer program of an ONNX model.
 
     Reads QONNX (Quant, IntQuant, BipolarQuant, Trunc, MultiThreshold in any of their domains), QDQ

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from refqnn.errors import NotCovered, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
@@ -33,8 +32,7 @@ def compare(a: Network, b: Network, X: ArrayLike) -> Difference | None:
     if a.input_shape != b.input_shape:
         expected = f"samples of shape {a.input_shape}"
         raise ShapeMismatch(mismatch("b", f"samples of shape {b.input_shape}", expected))
-    samples = np.asarray(X)
-    trace_a, trace_b = (n.trace(_codes(n, samples)) for n in (a, b))
+    trace_a, trace_b = (n.trace(n.codes_of(X)) for n in (a, b))
     pairs = matching_nodes(a, b)
     got: Mapping[str, IntArray] = {mine: trace_b[theirs] for mine, theirs in pairs.items()}
     return diff(trace_a, got, a)
@@ -63,9 +61,3 @@ def matching_nodes(a: Network, b: Network) -> dict[str, str]:
 def _format(node: Node) -> IntFormat | None:
     fmt = getattr(node.op, "format", None)
     return fmt if isinstance(fmt, IntFormat) else None
-
-
-def _codes(network: Network, samples: NDArray[np.generic]) -> NDArray[np.int64]:
-    if samples.dtype.kind == "f":
-        return network.quantize_input(samples)
-    return network.check_codes(samples)

@@ -10,6 +10,7 @@ from refqnn.ops.linear import Linear
 from refqnn.ops.lookup import Lookup
 from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
 from refqnn.ops.requantize import Requantize
+from refqnn.ops.rescale import Rescale
 from refqnn.ops.reshape import Flatten, Reshape
 from refqnn.ops.softmax import Softmax
 from refqnn.ops.structure import Role
@@ -29,6 +30,7 @@ KINDS: tuple[type[Op], ...] = (
     Flatten,
     Reshape,
     Gather,
+    Rescale,
     Softmax,
 )
 """Every kind that files hold."""
@@ -49,6 +51,7 @@ __all__ = [
     "MaxPool2d",
     "Op",
     "Requantize",
+    "Rescale",
     "Reshape",
     "Role",
     "Softmax",

@@ -25,7 +25,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from refqnn.errors import InvalidArgument, mismatch
-from refqnn.formats import is_integer
+from refqnn.formats import is_integer, plain
 from refqnn.quantizers import FloatArray
 from refqnn.training.modules import module_from_state, module_state
 from refqnn.training.progress import TrainingNet
@@ -143,7 +143,7 @@ class Estimator(BaseEstimator):
                 f"y: got None, expected targets: this {type(self).__name__} estimator requires y "
                 "to be passed, but the target y is None"
             )
-        targets = _to_array(y)
+        targets = _to_array(y, "y")
         check_consistent_length(rows, targets)
         return kept, self._encode_targets(targets, reset, classes)
 
@@ -157,7 +157,7 @@ class Estimator(BaseEstimator):
 
     def _rows(self, X: ArrayLike, reset: bool = False, **checks: int) -> NDArray[np.float64]:
         rows: NDArray[np.float64] = validate_data(
-            self, _to_array(X), reset=reset, dtype=np.float64, **checks
+            self, _to_array(X, "X"), reset=reset, dtype=np.float64, **checks
         )
         return rows
 
@@ -295,7 +295,7 @@ class Estimator(BaseEstimator):
         }
         weight = getattr(self, "criterion__weight", None)
         if weight is not None:
-            weight = torch.as_tensor(np.asarray(_to_array(weight), dtype=np.float32))
+            weight = torch.as_tensor(np.asarray(_to_array(weight, "weight"), dtype=np.float32))
             options["criterion__weight"] = weight
         callbacks = self.callbacks or []
         if isinstance(callbacks, str):
@@ -466,8 +466,12 @@ class Regressor(RegressorMixin):
         return tags
 
 
-def _to_array(data: ArrayLike) -> ArrayLike:
-    return data.detach().cpu().numpy() if isinstance(data, Tensor) else data
+def _to_array(data: Any, argument: str) -> Any:
+    """Without tensors, and without nullable types but in a frame: its names are still wanted."""
+    if isinstance(data, Tensor):
+        return data.detach().cpu().numpy()
+    numbers = plain(data, argument)
+    return data if hasattr(data, "columns") else numbers
 
 
 def require(name: str, got: object, holds: bool, expected: str) -> None:
@@ -495,7 +499,7 @@ def _warn_of_coarse(rows: NDArray[np.float64], kept: NDArray[np.float32]) -> Non
 
 def _checked_weight(weight: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:
     checked: NDArray[np.float32] = _check_sample_weight(
-        _to_array(weight), rows, dtype=np.float32, ensure_non_negative=True
+        _to_array(weight, "sample_weight"), rows, dtype=np.float32, ensure_non_negative=True
     )
     if not (checked > 0.0).any():
         raise InvalidArgument(mismatch("sample_weight", "only zeros", "one positive weight"))
