@@ -20,6 +20,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Requantize,
+    Rescale,
     Reshape,
     Softmax,
     SumPool2d,
@@ -29,11 +30,11 @@ from refqnn.ops.softmax import exp_of_negative
 from refqnn.ops.windows import Padding
 from refqnn.rounding import round_float, round_ratio
 from refqnn.tflite.files import Operator, Tensor
-from refqnn.tflite.reader import Movement, Reader
+from refqnn.tflite.reader import Movement, Reader, our_order
 from refqnn.tflite.rescaling import (
     Gains,
     Target,
-    clipped,
+    eighth_bits,
     gain,
     multiplier,
     requantize,
@@ -148,13 +149,20 @@ def pool(r: Reader, op: Operator) -> None:
         raise NotCovered("its input and output have different scales")
     if op.kind == "MAX_POOL_2D":
         return _clip(r, op, MaxPool2d(kernel, **window), [r.value(x)], target)
-    if any(end for pair in window["padding"] for end in pair):
-        raise NotCovered("windows beyond the edge, of fewer values than others")
-    acc = r.step(SumPool2d(kernel, **window), [r.value(x)], y, "sum")
-    count = prod(kernel)
-    lo, hi = (np.array([e]) for e in (count * x.format.q_min, count * x.format.q_max))
-    mean = Requantize.from_function(lambda a: round_ratio(a, count, "half_away"), lo, hi, y.format)
-    r.add(clipped(mean, target.clip), [acc], y)
+    summed = SumPool2d(kernel, **window)
+    acc = r.step(summed, [r.value(x)], y, "sum")
+    ones = np.ones((1, *r.shape(x)), dtype=np.int64)
+    counts = summed.forward(ones)[0]  # the values of each window that lie inside
+    r.select(y, counts, {c: (_mean(c, target), acc) for c in np.unique(counts).tolist()})
+
+
+def _mean(count: int, target: Target) -> Requantize:
+    """A sum divided by the number of its terms."""
+    fmt = target.format
+    ends = (np.array([count * end]) for end in (fmt.q_min, fmt.q_max))
+    return Requantize.from_function(
+        lambda acc: np.clip(round_ratio(acc, count, "half_away"), *target.clip), *ends, fmt
+    )
 
 
 def _clip(r: Reader, op: Operator, node: Any, sources: list[str], target: Target) -> None:
@@ -163,8 +171,8 @@ def _clip(r: Reader, op: Operator, node: Any, sources: list[str], target: Target
     fmt = target.format
     if target.clip == (fmt.q_min, fmt.q_max):
         return r.add(node, sources, y)
-    codes = np.clip(np.arange(fmt.q_min, fmt.q_max + 1), *target.clip)
-    return r.table(op, r.step(node, sources, y, "unclipped"), codes)
+    clipped = r.function(np.clip(y.codes, *target.clip), y, y)
+    r.add(clipped, [r.step(node, sources, y, "unclipped")], y)
 
 
 # --- two operands -----------------------------------------------------------------------------
@@ -195,9 +203,9 @@ def add(r: Reader, op: Operator) -> None:
         m_a, m_b = (int(m) for m in np.rint(ratios.astype(np.float64) * 2.0**shift))
         acc = r.step(Add((m_a, sign * m_b)), sources, y, "sum")
         offset = -(m_a * z_a + sign * m_b * z_b)
-        zero = target.zero_point
-        code = Requantize.from_shift(shift, y.format, "half_up", offset=offset, zero_point=zero)
-        return r.add(clipped(code, target.clip), [acc], y)
+        zero, clip = target.zero_point, target.clip
+        code = Rescale(1, shift, y.format, zero_point=zero, offset=offset, clip=clip)
+        return r.add(Requantize.from_rescale(code), [acc], y)
     twice = 2 * max(float(s_a), float(s_b))
     shift = 15 if y.type == "INT16" else 20
     terms = [
@@ -254,11 +262,18 @@ def relu(r: Reader, op: Operator) -> None:
 def leaky_relu(r: Reader, op: Operator) -> None:
     x, (y,) = _operand(op, 0), op.outputs
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
-    alpha = np.float32(op.options.Alpha())
-    above, below = float(s_x / s_y), float(s_x * alpha / s_y)
-    d = x.codes - z_x
-    negative = rescaled(d, abs(below)) if below >= 0 else rescaled(-d, -below)
-    r.table(op, r.value(x), _saturated(y, z_y + np.where(d >= 0, rescaled(d, above), negative)))
+    alpha, d = np.float32(op.options.Alpha()), x.codes - z_x
+    above, below = s_x / s_y, s_x * alpha / s_y
+    if r.profile.way(op.kind) == "float32" and _in_eighth_bits(above, abs(below)):
+        positive, negative = eighth_bits(d, above), eighth_bits(d, below)
+    else:
+        positive = rescaled(d, float(above))
+        negative = rescaled(d * int(np.sign(below)), abs(float(below)))
+    r.table(op, r.value(x), _saturated(y, z_y + np.where(d >= 0, positive, negative)))
+
+
+def _in_eighth_bits(*gains: np.float32) -> bool:
+    return all(2.0**-8 <= g <= 2.0**7 for g in gains)
 
 
 def hard_swish(r: Reader, op: Operator) -> None:
@@ -303,8 +318,16 @@ def transcendental(r: Reader, op: Operator) -> None:
 def quantize(r: Reader, op: Operator) -> None:
     x, (y,) = _operand(op, 0), op.outputs
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
-    real = float(s_x) / float(s_y)
-    r.table(op, r.value(x), _saturated(y, z_y + rescaled(x.codes - z_x, real)))
+    d, real, source = x.codes - z_x, float(s_x) / float(s_y), r.value(x)
+    if r.profile.way(op.kind) == "float32" and _in_eighth_bits(s_x / s_y):
+        return r.table(op, source, _saturated(y, z_y + eighth_bits(d, s_x / s_y)))
+    away, up = (_saturated(y, z_y + rescaled(d, real, way)) for way in ("double", "double_up"))
+    if r.profile.way(op.kind) == "double" or np.array_equal(away, up):
+        return r.table(op, source, away)
+    size = prod(y.shape)
+    last = np.arange(size).reshape(y.shape[1:]) >= size // 16 * 16  # behind the vectors of 16
+    choices = {False: (r.function(up, x, y), source), True: (r.function(away, x, y), source)}
+    r.select(y, our_order(last[None])[0], choices)
 
 
 # --- movement ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ keeps the name of its tensor; steps on the way to it are called after it, with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,7 +18,7 @@ from refqnn.container import MALFORMED
 from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.graph import INPUT, Node
 from refqnn.network import Network
-from refqnn.ops import Gather, Lookup, Op, Requantize
+from refqnn.ops import Concat, Gather, Lookup, Op, Requantize
 from refqnn.ops.base import Interval, Shape
 from refqnn.quantizers import AffineQuantizer, Dequantizer
 from refqnn.rounding import round_float
@@ -189,13 +189,33 @@ class Reader:
             hi = max(min(hi, code[1]), lo)
         return Target(y.format, zero, (lo, hi))
 
+    def function(self, codes: NDArray[np.int64], x: Tensor, y: Tensor) -> Op:
+        """A function of every code of x [levels]: thresholds where it never falls."""
+        kind = Requantize.from_table if (codes[1:] >= codes[:-1]).all() else Lookup
+        return kind(codes[None], x.format.q_min, y.format)
+
     def table(self, op: Operator, source: str, codes: NDArray[np.int64]) -> None:
-        """A function of every code of the value [codes]: thresholds where it never falls."""
-        (y,) = op.outputs
-        lo = self.ranges[source].ends[0] if False else y.format.q_min
-        monotone = (codes[1:] >= codes[:-1]).all()
-        kind = Requantize.from_table if monotone else Lookup
-        self.add(kind(codes[None], lo, y.format), [source], y)
+        """An operator that is a function of the codes of its first operand."""
+        (x, *_), (y,) = op.inputs, op.outputs
+        assert x is not None
+        self.add(self.function(codes, x, y), [source], y)
+
+    def select(self, y: Tensor, key: NDArray[Any], choices: Mapping[Any, tuple[Op, str]]) -> None:
+        """At each position the values of one of several nodes.
+
+        Args:
+            key: of the choice [*shape of the values].
+            choices: a node without its name, and the value that it reads.
+        """
+        if len(choices) == 1:
+            ((op, source),) = choices.values()
+            return self.add(op, [source], y)
+        values = [self.step(op, [at], y, f"choice {k}") for k, (op, at) in choices.items()]
+        joined = self.step(Concat(), values, y, "choices")
+        index = np.arange(key.size).reshape(key.shape)
+        for i, k in enumerate(choices):
+            index = np.where(key == k, index + i * key.size, index)
+        self.add(Gather(index, self.ranges[joined].shape), [joined], y)
 
     def move(self, source: str, movement: Movement, fill: int = 0) -> Gather | None:
         """What moves the entries of an array [1, ..., channels]; None where nothing moves.

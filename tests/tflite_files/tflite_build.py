@@ -73,9 +73,16 @@ def model(
 
 def _code(b: Any, kind: str) -> int:
     code = getattr(tflite.BuiltinOperator, kind)
-    version = {"RESHAPE": 1, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4}.get(
-        kind, 2
-    )
+    version = {
+        "RESHAPE": 1,
+        "RELU_N1_TO_1": 1,
+        "HARD_SWISH": 1,
+        "EXPAND_DIMS": 1,
+        "SQUEEZE": 1,
+        "CONV_2D": 3,
+        "DEPTHWISE_CONV_2D": 3,
+        "FULLY_CONNECTED": 4,
+    }.get(kind, 2)
     return _table(
         b, "OperatorCode", DeprecatedBuiltinCode=min(code, 127), BuiltinCode=code, Version=version
     )
