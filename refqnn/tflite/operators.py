@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from refqnn.ops import (
     Add,
     Concat,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     GlobalSumPool,
     Linear,
@@ -35,6 +37,7 @@ from refqnn.tflite.rescaling import (
     Gains,
     Target,
     eighth_bits,
+    fixed_point,
     gain,
     multiplier,
     requantize,
@@ -54,21 +57,21 @@ def _operand(op: Operator, i: int) -> Tensor:
 # --- sums of products -------------------------------------------------------------------------
 
 
-def _weights(op: Operator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _weights(op: Operator, bias_at: int = 2) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Integer weights less their zero points, the output channels first, and the bias."""
     w = _operand(op, 1)
     axis = w.axis if w.scale.size > 1 else 0
     zero = w.zero_point.reshape(-1, *(1,) * (len(w.shape) - 1 - axis))
     weights = w.constant.astype(np.int64) - zero
     channels = w.shape[-1] if op.kind == "DEPTHWISE_CONV_2D" else w.shape[0]
-    has_bias = len(op.inputs) > 2 and op.inputs[2] is not None
-    bias = _operand(op, 2).constant if has_bias else np.zeros(channels)
+    has_bias = len(op.inputs) > bias_at and op.inputs[bias_at] is not None
+    bias = _operand(op, bias_at).constant if has_bias else np.zeros(channels)
     return weights, bias.astype(np.int64)
 
 
-def _gains(r: Reader, op: Operator) -> Gains:
+def _gains(r: Reader, op: Operator, x: Tensor) -> Gains:
     """s_x * s_w / s_y, one for each output channel."""
-    x, w, y = _operand(op, 0), _operand(op, 1), op.outputs[0]
+    w, y = _operand(op, 1), op.outputs[0]
     (s_x, _), (s_y, _) = x.quantizer, y.quantizer
     way = r.profile.way(op.kind)
     if op.kind == "FULLY_CONNECTED" and w.scale.size == 1 and way == "double_up":
@@ -78,12 +81,12 @@ def _gains(r: Reader, op: Operator) -> Gains:
     return np.broadcast_to(gains, y.shape[-1:])
 
 
-def _sum(r: Reader, op: Operator, layer: Linear | Conv2d, source: str) -> None:
+def _sum(r: Reader, op: Operator, layer: Linear | Conv2d, source: str, x: Tensor) -> None:
     """The sum, rescaled to codes."""
     (y,) = op.outputs
     acc = r.step(layer, [source], y, "sum")
     target = r.target(op, op.options.FusedActivationFunction())
-    r.add(requantize(_gains(r, op), target, r.profile.way(op.kind), r.ends(acc)), [acc], y)
+    r.add(requantize(_gains(r, op, x), target, r.profile.way(op.kind), r.ends(acc)), [acc], y)
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -123,7 +126,32 @@ def convolution(r: Reader, op: Operator) -> None:
         pad_code=zero,
         **_window(op, weight.shape[2:], tuple(sizes)),
     )
-    _sum(r, op, layer, r.value(x))
+    _sum(r, op, layer, r.value(x), x)
+
+
+def transpose_conv(r: Reader, op: Operator) -> None:
+    """Inputs spread out, the zero point between, and a convolution."""
+    x, (y,) = _operand(op, 2), op.outputs
+    weight, bias = _weights(op, 3)  # [out, kh, kw, in]
+    o, (_, zero) = op.options, x.quantizer
+    padding, extra = [], []
+    for size, out, k, s in zip(
+        x.shape[1:3], y.shape[1:3], weight.shape[1:3], (o.StrideH(), o.StrideW())
+    ):
+        before = _same(out, k, s, 1)[0] if o.Padding() == 0 else 0
+        rest = s * (size - 1) + k - before - out
+        padding.append((before, max(rest, 0)))
+        extra.append(max(-rest, 0))
+    layer = ConvTranspose2d(
+        weight.transpose(3, 0, 1, 2),
+        bias - zero * weight.sum(axis=(1, 2, 3)),
+        stride=(o.StrideH(), o.StrideW()),
+        padding=tuple(padding),
+        output_padding=tuple(extra),
+    )
+    spread, conv = layer.as_convolution(r.shape(x))
+    source = r.step(replace(spread, fill=zero), [r.value(x)], y, "spread")
+    _sum(r, op, conv, source, x)
 
 
 def fully_connected(r: Reader, op: Operator) -> None:
@@ -134,7 +162,7 @@ def fully_connected(r: Reader, op: Operator) -> None:
     if len(r.shape(x)) > 1:
         flat = r.move(source, lambda v: v.reshape(1, -1)) or Flatten()
         source = r.step(flat, [source], op.outputs[0], "flat")
-    _sum(r, op, Linear(weight, bias - zero * weight.sum(axis=1)), source)
+    _sum(r, op, Linear(weight, bias - zero * weight.sum(axis=1)), source, x)
 
 
 # --- windows ----------------------------------------------------------------------------------
@@ -458,9 +486,28 @@ def mean(r: Reader, op: Operator) -> None:
     if axes != list(range(1, len(x.shape) - 1)):
         raise NotCovered(f"it averages axes {axes}; expected all between batch and channels")
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    n, way, target = prod(x.shape[1:-1]), r.profile.way(op.kind), r.target(op)
     acc = r.step(GlobalSumPool(), [r.value(x)], y, "sum")
-    count = prod(x.shape[1:-1])
-    raise NotCovered(f"mean {acc} {count} {s_x} {z_x} {s_y} {z_y}")
+    if way == "float32":
+        scale = s_x / s_y / np.float32(n)
+
+        def code(a: NDArray[np.int64]) -> NDArray[np.int64]:
+            value = (a - n * z_x).astype(np.float32) * scale + np.float32(z_y)
+            return np.clip(np.rint(value), *target.clip).astype(np.int64)
+
+        lo, hi = (np.array([end]) for end in r.ranges[acc].ends)
+        node = Requantize.from_function(code, lo, hi, y.format)
+    elif way == "mixed" and len(axes) == 2 and op.options.KeepDims():
+        bias = int(round_float(np.asarray(np.float32(z_x) * s_x / s_y), "half_away"))
+        real = np.array([float(s_x / (np.float32(n) * s_y))])
+        shifted = replace(target, zero_point=z_y - bias)
+        node = Requantize.from_rescale(fixed_point(real, shifted))
+    else:
+        real = np.array([float(s_x) / float(s_y)])
+        node = Requantize.from_rescale(fixed_point(real, target, terms=n, zero=n * z_x))
+    if len(y.shape) == 2:
+        return r.add(node, [acc], y)
+    r.add(Reshape((y.shape[-1], *y.shape[1:-1])), [r.step(node, [acc], y, "flat")], y)
 
 
 Handler = Callable[[Reader, Operator], None]
@@ -468,6 +515,7 @@ Handler = Callable[[Reader, Operator], None]
 TABLE: dict[str, Handler] = {
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), convolution),
     "FULLY_CONNECTED": fully_connected,
+    "TRANSPOSE_CONV": transpose_conv,
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), pool),
     **dict.fromkeys(("ADD", "SUB"), add),
     "MUL": multiply,

@@ -37,12 +37,12 @@ RUNTIMES: dict[Runtime, Profile] = {
     "tflite_optimized": Profile(
         {
             **dict.fromkeys(_SUMS, "double_up"),
-            **dict.fromkeys(("DEPTHWISE_CONV_2D", "QUANTIZE"), "mixed"),
+            **dict.fromkeys(("DEPTHWISE_CONV_2D", "MEAN", "QUANTIZE"), "mixed"),
         },
         float_softmax=True,
     ),
     "xnnpack": Profile(
-        dict.fromkeys((*_SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "QUANTIZE"), "float32"),
+        dict.fromkeys((*_SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "MEAN", "QUANTIZE"), "float32"),
         float_softmax=True,
     ),
     "cmsis_nn": Profile(),

@@ -85,19 +85,29 @@ def multiplier(real: float) -> tuple[int, int]:
     return (m, exponent) if exponent >= -31 else (0, 0)
 
 
-def fixed_point(gains: Gains, target: Target, way: Way = "double") -> Rescale:
-    """Accumulators times gains, one a channel or one for all, in one of the fixed-point ways."""
+def fixed_point(
+    gains: Gains, target: Target, way: Way = "double", *, terms: int = 1, zero: int = 0
+) -> Rescale:
+    """Accumulators times gains, one a channel or one for all, in one of the fixed-point ways.
+
+    Args:
+        terms: m is divided by it, floored, after as many bits were added: the divisor of a mean.
+        zero: comes off the accumulator.
+    """
     m, e = np.array([multiplier(g) for g in gains.tolist()]).T
-    if way == "single":
-        return Rescale(m, 31 - e, target.format, zero_point=target.zero_point, clip=target.clip)
+    if terms > 1:
+        bits = np.minimum(min(terms.bit_length() - 1, 32), 31 + e)
+        m, e = (m << bits) // terms, e - bits
+    once = way == "single"
     return Rescale(
-        m << np.maximum(e, 0),
-        31 + np.maximum(-e, 0),
+        m if once else m << np.maximum(e, 0),
+        31 - e if once else 31 + np.maximum(-e, 0),
         target.format,
-        Rounding.HALF_UP if way == "double_up" else Rounding.HALF_AWAY,
+        Rounding.HALF_AWAY if way == "double" else Rounding.HALF_UP,
         zero_point=target.zero_point,
+        offset=-zero,
         clip=target.clip,
-        first_rounding=Rounding.HALF_UP,
+        first_rounding=None if once else Rounding.HALF_UP,
     )
 
 
