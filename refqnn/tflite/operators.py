@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -27,15 +28,14 @@ from refqnn.ops import (
     Softmax,
     SumPool2d,
 )
-from refqnn.ops.requantize import ALWAYS, NEVER
 from refqnn.ops.softmax import exp_of_negative
 from refqnn.ops.windows import Padding
 from refqnn.rounding import round_float, round_ratio
 from refqnn.tflite.files import Operator, Tensor
 from refqnn.tflite.reader import Movement, Reader, our_order
 from refqnn.tflite.rescaling import (
-    Gains,
     Target,
+    Way,
     eighth_bits,
     fixed_point,
     gain,
@@ -69,24 +69,25 @@ def _weights(op: Operator, bias_at: int = 2) -> tuple[NDArray[np.int64], NDArray
     return weights, bias.astype(np.int64)
 
 
-def _gains(r: Reader, op: Operator, x: Tensor) -> Gains:
-    """s_x * s_w / s_y, one for each output channel."""
-    w, y = _operand(op, 1), op.outputs[0]
+def _sum(
+    r: Reader,
+    op: Operator,
+    layer: Linear | Conv2d,
+    source: str,
+    x: Tensor,
+    way: Way | None = None,
+) -> None:
+    """The sum, rescaled to codes: gains s_x * s_w / s_y, one for each output channel."""
+    w, (y,), way = _operand(op, 1), op.outputs, way or r.profile.way(op.kind)
+    acc = r.step(layer, [source], y, "sum")
     (s_x, _), (s_y, _) = x.quantizer, y.quantizer
-    way = r.profile.way(op.kind)
-    if op.kind == "FULLY_CONNECTED" and w.scale.size == 1 and way == "double_up":
+    if op.kind == "FULLY_CONNECTED" and w.scale.size == 1 and way in ("double", "double_up"):
         gains = gain(way, s_x * w.scale, by=s_y)  # the product in float32
     else:
         gains = gain(way, s_x, w.scale, by=s_y)
-    return np.broadcast_to(gains, y.shape[-1:])
-
-
-def _sum(r: Reader, op: Operator, layer: Linear | Conv2d, source: str, x: Tensor) -> None:
-    """The sum, rescaled to codes."""
-    (y,) = op.outputs
-    acc = r.step(layer, [source], y, "sum")
+    gains = np.broadcast_to(gains, y.shape[-1:])
     target = r.target(op, op.options.FusedActivationFunction())
-    r.add(requantize(_gains(r, op, x), target, r.profile.way(op.kind), r.ends(acc)), [acc], y)
+    r.add(requantize(gains, target, way, r.ends(acc)), [acc], y)
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -151,7 +152,9 @@ def transpose_conv(r: Reader, op: Operator) -> None:
     )
     spread, conv = layer.as_convolution(r.shape(x))
     source = r.step(replace(spread, fill=zero), [r.value(x)], y, "spread")
-    _sum(r, op, conv, source, x)
+    # XNNPACK leaves to the optimized kernels what SAME would pad with less than nothing.
+    covered = o.Padding() or all(k >= s for k, s in zip(weight.shape[1:3], layer.stride))
+    _sum(r, op, conv, source, x, None if covered else "double")
 
 
 def fully_connected(r: Reader, op: Operator) -> None:
@@ -187,9 +190,9 @@ def pool(r: Reader, op: Operator) -> None:
 def _mean(count: int, target: Target) -> Requantize:
     """A sum divided by the number of its terms."""
     fmt = target.format
-    ends = (np.array([count * end]) for end in (fmt.q_min, fmt.q_max))
+    lo, hi = (np.array([count * end]) for end in (fmt.q_min, fmt.q_max))
     return Requantize.from_function(
-        lambda acc: np.clip(round_ratio(acc, count, "half_away"), *target.clip), *ends, fmt
+        lambda acc: np.clip(round_ratio(acc, count, "half_away"), *target.clip), lo, hi, fmt
     )
 
 
@@ -252,28 +255,23 @@ def _scaled(t: Tensor, twice: float, shift: int) -> Lookup:
 
 
 def multiply(r: Reader, op: Operator) -> None:
-    """4 a b = (a + b)**2 - (a - b)**2: sums and tables of squares."""
+    """a b = floor((a + b)**2 / 4) - floor((a - b)**2 / 4), exactly: a + b and a - b are both odd
+    or both even.
+    """
     (a, b), sources = _pair(r, op)
     (y,) = op.outputs
     (s_a, z_a), (s_b, z_b), (s_y, _) = a.quantizer, b.quantizer, y.quantizer
-    squares = []
+    quarters = []
     for sign, what in ((1, "sum"), (-1, "difference")):
         both = r.step(Add((1, sign)), sources, y, what)
         lo, hi = r.ranges[both].ends
-        table = (np.arange(lo, hi + 1) - z_a - sign * z_b) ** 2
-        squares.append(r.step(Lookup(table[None], lo), [both], y, f"square of the {what}"))
-    acc = r.step(Add((1, -1)), squares, y, "four times the product")
-    way = r.profile.way(op.kind)
-    real = s_a * s_b / s_y if way == "float32" else np.float64(s_a * s_b / s_y)
+        table = (np.arange(lo, hi + 1) - z_a - sign * z_b) ** 2 // 4
+        quarters.append(r.step(Lookup(table[None], lo), [both], y, f"square of the {what}"))
+    acc = r.step(Add((1, -1)), quarters, y, "product")
+    way, real = r.profile.way(op.kind), np.array([s_a * s_b / s_y])  # in float32
+    gains = real if way == "float32" else real.astype(np.float64)
     target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
-    product = requantize(np.array([real]), target, way, tuple(e // 4 for e in r.ends(acc)))
-    r.add(_times(product, 4), [acc], y)
-
-
-def _times(op: Requantize, factor: int) -> Requantize:
-    """The same of `factor` times the accumulator."""
-    inner = (op.thresholds != ALWAYS) & (op.thresholds != NEVER)
-    return Requantize(np.where(inner, op.thresholds * factor, op.thresholds), op.format)
+    r.add(requantize(gains, target, way, r.ends(acc)), [acc], y)
 
 
 # --- functions of one code --------------------------------------------------------------------
@@ -361,14 +359,17 @@ def quantize(r: Reader, op: Operator) -> None:
 # --- movement ---------------------------------------------------------------------------------
 
 
-def _moved(r: Reader, op: Operator, movement: Movement, fill: int = 0) -> None:
-    """One output, whose entries are those of the first operand, or `fill` where it says -1."""
-    source, (y,) = r.value(_operand(op, 0)), op.outputs
+def _moved(r: Reader, source: str, y: Tensor, movement: Movement, fill: int = 0) -> None:
+    """A tensor whose entries are those of a value, or `fill` where the movement says -1."""
     node = r.move(source, movement, fill)
     if node is None:
         r.values[y.index] = source
     else:
         r.add(node, [source], y)
+
+
+def _movement(r: Reader, op: Operator, movement: Movement, fill: int = 0) -> None:
+    _moved(r, r.value(_operand(op, 0)), op.outputs[0], movement, fill)
 
 
 def _same_scales(op: Operator) -> None:
@@ -379,14 +380,14 @@ def _same_scales(op: Operator) -> None:
 
 
 def reshape(r: Reader, op: Operator) -> None:
-    _moved(r, op, lambda v: v.reshape(1, *op.outputs[0].shape[1:]))
+    _movement(r, op, lambda v: v.reshape(1, *op.outputs[0].shape[1:]))
 
 
 def transpose(r: Reader, op: Operator) -> None:
     axes = _operand(op, 1).constant.tolist()
     if axes[:1] != [0]:
         raise NotCovered(f"it moves the batch: axes {axes}")
-    _moved(r, op, lambda v: v.transpose(axes))
+    _movement(r, op, lambda v: v.transpose(axes))
 
 
 def pad(r: Reader, op: Operator) -> None:
@@ -396,7 +397,7 @@ def pad(r: Reader, op: Operator) -> None:
     fill = int(_operand(op, 2).constant.reshape(-1)[0]) if op.kind == "PADV2" else zero
     if pairs[0] != [0, 0] or min(map(min, pairs)) < 0:
         raise NotCovered(f"padding {pairs}")
-    _moved(r, op, lambda v: np.pad(v, pairs, constant_values=-1), fill)
+    _movement(r, op, lambda v: np.pad(v, pairs, constant_values=-1), fill)
 
 
 def strided_slice(r: Reader, op: Operator) -> None:
@@ -413,7 +414,7 @@ def strided_slice(r: Reader, op: Operator) -> None:
         ends = [None if mask >> i & 1 else e for mask, e in zip(masks, (first, last))]
         index.append(slice(ends[0], ends[1], step))
     index[0] = slice(None)
-    _moved(r, op, lambda v: v[tuple(index)])
+    _movement(r, op, lambda v: v[tuple(index)])
 
 
 def resize_nearest(r: Reader, op: Operator) -> None:
@@ -425,7 +426,7 @@ def resize_nearest(r: Reader, op: Operator) -> None:
         at = (np.arange(new, dtype=np.float32) + np.float32(o.HalfPixelCenters() / 2)) * ratio
         nearest = round_float(at, "half_away") if o.AlignCorners() else np.floor(at)
         index.append(np.clip(nearest.astype(np.int64), 0, old - 1))
-    _moved(r, op, lambda v: v[:, index[0]][:, :, index[1]])
+    _movement(r, op, lambda v: v[:, index[0]][:, :, index[1]])
 
 
 def split(r: Reader, op: Operator) -> None:
@@ -435,11 +436,12 @@ def split(r: Reader, op: Operator) -> None:
         raise NotCovered("it splits the batch")
     source, count = r.value(x), len(op.outputs)
     for i, y in enumerate(op.outputs):
-        node = r.move(source, lambda v, i=i: np.split(v, count, axis)[i])
-        if node is None:
-            r.values[y.index] = source
-        else:
-            r.add(node, [source], y)
+        part = functools.partial(_part, i, count, axis)
+        _moved(r, source, y, part)
+
+
+def _part(i: int, count: int, axis: int, v: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.split(v, count, axis)[i]
 
 
 def concatenation(r: Reader, op: Operator) -> None:
@@ -493,7 +495,7 @@ def mean(r: Reader, op: Operator) -> None:
 
         def code(a: NDArray[np.int64]) -> NDArray[np.int64]:
             value = (a - n * z_x).astype(np.float32) * scale + np.float32(z_y)
-            return np.clip(np.rint(value), *target.clip).astype(np.int64)
+            return np.asarray(np.clip(np.rint(value), *target.clip), dtype=np.int64)
 
         lo, hi = (np.array([end]) for end in r.ranges[acc].ends)
         node = Requantize.from_function(code, lo, hi, y.format)

@@ -36,7 +36,7 @@ RUNTIMES: dict[Runtime, Profile] = {
     "tflite_ref": Profile({"FULLY_CONNECTED": "float64"}),
     "tflite_optimized": Profile(
         {
-            **dict.fromkeys(_SUMS, "double_up"),
+            **dict.fromkeys(("CONV_2D", "FULLY_CONNECTED"), "double_up"),
             **dict.fromkeys(("DEPTHWISE_CONV_2D", "MEAN", "QUANTIZE"), "mixed"),
         },
         float_softmax=True,

@@ -158,7 +158,8 @@ def _listed(gains: Gains, target: Target, way: Way) -> NDArray[np.int64]:
     unique, which = np.unique(gains, return_inverse=True)
     if len(unique) == 0:
         return np.zeros((0, target.format.levels - 1), dtype=np.int64)
-    return Requantize.from_rescale(fixed_point(unique, target, way)).thresholds[which.ravel()]
+    listed = Requantize.from_rescale(fixed_point(unique, target, way)).thresholds
+    return np.asarray(listed[which.ravel()])
 
 
 def _floats(gains: Gains, target: Target, lo: int, hi: int) -> Requantize:
@@ -167,7 +168,8 @@ def _floats(gains: Gains, target: Target, lo: int, hi: int) -> Requantize:
 
     def code(x: NDArray[np.int64]) -> NDArray[np.float64]:
         scaled = round_float(x.astype(gains.dtype) * gains[:, None], mode).astype(np.float64)
-        return np.asarray(np.clip(scaled + target.zero_point, *target.clip))
+        codes: NDArray[np.float64] = np.clip(scaled + target.zero_point, *target.clip)
+        return codes
 
     return Requantize.from_function(
         code, np.full(len(gains), lo), np.full(len(gains), hi), target.format
