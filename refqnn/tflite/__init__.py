@@ -9,6 +9,7 @@ import os
 
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.network import Network
+from refqnn.tflite.comparison import Parting, compare_runtimes
 from refqnn.tflite.files import is_tflite, open_model
 from refqnn.tflite.operators import TABLE
 from refqnn.tflite.profiles import RUNTIMES, Runtime
@@ -17,7 +18,9 @@ from refqnn.tflite.reader import Imported, Reader, file_order
 __all__ = [
     "RUNTIMES",
     "Imported",
+    "Parting",
     "Runtime",
+    "compare_runtimes",
     "file_order",
     "from_tflite",
     "is_tflite",
