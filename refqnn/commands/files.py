@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from refqnn import accumulator, diagnosis, onnx, plotting
+from refqnn import accumulator, diagnosis, onnx, plotting, tflite
 from refqnn.commands import console
 from refqnn.errors import CertificateError
 from refqnn.formats import signed_bits
@@ -22,13 +22,23 @@ if TYPE_CHECKING:
     from refqnn.diagnosis.dump import Layout
     from refqnn.network import Network
     from refqnn.onnx import Flavour
+    from refqnn.tflite import Runtime
+
+
+_RUNTIME = click.option(
+    "--runtime",
+    type=click.Choice(list(tflite.RUNTIMES)),
+    default="tflite_ref",
+    help="Of a TFLite model: whose arithmetic.",
+)
 
 
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=console.FILE)
-def inspect(file: Path) -> None:
-    """Show a network (ours or ONNX) as a table: nodes, formats, proved ranges, bits, parameters."""
-    imported = onnx.open_file(file)
+@_RUNTIME
+def inspect(file: Path, runtime: Runtime) -> None:
+    """Show a network (ours, ONNX or TFLite): nodes, formats, proved ranges, bits, parameters."""
+    imported = onnx.open_file(file, runtime=runtime)
     network = imported.network
     console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
     console.show(
@@ -69,6 +79,7 @@ def inspect(file: Path) -> None:
     "--verify", "stated", type=console.FILE, help="Recheck this certificate, prove none anew."
 )
 @click.option("--allow-trusted", is_flag=True, help="--verify accepts what it cannot recheck.")
+@_RUNTIME
 def certify(
     file: Path,
     bits: int | None,
@@ -81,15 +92,16 @@ def certify(
     inputs: Path | None,
     stated: Path | None,
     allow_trusted: bool,
+    runtime: Runtime,
 ) -> None:
-    """Prove the range of every accumulator of a network (ours or ONNX), for every input.
+    """Prove the range of every accumulator of a network (ours, ONNX or TFLite), for every input.
 
     With --bits: exits with 0 when no accumulator can overflow, with 1 and an input that overflows
     when one can, and with 3 when the time ran out before either was found.
 
     With --verify: exits with 1 when the certificate does not hold for the network.
     """
-    network = onnx.open_network(file)
+    network = onnx.open_network(file, runtime=runtime)
     if stated is not None:
         certificate = _verified(stated, network, budget, allow_trusted)
     else:
@@ -227,7 +239,7 @@ def _call(target: str) -> tuple[Any, Any]:
 # --- convert and diff -------------------------------------------------------------------------
 
 
-@click.command(cls=console.Command, short_help="Convert between our files and ONNX.")
+@click.command(cls=console.Command, short_help="Convert ONNX and TFLite to ours, ours to ONNX.")
 @click.argument("source", type=console.FILE)
 @click.argument("target", type=console.NewFile())
 @click.option(
@@ -240,28 +252,57 @@ def _call(target: str) -> tuple[Any, Any]:
     "--input", "input_name", help="ONNX tensor to start from, or UINT8, INT4, ...: what comes in."
 )
 @click.option("--output", "output_name", help="ONNX tensor to stop at.")
+@_RUNTIME
 def convert(
-    source: Path, target: Path, flavour: str, input_name: str | None, output_name: str | None
+    source: Path,
+    target: Path,
+    flavour: str,
+    input_name: str | None,
+    output_name: str | None,
+    runtime: Runtime,
 ) -> None:
-    """Read SOURCE (ours or ONNX), write TARGET (.onnx, or ours under any other name)."""
+    """Read SOURCE (ours, ONNX or TFLite), write TARGET (.onnx, or ours under any other name)."""
     network = onnx.convert(
-        source, target, flavour=cast("Flavour", flavour), input=input_name, output=output_name
+        source,
+        target,
+        flavour=cast("Flavour", flavour),
+        input=input_name,
+        output=output_name,
+        runtime=runtime,
     )
     console.say(f"wrote {target}: {len(network.nodes)} nodes")
 
 
 @click.command(cls=console.Command, short_help="Find where two networks part first.")
 @click.argument("a", type=console.FILE)
-@click.argument("b", type=console.FILE)
+@click.argument("b", type=console.FILE, required=False)
 @click.option(
     "--inputs",
     required=True,
     type=console.FILE,
     help="A .npy file of samples: floats, or integer input codes.",
 )
-def diff(a: Path, b: Path, inputs: Path) -> None:
-    """Run two networks (ours or ONNX) on the same samples; exits with 1 where they part first."""
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(list(tflite.RUNTIMES)),
+    multiple=True,
+    help="Given twice, of one TFLite model: two ways of running it.",
+)
+def diff(a: Path, b: Path | None, inputs: Path, runtimes: tuple[Runtime, ...]) -> None:
+    """Run two networks on the same samples; exits with 1 where they part first.
+
+    Two files (ours, ONNX or TFLite), or one TFLite model and two of its runtimes; these are also
+    asked how many outputs and classes change.
+    """
     samples = console.load_array(inputs)
+    if (b is None) != (len(runtimes) == 2) or (b is not None and runtimes):
+        raise click.UsageError("give two files, or one TFLite model and --runtime twice")
+    if b is None:
+        first, second = runtimes
+        parting = tflite.compare_runtimes(a, first, second, samples)
+        console.show(*str(parting).splitlines())
+        raise SystemExit(console.DIFFERENT if parting.first else 0)
     difference = onnx.compare(onnx.open_network(a), onnx.open_network(b), samples)
     if difference is not None:
         console.show(difference)
