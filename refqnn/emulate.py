@@ -102,6 +102,11 @@ class Stage:
         q_min = -(2 ** (int(self.width) - 1)) if self.signed else 0
         return q_min, q_min + int(2 ** int(self.width)) - 1
 
+    def holds(self, low: IntArray, high: IntArray) -> NDArray[np.bool_]:
+        """Does the register hold everything from low to high?  Elementwise."""
+        q_min, q_max = self.ends
+        return np.asarray((low >= q_min) & (high <= q_max), dtype=bool)
+
     def fit(self, acc: IntArray) -> IntArray:
         """acc as the register holds it.  Raises: AccumulatorOverflow."""
         q_min, q_max = self.ends
@@ -115,25 +120,28 @@ class Stage:
             return np.asarray(np.minimum(np.maximum(acc, q_min), q_max))
         return np.asarray((acc - q_min) % 2**self.width + q_min)
 
-    def grouped(self, values: IntArray) -> IntArray:
-        """[..., m] as [..., groups, group], the last group filled with zeros."""
-        m = values.shape[-1]
-        size = m if self.group is None else int(self.group)
-        padding = [(0, 0)] * (values.ndim - 1) + [(0, -m % size)]
-        return np.pad(values, padding).reshape(*values.shape[:-1], -1, size)
-
     def sums(self, values: IntArray) -> Sums:
-        """The sums of groups of values [..., m]."""
-        grouped = self.grouped(values)
-        mass = int(magnitude(values).max(initial=0)) * grouped.shape[-1]
+        """The sums of groups of values [..., m], m >= 1."""
+        m = values.shape[-1]
+        size = m if self.group is None else min(m, int(self.group))
+        whole = m - m % size
+        groups = values[..., :whole].reshape(*values.shape[:-1], -1, size)
+        made = [self._sums(groups), *([self._sums(values[..., None, whole:])] if whole < m else [])]
+        parts = zip(*((s.acc, s.least, s.greatest) for s in made))
+        return Sums(*(np.concatenate(part, axis=-1) for part in parts))
+
+    def _sums(self, groups: IntArray) -> Sums:
+        """The sums of [..., groups, size]."""
+        mass = int(magnitude(groups).max(initial=0)) * groups.shape[-1]
         if mass + 2**self.width >= 2**63:
-            grouped = grouped.astype(object)
+            groups = groups.astype(object)
         if self.when == "end":
-            total = np.asarray(grouped.sum(axis=-1))
+            total = np.asarray(groups.sum(axis=-1))
             return Sums(self.fit(total), total, total)
-        acc = least = greatest = np.zeros_like(grouped[..., 0])
-        for k in range(grouped.shape[-1]):
-            total = acc + grouped[..., k]
+        least = greatest = groups[..., 0]
+        acc = self.fit(least)
+        for k in range(1, groups.shape[-1]):
+            total = acc + groups[..., k]
             least, greatest = np.minimum(least, total), np.maximum(greatest, total)
             acc = self.fit(total)
         return Sums(acc, least, greatest)

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +42,9 @@ from refqnn.accumulator.ladder import Method, climbed
 from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
+from refqnn.accumulator.staged import StagedCertificate, stage_reports
 from refqnn.container import MALFORMED, read_json, write_atomically
+from refqnn.emulate import Accumulators
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
@@ -356,6 +358,34 @@ load = Certificate.load
 # --- making -------------------------------------------------------------------------------------
 
 
+@overload
+def certify(
+    network: Network,
+    domain: object = ...,
+    method: Method = ...,
+    *,
+    budget_s: float | None = ...,
+    X: ArrayLike | None = ...,
+    seed: int = ...,
+    progress: Progress | None = ...,
+    accumulator: None = ...,
+) -> Certificate: ...
+
+
+@overload
+def certify(
+    network: Network,
+    domain: object = ...,
+    method: Method = ...,
+    *,
+    budget_s: float | None = ...,
+    X: ArrayLike | None = ...,
+    seed: int = ...,
+    progress: Progress | None = ...,
+    accumulator: Accumulators,
+) -> StagedCertificate: ...
+
+
 def certify(
     network: Network,
     domain: object = None,
@@ -365,7 +395,8 @@ def certify(
     X: ArrayLike | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Certificate:
+    accumulator: Accumulators | None = None,
+) -> Certificate | StagedCertificate:
     """Bounds of every value of a network, for every input of a domain.
 
     Args:
@@ -380,8 +411,11 @@ def certify(
         X: codes [n, *input_shape] inside the domain to take witnesses from.
         seed: of the random starting points of the search.
         progress: called with (what, done, total).
+        accumulator: what the sums go through, as for `Network.trace`; then every stage is judged
+            too, with the budget a second time.
 
     Returns: a certificate whose bounds are all sound; see `Certificate` for what else it says.
+        With an accumulator a `StagedCertificate`, which holds it.
 
     Raises: InvalidArgument, InvalidType, ShapeMismatch, OutOfRange; MissingExtra for `solver`
         without ortools; CertificateError, an internal error, should the network itself contradict
@@ -404,7 +438,14 @@ def certify(
     certificate = _certificate(network, where, bounds, witnesses)
     _hold_against(certificate, network, seed)
     certificate._proved_of = weakref.ref(network)
-    return certificate
+    if accumulator is None:
+        return certificate
+    from refqnn.accumulator.overflow import about_one_sum
+
+    reports = stage_reports(
+        network, certificate, accumulator, budget_s=budget_s, seed=seed, ask=about_one_sum
+    )
+    return StagedCertificate(certificate, accumulator, tuple(reports))
 
 
 def _certificate(

@@ -18,13 +18,22 @@ from refqnn.accumulator.rungs import exhaustive_bounds
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.search import climb, maximise, neuron_box
 from refqnn.accumulator.solver import decide, solver_installed
+from refqnn.accumulator.staged import StageReport, Verdict, stage_reports
+from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import is_integer
 from refqnn.graph import INPUT
 from refqnn.network import Network
 from refqnn.ops.base import is_sum
 
-__all__ = ["NoOverflow", "Overflow", "Unknown", "find_overflow"]
+__all__ = [
+    "NoOverflow",
+    "Overflow",
+    "StageOverflow",
+    "Unknown",
+    "about_one_sum",
+    "find_overflow",
+]
 
 
 @dataclass(frozen=True)
@@ -50,18 +59,42 @@ class Overflow:
 
 
 @dataclass(frozen=True)
+class StageOverflow(Overflow):
+    """An input that makes a stage of an accumulator overflow, and the result of the neuron wrong.
+
+    Attributes:
+        layer, neuron, witness, value, limits: as for `Overflow`, of the sum in the stage.
+        stage, group: which stage (0 is the innermost), and which of its sums.
+        exact: what the neuron should be.
+        result: what the accumulator makes of it; None for an error.
+    """
+
+    stage: int
+    group: int
+    exact: int
+    result: int | None
+
+    def __str__(self) -> str:
+        got = "an error" if self.result is None else self.result
+        return f"{super().__str__()} in stage {self.stage}: {got} instead of {self.exact}"
+
+
+@dataclass(frozen=True)
 class NoOverflow:
-    """No input of the domain overflows.
+    """No input of the domain overflows; under an accumulator, none changes a result.
 
     Attributes:
         range: proved (least lower bound, greatest upper bound) of the neurons asked about.
         limits: (lo, hi) of the width asked for.
         proofs: what it took.
+        stages: under an accumulator, what is known of each stage; range and limits are then those
+            of the stage that comes nearest to its limits.
     """
 
     range: tuple[int, int]
     limits: tuple[int, int]
     proofs: tuple[Proof, ...]
+    stages: tuple[StageReport, ...] = ()
 
     def __str__(self) -> str:
         lo, hi = self.limits
@@ -77,11 +110,14 @@ class Unknown:
         neurons: (layer, neuron) pairs that are open.
         range: proved (lo, hi) over these neurons, which leaves the limits.
         limits: (lo, hi) of the width asked for.
+        stages: under an accumulator, what is known of each stage; range and limits are then those
+            of the first that is open, and neurons one of its layer.
     """
 
     neurons: tuple[tuple[str, tuple[int, ...]], ...]
     range: tuple[int, int]
     limits: tuple[int, int]
+    stages: tuple[StageReport, ...] = ()
 
     def __str__(self) -> str:
         (layer, neuron), others = self.neurons[0], len(self.neurons) - 1
@@ -102,8 +138,9 @@ def find_overflow(
     allow_trusted: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    accumulator: Accumulators | None = None,
 ) -> Overflow | NoOverflow | Unknown:
-    """Can an accumulator leave the integers of a width?
+    """Can an accumulator leave the integers of a width, or a stage of it change a result?
 
     Args:
         network: the integer program.
@@ -118,9 +155,12 @@ def find_overflow(
         allow_trusted: as for `Certificate.verify`.
         seed: of the random starting points.
         progress: called with (what, done, total).
+        accumulator: what the sums go through, as for `Network.trace`; bits and signed are not
+            looked at then.
 
     Returns: `Overflow` with an input that was replayed; `NoOverflow`, a proof for every input of
-        the domain; or `Unknown` when the time ran out.
+        the domain; or `Unknown` when the time ran out.  With an accumulator, `StageOverflow` for a
+        result that is wrong; sums that wrap and change none are in `NoOverflow.stages`.
 
     Raises: InvalidArgument, InvalidType; CertificateError for a certificate of something else.
 
@@ -151,6 +191,8 @@ def find_overflow(
         certificate = certify(network, where, progress=progress)
     else:
         check_usable(certificate, network, where, allow_trusted=allow_trusted)
+    if accumulator is not None:
+        return _staged(network, certificate, accumulator, layer, only, budget, seed)
     deadline = time.monotonic() + (inf if budget is None else budget)
     suspects = _suspects(certificate, names, only, limits)
     proofs = _proofs_of_the_rest(certificate, names, only)
@@ -182,6 +224,64 @@ def find_overflow(
     _hold_against(network, where, names, only, limits, seed)
     proved = max(lo, limits[LO]), min(hi, limits[HI])
     return NoOverflow(proved, limits, tuple(sorted(proofs)))
+
+
+def _staged(
+    network: Network,
+    certificate: Certificate,
+    accumulators: Accumulators,
+    layer: str | None,
+    neuron: tuple[int, ...] | None,
+    budget: float | None,
+    seed: int,
+) -> StageOverflow | NoOverflow | Unknown:
+    reports = tuple(
+        stage_reports(
+            network,
+            certificate,
+            accumulators,
+            layer=layer,
+            neuron=neuron,
+            budget_s=inf if budget is None else budget,
+            seed=seed,
+            ask=about_one_sum,
+        )
+    )
+    if not reports:
+        raise InvalidArgument(mismatch("accumulator", "none for these nodes", "one or more"))
+    for report in reports:
+        found = report.found
+        if report.verdict is Verdict.HARMFUL and found is not None:
+            return StageOverflow(
+                *(report.layer, found.neuron, found.witness, found.value, report.stage.ends),
+                *(report.number, found.group, found.exact, found.result),
+            )
+    for report in reports:
+        if not report.verdict.proved:
+            place = tuple(0 for _ in network.shapes[report.layer]) if neuron is None else neuron
+            return Unknown(((report.layer, place),), report.range, report.stage.ends, reports)
+    nearest = min(
+        reports, key=lambda r: min(r.range[0] - r.stage.ends[0], r.stage.ends[1] - r.range[1])
+    )
+    proofs = {report.proof for report in reports}
+    return NoOverflow(nearest.range, nearest.stage.ends, tuple(sorted(proofs)), reports)
+
+
+def _slack(report: StageReport) -> int:
+    (lo, hi), (q_min, q_max) = report.range, report.stage.ends
+    return min(lo - q_min, q_max - hi)
+
+
+def about_one_sum(
+    network: Network, stage: Stage, domain: Domain, budget_s: float
+) -> NDArray[np.int64] | Proof | None:
+    """Does the output of a network leave a register?  An input, a proof that none does, or None."""
+    answer = find_overflow(
+        network, network.output, 0, stage.width, stage.signed, domain=domain, budget_s=budget_s
+    )
+    if isinstance(answer, Overflow):
+        return answer.witness
+    return None if isinstance(answer, Unknown) else max(answer.proofs)
 
 
 def _hold_against(
