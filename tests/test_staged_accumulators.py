@@ -4,9 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refqnn import Accumulator, Conv2d, IntFormat, Linear, Network, Node, Stage, exact, testing
-from refqnn.emulate import Emulated
+from refqnn.emulate import PRESETS, Emulated
 from refqnn.errors import AccumulatorOverflow, InvalidArgument, InvalidType, ShapeMismatch
-from refqnn.machines import PRESETS
 
 UINT8, INT8, INT16 = (IntFormat(b, signed=s) for b, s in ((8, False), (8, True), (16, True)))
 

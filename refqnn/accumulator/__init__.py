@@ -7,6 +7,7 @@ rungs           intervals, corners, enumeration
 cone            the part of a program that one neuron depends on
 search          witnesses by local search, proofs by branch and bound
 solver          the same questions for a constraint solver
+deciding        is a bound beyond a limit ever reached
 ladder          from intervals to exact bounds
 samples         inputs that try to leave the bounds
 recheck         every claim again, by code of its own

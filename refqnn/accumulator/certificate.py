@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from refqnn.accumulator.bounds import (
     Proof,
     Status,
 )
+from refqnn.accumulator.deciding import decided
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.ladder import Method, climbed
 from refqnn.accumulator.recheck import verify
@@ -44,7 +46,7 @@ from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StagedCertificate, stage_reports
 from refqnn.container import MALFORMED, read_json, write_atomically
-from refqnn.emulate import Accumulators
+from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
@@ -61,6 +63,7 @@ __all__ = [
     "Proof",
     "Row",
     "Status",
+    "about_one_sum",
     "certify",
     "check_usable",
     "load",
@@ -440,12 +443,33 @@ def certify(
     certificate._proved_of = weakref.ref(network)
     if accumulator is None:
         return certificate
-    from refqnn.accumulator.overflow import about_one_sum
-
     reports = stage_reports(
         network, certificate, accumulator, budget_s=budget_s, seed=seed, ask=about_one_sum
     )
     return StagedCertificate(certificate, accumulator, tuple(reports))
+
+
+def about_one_sum(
+    network: Network, stage: Stage, domain: Domain, budget_s: float
+) -> NDArray[np.int64] | Proof | None:
+    """Does the one output of a network leave a register?  An input that makes it leave, the proof
+    that none does, or None."""
+    certificate, place = certify(network, domain), (0,)
+    layer, proofs = certificate[network.output], [Proof.INTERVAL]
+    deadline, rng = time.monotonic() + budget_s, np.random.default_rng(0)
+    for end, limit in zip((LO, HI), stage.ends):
+        bound = int((layer.lo, layer.hi)[end][place])
+        if stage.ends[LO] <= bound <= stage.ends[HI]:
+            proofs.append(Proof(int(layer.proof[(end, *place)])))
+            continue
+        answer = decided(
+            *(network, certificate, certificate.domain, network.output, place),
+            *(end, limit, deadline, rng),
+        )
+        if not isinstance(answer, Proof):
+            return answer
+        proofs.append(answer)
+    return max(proofs)
 
 
 def _certificate(

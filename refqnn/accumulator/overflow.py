@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from math import inf, prod
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.accumulator.arguments import generator_seed, index_of, seconds, the_network
 from refqnn.accumulator.bounds import HI, LO, Progress, Proof, Status
-from refqnn.accumulator.certificate import Certificate, certify, check_usable
-from refqnn.accumulator.cone import Cone
+from refqnn.accumulator.certificate import Certificate, about_one_sum, certify, check_usable
+from refqnn.accumulator.deciding import decided
 from refqnn.accumulator.domain import Domain
-from refqnn.accumulator.rungs import exhaustive_bounds
 from refqnn.accumulator.samples import sampled
-from refqnn.accumulator.search import climb, maximise, neuron_box
-from refqnn.accumulator.solver import decide, solver_installed
 from refqnn.accumulator.staged import StageReport, Verdict, stage_reports
-from refqnn.emulate import Accumulators, Stage
-from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
+from refqnn.emulate import Accumulators
+from refqnn.errors import CertificateError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import is_integer
 from refqnn.graph import INPUT
 from refqnn.network import Network
@@ -31,7 +28,6 @@ __all__ = [
     "Overflow",
     "StageOverflow",
     "Unknown",
-    "about_one_sum",
     "find_overflow",
 ]
 
@@ -204,7 +200,7 @@ def find_overflow(
         left = max(1, min(len(suspects) - done, 16))
         now = time.monotonic()
         until = now + (deadline - now) / left
-        answer = _decide(network, certificate, where, name, index, end, limits[end], until, rng)
+        answer = decided(network, certificate, where, name, index, end, limits[end], until, rng)
         if isinstance(answer, np.ndarray):
             return _replayed(network, name, index, answer, limits)
         if answer is None:
@@ -272,18 +268,6 @@ def _slack(report: StageReport) -> int:
     return min(lo - q_min, q_max - hi)
 
 
-def about_one_sum(
-    network: Network, stage: Stage, domain: Domain, budget_s: float
-) -> NDArray[np.int64] | Proof | None:
-    """Does the output of a network leave a register?  An input, a proof that none does, or None."""
-    answer = find_overflow(
-        network, network.output, 0, stage.width, stage.signed, domain=domain, budget_s=budget_s
-    )
-    if isinstance(answer, Overflow):
-        return answer.witness
-    return None if isinstance(answer, Unknown) else max(answer.proofs)
-
-
 def _hold_against(
     network: Network,
     domain: Domain,
@@ -348,63 +332,6 @@ def _proofs_of_the_rest(
             chosen = chosen[:, position]
         used |= {Proof(p) for p in np.unique(chosen).tolist()}
     return used
-
-
-def _decide(
-    network: Network,
-    certificate: Certificate,
-    domain: Domain,
-    name: str,
-    index: tuple[int, ...],
-    end: int,
-    limit: int,
-    deadline: float,
-    rng: np.random.Generator,
-) -> NDArray[np.int64] | Proof | None:
-    """An input beyond the limit, the proof that there is none, or None."""
-    known = certificate.witness(network, name, index, end)
-    if known is not None:
-        return known
-    if not domain.is_box:
-        return _among_rows(network, domain, name, index, end, limit)
-    try:
-        cone = Cone(network, certificate.ranges, name, index)
-    except NotCovered:  # a kind of the user's own that nobody can look into
-        return None
-    lo, hi = neuron_box(cone, domain)
-    sign = 1 if end == HI else -1
-    goal = sign * limit
-    points = domain.sample(4, rng).reshape(4, prod(network.input_shape))[:, cone.inputs]
-    now = time.monotonic()
-    starts = climb(
-        cone, lo, hi, sign, points, step=domain.step, deadline=now + (deadline - now) / 4
-    )
-    with_solver = solver_installed()
-    now = time.monotonic()
-    until = now + (deadline - now) / (2 if with_solver else 1)
-    found = maximise(cone, lo, hi, sign, step=domain.step, starts=starts, goal=goal, deadline=until)
-    short = found.x if found.best is not None and found.best > goal else None
-    if short is None and found.bound <= goal:
-        return found.proof
-    if short is None and with_solver:
-        answer, short = decide(cone, lo, hi, sign, goal + 1, step=domain.step, deadline=deadline)
-        if answer is False:
-            return Proof.SOLVER
-    if short is None:
-        return None
-    codes = domain.hull.lo.copy()
-    codes.reshape(-1)[cone.inputs] = short
-    return codes
-
-
-def _among_rows(
-    network: Network, domain: Domain, name: str, index: tuple[int, ...], end: int, limit: int
-) -> NDArray[np.int64] | Proof:
-    bounds, where = exhaustive_bounds(network, domain)
-    value = int(bounds[name].end(end)[index])
-    if value > limit if end == HI else value < limit:
-        return np.asarray(domain.at(where[name][(end, *index)][None])[0])
-    return Proof.EXHAUSTIVE
 
 
 def _replayed(
