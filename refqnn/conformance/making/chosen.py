@@ -22,6 +22,7 @@ CHOSEN: Mapping[str, tuple[int, ...]] = {
     "requantize_multiplier": (268, 400, 270, 213, 79, 284, 82),
     "linear": (90, 5, 133, 47, 304),
     "accumulate": (275, 266),
+    "accumulate_stages": (241, 173, 69, 140),
     "conv1d": (69, 290, 351, 324),
     "conv2d": (378, 146, 90, 197, 173),
     "max_pool2d": (22, 126),
