@@ -360,6 +360,36 @@ _ALL = [
         "acc = fit(sum of terms) (end); single products are exact",
     ),
     Operation(
+        "accumulate_stages",
+        {
+            "weight": Field("int_tensor", "[out, channels, kernel]"),
+            "bias": _BIAS,
+            "widths": Field("ints", "bits of the register of each stage, innermost first, 1 to 64"),
+            "signed": Field("ints", "1: two's complement, 0: unsigned, of each stage"),
+            "groups": Field(
+                "ints", "how many values make one sum, of each stage but the last, which takes all"
+            ),
+            "saturates": Field("ints", "1: it saturates, 0: it wraps, of each stage"),
+            "at_end": Field("ints", "1: a sum is fitted once, 0: after every value, of each stage"),
+            "order": Field(
+                "choice",
+                "of the products: channel by channel; the reverse of that; kernel position by "
+                "position, all channels in it",
+                choices=("forward", "reverse", "channels_last"),
+            ),
+            "bias_at": Field(
+                "choice",
+                "the first or the last value of the last stage, or added exactly behind it",
+                choices=("first", "last", "outside"),
+            ),
+        },
+        {"x": Field("int_tensor", "[n, channels, kernel], one window")},
+        _SUM,
+        "the values of the first stage are weight[k, c, v] * x[n, c, v] in the order given; a "
+        "stage makes one value of each `groups` consecutive ones, the last of what is left: acc "
+        "starts at 0, acc = fit(acc + value) for each, or acc = fit(sum of values) (at_end)",
+    ),
+    Operation(
         "conv1d",
         _conv("kw", "w"),
         {"x": Field("int_tensor", "[n, in, width]")},

@@ -182,6 +182,13 @@ USUAL: dict[str, Values] = {
         "accumulator_bits": 4,
         "accumulator_signed": True,
     },
+    "accumulate_stages": {
+        "weight": ints([[[3, 5, -2], [7, -4, 1]]]),
+        "bias": ints([-9]),
+        "x": ints([[[4, 6, 5], [7, 7, 3]]]),
+        "order": "forward",
+        "bias_at": "last",
+    },
     "conv2d": _CONV,
     "conv_transpose2d": _TRANSPOSED,
     "gather": _GATHER,

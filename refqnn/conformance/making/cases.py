@@ -50,7 +50,8 @@ def hand_made() -> tuple[Case, ...]:
     """The questions written out in this file, and the trained networks."""
     parts = (_rounding, _formats, _quantizers, _dequantizers, _requantize_by_threshold,
              _requantize_by_mode, _requantize_edges, _requantize_refused, rescales, _sums,
-             _accumulators, _convolutions, _transposed, _gathers, _pools, _joins, _widths, _fan_ins,
+             _accumulators, _staged, _convolutions, _transposed, _gathers, _pools, _joins, _widths,
+             _fan_ins,
              _sign_budgets, _projections, _small_networks, _trained_networks)  # fmt: skip
     return tuple(case for part in parts for case in part())
 
@@ -241,6 +242,59 @@ def _accumulators() -> Iterator[Case]:
         yield _ask("accumulate", f"bits-{bits}", "a width that no accumulator has",
                    "invalid_parameter", bias=None, overflow="wrap", when="end", order="forward",
                    accumulator_bits=bits)
+
+
+# Stages by machine, as in `Accumulator.preset`: widths, signed, groups, saturates, at_end.
+_MACHINES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "x86-maddubs": ((16, 32, 32), (1, 1, 1), (2, 2), (1, 0, 0), (1, 1, 0)),
+    "x86-vnni": ((32, 32), (1, 1), (4,), (0, 0), (1, 0)),
+    "x86-vnni-saturating": ((32, 32), (1, 1), (4,), (0, 1), (1, 0)),
+    "arm-smlad": ((32, 32), (1, 1), (2,), (0, 0), (1, 0)),
+    "int32": ((32,), (1,), (), (0,), (0,)),
+}
+
+
+def _stages(*lists: tuple[int, ...]) -> Values:
+    return dict(zip(("widths", "signed", "groups", "saturates", "at_end"), lists))
+
+
+def _staged() -> Iterator[Case]:
+    ask = partial(_ask, "accumulate_stages")
+    bytes_: Values = {
+        "weight": _ints([[[127, 127, -128, -128, 127]], [[64, 63, -64, 1, -128]]]),
+        "bias": _ints(2**31 - 1, 1000),
+        "x": _ints([[[255, 255, 255, 254, 255]], [[1, 2, 3, 4, 5]]]),
+        "bias_at": "first",
+    }
+    for name, lists in _MACHINES.items():
+        yield ask(name, "bytes at their ends, a bias at the end of int32 and a small one",
+                  **bytes_, **_stages(*lists))
+    words: Values = {"weight": _ints([[[-(2**15)] * 3]]), "x": _ints([[[-(2**15)] * 3]])}
+    yield ask("arm-smlad-words", "two products of -2^15 and -2^15 are 2^31", **words, bias=None,
+              **_stages(*_MACHINES["arm-smlad"]))
+    pairs = ((6, 8), (1, 1), (2,), (1, 0), (0, 0))
+    for order in ("forward", "reverse", "channels_last"):
+        yield ask(f"order-{_slug(order)}", "three pairs of six products, by channel or by place",
+                  order=order, **_stages(*pairs))
+    for at in ("first", "last", "outside"):
+        yield ask(f"bias-{at}", "a last register that is left with the bias or without",
+                  bias_at=at, bias=_ints([-60]), **_stages((8, 7), (1, 1), (2,), (0, 1), (0, 0)))
+    yield ask("remainder", "six products in groups of four: the last has two",
+              **_stages((6, 8), (1, 1), (4,), (1, 0), (0, 0)))
+    yield ask("single-products", "a register for each product",
+              **_stages((5, 8), (1, 1), (1,), (1, 0), (0, 0)))
+    yield ask("inner-wrap-recovered", "tiles wrap at 6 bits, the last register of 6 holds the sum",
+              bias=_ints([-12]), **_stages((6, 6), (1, 1), (3,), (0, 0), (0, 0)))
+    yield ask("inner-wrap-lost", "tiles wrap at 6 bits, the last register is wider",
+              **_stages((6, 9), (1, 1), (3,), (0, 0), (0, 0)))
+    yield ask("unsigned-tiles", "a tile that goes below 0",
+              **_stages((6, 8), (0, 1), (3,), (1, 0), (0, 0)))
+    yield ask("width-0", "a register of no bits", "invalid_parameter",
+              **_stages((0, 8), (1, 1), (2,), (0, 0), (0, 0)))
+    yield ask("group-0", "groups of nothing", "invalid_parameter",
+              **_stages((6, 8), (1, 1), (0,), (0, 0), (0, 0)))
+    yield ask("lists", "two groups for two stages", "shape_mismatch",
+              **_stages((6, 8), (1, 1), (2, 2), (0, 0), (0, 0)))
 
 
 def _convolutions() -> Iterator[Case]:

@@ -23,6 +23,7 @@ CHOSEN: Mapping[str, tuple[int, ...]] = {
     "rescale": (127, 178, 360, 169, 304, 232, 65, 400, 101),
     "linear": (90, 5, 133, 47, 304),
     "accumulate": (275, 266),
+    "accumulate_stages": (241, 173, 69, 140),
     "conv1d": (69, 290, 351, 324),
     "conv2d": (378, 146, 90, 197, 173),
     "conv_transpose2d": (79, 246),

@@ -359,6 +359,29 @@ def accumulate(s: Stream) -> Values:
     }
 
 
+def accumulate_stages(s: Stream) -> Values:
+    """Registers narrow enough that a stage overflows now and then, the last ones wider."""
+    channels, kernel, stages = s.integer(2, 3), s.integer(2, 4), s.integer(1, 3)
+    bits = s.integer(3, 5)
+    largest = 2 ** (bits - 1)
+
+    def flags(percent: int) -> tuple[int, ...]:
+        return tuple(int(s.chance(percent)) for _ in range(stages))
+
+    return {
+        "weight": s.tensor((2, channels, kernel), -2, 3),
+        "bias": None if s.chance(20) else s.tensor((2,), -2 * largest, 2 * largest),
+        "x": s.tensor((2, channels, kernel), 0, largest),
+        "widths": tuple(bits + i + s.integer(0, 1) for i in range(stages)),
+        "signed": flags(85),
+        "groups": tuple(s.choice((2, 2, 3)) for _ in range(stages - 1)),
+        "saturates": flags(60),
+        "at_end": flags(40),
+        "order": s.choice(("forward", "reverse", "channels_last")),
+        "bias_at": s.choice(("first", "last", "outside")),
+    }
+
+
 def _conv(s: Stream, axes: int) -> Values:
     w_bits, x_bits = s.choice(_WIDTHS)
     groups = s.choice((1, 1, 2))
