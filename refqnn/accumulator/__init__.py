@@ -12,16 +12,19 @@ samples         inputs that try to leave the bounds
 recheck         every claim again, by code of its own
 certificate     certify, Certificate: bounds with their proofs, in memory and on disk
 overflow        find_overflow: an input that overflows, or a proof that there is none
+classes         certify_class: an input nearby of another class, or a proof that there is none
 """
 
 from refqnn.accumulator.bounds import LayerCertificate, Proof, Status
 from refqnn.accumulator.certificate import Certificate, Row, certify, observed
+from refqnn.accumulator.classes import ClassVerdict, certify_class
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.overflow import NoOverflow, Overflow, Unknown, find_overflow
 from refqnn.accumulator.widths import max_fan_in, omega
 
 __all__ = [
     "Certificate",
+    "ClassVerdict",
     "Domain",
     "LayerCertificate",
     "NoOverflow",
@@ -31,6 +34,7 @@ __all__ = [
     "Status",
     "Unknown",
     "certify",
+    "certify_class",
     "find_overflow",
     "max_fan_in",
     "observed",

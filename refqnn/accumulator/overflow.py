@@ -25,7 +25,7 @@ from refqnn.graph import INPUT
 from refqnn.network import Network
 from refqnn.ops.base import is_sum
 
-__all__ = ["NoOverflow", "Overflow", "Unknown", "find_overflow"]
+__all__ = ["NoOverflow", "Overflow", "Unknown", "decided", "find_overflow"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def find_overflow(
         left = max(1, min(len(suspects) - done, 16))
         now = time.monotonic()
         until = now + (deadline - now) / left
-        answer = _decide(network, certificate, where, name, index, end, limits[end], until, rng)
+        answer = decided(network, certificate, where, name, index, end, limits[end], until, rng)
         if isinstance(answer, np.ndarray):
             return _replayed(network, name, index, answer, limits)
         if answer is None:
@@ -251,7 +251,7 @@ def _proofs_of_the_rest(
     return used
 
 
-def _decide(
+def decided(
     network: Network,
     certificate: Certificate,
     domain: Domain,
