@@ -7,6 +7,7 @@ eight at least: with fewer, anything could be fitted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,9 @@ def _zero_point(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     """A constant added to every input, those with padding too, or not."""
     plain = op.forward(*x)
     for padded in (True, False):
-        other = op.with_weights(op.by_channel, op.bias)
-        if hasattr(op, "pad_code") and padded and op.pads:
-            other = type(op)(**{**vars(op), "pad_code": op.pad_code + 1})
+        other = op
+        if padded and "pad_code" in vars(op) and op.pads:
+            other = replace(op, pad_code=op.pad_code + 1)
         step = other.forward(*(v + 1 for v in x)) - plain
         at = np.argwhere((step != 0) & (theirs != plain))
         if not len(at):
@@ -177,7 +178,7 @@ FITS = [
         for rule in _SINGLE
     ),
     *(
-        Deviation(name, "rounds twice", _CODES, fit=_by_rule(rules, 0), level=1)
+        Deviation(name, "rounds twice", _CODES, fit=_by_rule(rules, 0))
         for name, rules in _DOUBLE.items()
     ),
     Deviation("bias_changed", "adds another bias", _SUMS, fit=_bias, level=1),

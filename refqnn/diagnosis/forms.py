@@ -259,29 +259,44 @@ def fitted(
     op: Requantize, acc: IntArray, codes: IntArray, rule: Rule, family: str
 ) -> Requantize | None:
     """The node with this rule, where one scale and offset give its thresholds and these codes."""
-    rows = _rows(op, acc, codes)
-    seen = [_seen(op, *row) for row in rows]
-    if any(s is None for s in seen):
+    seen = [_seen(op, *row) for row in _rows(op, acc, codes)]
+    ends = [pair for pair in seen if pair is not None]
+    if len(ends) < len(seen):
         return None
-    targets = np.arange(op.format.q_min + 1, op.format.q_max + 1)
     for zero_point in zero_points(op):
         for base in BASES[family]:
-            made = []
-            for row, ends in zip(op.thresholds, seen):
-                own = _own_limits(op, row, base, zero_point)
-                if own is None or ends is None:
-                    made.append(row)
-                    continue
-                finite = (row != ALWAYS) & (row != NEVER)
-                points = rule.points(targets[finite] - zero_point)
-                theirs = _Limits.of(points, ends[0][finite], ends[1][finite])
-                affine = _solved([own, theirs])
-                if affine is None:
-                    break
-                made.append(_by_rule(op, row, rule, affine, zero_point))
-            if len(made) == len(rows):
+            affines = _affines(op, ends, rule, base, zero_point)
+            if affines is not None:
+                made = [
+                    row if affine is None else _by_rule(op, row, rule, affine, zero_point)
+                    for row, affine in zip(op.thresholds, affines)
+                ]
                 return Requantize(np.stack(made), op.format)
     return None
+
+
+def _affines(
+    op: Requantize,
+    ends: Sequence[tuple[IntArray, IntArray]],
+    rule: Rule,
+    base: Rounding,
+    zero_point: int,
+) -> list[Affine | None] | None:
+    """A step and an offset for each row; None for a row that tells none, None where one fails."""
+    targets = np.arange(op.format.q_min + 1, op.format.q_max + 1)
+    affines: list[Affine | None] = []
+    for row, (lower, upper) in zip(op.thresholds, ends):
+        own = _own_limits(op, row, base, zero_point)
+        if own is None:
+            affines.append(None)
+            continue
+        finite = (row != ALWAYS) & (row != NEVER)
+        points = rule.points(targets[finite] - zero_point)
+        affine = _solved([own, _Limits.of(points, lower[finite], upper[finite])])
+        if affine is None:
+            return None
+        affines.append(affine)
+    return affines
 
 
 def offset(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | None:
