@@ -144,7 +144,7 @@ class _Walk:
         return found[::-1] if needed <= made | set(self.known) else None
 
     def _compare(self, part: Part) -> None:
-        plain = part.plain()
+        plain = part.plain
         name, expected = part.target, plain[part.target]
         if expected.shape == part.theirs.shape:
             difference = diff({name: expected}, {name: part.theirs})

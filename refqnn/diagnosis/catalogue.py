@@ -154,15 +154,17 @@ for _bits in _WIDTHS:
 _sum = _of(*_SUMS)
 
 
-def _terms(op: Any, x: Operands, order: str = "forward") -> IntArray:
-    """The summands, the bias last; in another order where one is named."""
+def _terms(op: Any, x: Operands, order: str = "") -> IntArray | None:
+    """The summands, the bias last; in another order where one is named and is another one."""
     terms = np.asarray(op.terms(*x))
     has_bias = getattr(op, "bias", None) is not None
     if order == "reverse":
-        return terms[..., ::-1]
+        return np.asarray(terms[..., ::-1])
     if order == "bias_first":
-        return np.roll(terms, 1, axis=-1) if has_bias else terms
-    if order == "kernel_major" and op.kind in ("Conv1d", "Conv2d"):
+        return np.roll(terms, 1, axis=-1) if has_bias else None
+    if order == "kernel_major":
+        if op.kind not in _CONVS or 1 in op.by_channel.shape[1:]:
+            return None
         products, bias = (terms[..., :-1], terms[..., -1:]) if has_bias else (terms, terms[..., :0])
         by_kernel = products.reshape(*products.shape[:-1], op.weight.shape[1], -1)
         return np.concatenate([by_kernel.swapaxes(-1, -2).reshape(products.shape), bias], -1)
@@ -174,6 +176,8 @@ def _by_steps(
 ) -> IntArray | None:
     """Every partial sum in a register, in the order of the terms."""
     terms = _terms(op, x, order)
+    if terms is None:
+        return None
     sums = np.cumsum(terms, axis=-1)
     if np.array_equal(fit(sums), sums):
         return None
@@ -185,9 +189,11 @@ def _by_steps(
 
 def _grouped(
     op: Op, x: Operands, size: int, order: str, fit: Callable[[IntArray], IntArray]
-) -> IntArray:
+) -> IntArray | None:
     """Sums of `size` neighbouring products in a narrow register, added up in a wide one."""
     terms = _terms(op, x, order)
+    if terms is None:
+        return None
     has_bias = getattr(op, "bias", None) is not None
     products, rest = (terms[..., :-1], terms[..., -1]) if has_bias else (terms, 0)
     short = -products.shape[-1] % size
@@ -199,8 +205,8 @@ def _grouped(
     return np.asarray(acc.sum(axis=-1) + rest)
 
 
-def _float_sum(op: Op, x: Operands, dtype: Any) -> IntArray:
-    terms = _terms(op, x).astype(dtype)
+def _float_sum(op: Any, x: Operands, dtype: Any) -> IntArray:
+    terms = np.asarray(op.terms(*x)).astype(dtype)
     acc = np.zeros_like(terms[..., 0])
     for k in range(terms.shape[-1]):
         acc = acc + terms[..., k]
@@ -244,8 +250,8 @@ for _type in (np.float16, np.float32, np.float64):
          compute=lambda op, x, t=_type: _float_sum(op, x, t))
     _sum(f"acc_{_type.__name__}_at_end", f"keeps the final sum in {_type.__name__}",
          result=lambda op, y, t=_type: _in_float(y, t))
-_sum("float_operands_tf32", "keeps 11 significant bits of each product",
-     compute=lambda op, x: _in_float(_terms(op, x), np.float16).sum(axis=-1))
+_sum("product_float16", "keeps 11 significant bits of each product",
+     compute=lambda op, x: _in_float(op.terms(*x), np.float16).sum(axis=-1))
 for _shift in range(1, 9):
     _sum(f"shifted_left_{_shift}", f"gives 2**{_shift} times the sum",
          result=lambda op, y, s=_shift: y * 2**s)
@@ -759,10 +765,8 @@ def _by_axis(op: Any, acc: IntArray, axis: int) -> IntArray:
 
 def _compared(op: Any, acc: IntArray, read: Callable[[IntArray], Any]) -> IntArray:
     """Codes where both sides of every comparison are read through a function."""
-    with np.errstate(over="ignore"):  # the sentinels are beyond float16
-        rows = read(op.thresholds).reshape(-1, *(1,) * (acc.ndim - 2), op.thresholds.shape[1])
-        reached = read(acc)[..., None] >= rows
-    return np.asarray(reached.sum(axis=-1) + op.format.q_min)
+    rows = read(op.thresholds).reshape(-1, *(1,) * (acc.ndim - 2), op.thresholds.shape[1])
+    return np.asarray((read(acc)[..., None] >= rows).sum(axis=-1) + op.format.q_min)
 
 
 # fmt: on

@@ -32,6 +32,8 @@ __all__ = ["RULES", "Rule", "families", "fitted", "free", "offset", "other", "un
 Points = tuple[IntArray, int, NDArray[np.bool_]]  # t, D, included
 Affine = tuple[Fraction, Fraction]  # step, offset
 
+_FEW = 24  # thresholds that rule out most
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -113,54 +115,71 @@ class _Limits:
         t, denominator, included = points
         return cls(t, denominator, lower, upper, included)
 
+    def some(self) -> _Limits:
+        """A few of them, spread over all."""
+        which = np.unique(np.linspace(0, len(self.t) - 1, _FEW).astype(np.int64))
+        columns = (column[which] for column in (self.t, self.lower, self.upper, self.included))
+        t, lower, upper, included = columns
+        return _Limits(t, self.denominator, lower, upper, included)
+
     def scaled(self, denominator: int) -> IntArray:
         return self.t * (denominator // self.denominator)
 
 
-def _solved(parts: Sequence[_Limits]) -> Affine | None:
-    """A step and an offset that satisfy all limits, or None where none was found."""
-    denominator = max(part.denominator for part in parts)  # powers of two
-    t = np.concatenate([part.scaled(denominator) for part in parts])
-    lower = np.concatenate([part.lower for part in parts])
-    upper = np.concatenate([part.upper for part in parts])
-    included = np.concatenate([part.included for part in parts])
-    below, above = lower > ALWAYS, upper < NEVER
-    if not below.any() or not above.any():
+def _merged(parts: Sequence[_Limits]) -> _Limits:
+    """All limits in one, under their common denominator (they are powers of two)."""
+    denominator = max(part.denominator for part in parts)
+    columns = zip(*((p.scaled(denominator), p.lower, p.upper, p.included) for p in parts))
+    t, lower, upper, included = (np.concatenate(column) for column in columns)
+    return _Limits(t, denominator, lower, upper, included)
+
+
+def _slopes(limits: _Limits) -> tuple[Fraction, Fraction] | None:
+    """Between which x = s / D has to lie, ends included, whichever limits are strict.
+
+    l_i - t_i x <= u_j - t_j x for all i, j bounds x from both sides.
+    """
+    below, above = limits.lower > ALWAYS, limits.upper < NEVER
+    rise = limits.t[above][None, :] - limits.t[below][:, None]
+    room = limits.upper[above][None, :] - limits.lower[below][:, None]
+    if not rise.size or (room[rise == 0] < 0).any():
         return None
-    # l_i - t_i x < u_j - t_j x for all i, j bounds x = s / D from both sides.
-    rise = t[above][None, :] - t[below][:, None]
-    room = upper[above][None, :] - lower[below][:, None]
-    if (room[rise == 0] < 0).any():
-        return None
-    least, most = Fraction(0), None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = room / rise.astype(np.float64)
-    if (rise > 0).any():
-        i, j = np.unravel_index(np.where(rise > 0, ratio, np.inf).argmin(), ratio.shape)
-        most = Fraction(int(room[i, j]), int(rise[i, j]))
+
+    def end(choice: np.intp) -> Fraction:
+        place = np.unravel_index(choice, rise.shape)
+        return Fraction(int(room[place]), int(rise[place]))
+
+    least, most = Fraction(0), None
     if (rise < 0).any():
-        i, j = np.unravel_index(np.where(rise < 0, ratio, -np.inf).argmax(), ratio.shape)
-        least = max(least, Fraction(int(room[i, j]), int(rise[i, j])))
-    if most is None:
-        most = 2 * least + 1
-    if least > most:
+        least = max(least, end(np.where(rise < 0, ratio, -np.inf).argmax()))
+    if (rise > 0).any():
+        most = end(np.where(rise > 0, ratio, np.inf).argmin())
+    most = 2 * least + 1 if most is None else most
+    return (least, most) if least <= most else None
+
+
+def _solved(parts: Sequence[_Limits]) -> Affine | None:
+    """A step and an offset that satisfy all limits, or None where none was found."""
+    limits = _merged(parts)
+    ends = _slopes(limits)
+    if ends is None:
         return None
+    least, most = ends
     for x in dict.fromkeys((simplest(least, most), (least + most) / 2)):
-        if x > 0 and (o := _offset(x, t, lower, upper, included)) is not None:
-            return x * denominator, o
+        if x > 0 and (o := _offset(x, limits)) is not None:
+            return x * limits.denominator, o
     return None
 
 
-def _offset(
-    x: Fraction, t: IntArray, lower: IntArray, upper: IntArray, included: NDArray[np.bool_]
-) -> Fraction | None:
+def _offset(x: Fraction, limits: _Limits) -> Fraction | None:
     """An offset for this step, in exact integers: all limits times the denominator of x."""
     n, d = x.numerator, x.denominator
-    moved = t.astype(object) * n
-    lows = [
-        (v * d - m, not inc) for v, m, inc in zip(lower.tolist(), moved, included) if v > ALWAYS
-    ]
-    highs = [(v * d - m, inc) for v, m, inc in zip(upper.tolist(), moved, included) if v < NEVER]
+    columns = (limits.lower, limits.upper, limits.t, limits.included)
+    rows = list(zip(*(column.tolist() for column in columns)))
+    lows = [(lower * d - t * n, not inc) for lower, _, t, inc in rows if lower > ALWAYS]
+    highs = [(upper * d - t * n, inc) for _, upper, t, inc in rows if upper < NEVER]
     low, high = max(v for v, _ in lows), min(v for v, _ in highs)
     low_in = all(reached for v, reached in lows if v == low)
     high_in = all(reached for v, reached in highs if v == high)
@@ -292,7 +311,10 @@ def _affines(
             continue
         finite = (row != ALWAYS) & (row != NEVER)
         points = rule.points(targets[finite] - zero_point)
-        affine = _solved([own, _Limits.of(points, lower[finite], upper[finite])])
+        theirs = _Limits.of(points, lower[finite], upper[finite])
+        if _slopes(_merged([own.some(), theirs.some()])) is None:
+            return None  # a few thresholds are enough to see it
+        affine = _solved([own, theirs])
         if affine is None:
             return None
         affines.append(affine)
