@@ -25,7 +25,7 @@ from refqnn.ops.requantize import ALWAYS, NEVER
 from refqnn.ops.windows import pad
 from refqnn.rounding import Rounding, round_ratio
 
-__all__ = ["CATALOGUE"]
+__all__ = ["CATALOGUE", "with_roundings"]
 
 CATALOGUE: list[Deviation] = []
 
@@ -161,13 +161,14 @@ def _terms(op: Any, x: Operands, order: str = "") -> IntArray | None:
     if order == "reverse":
         return np.asarray(terms[..., ::-1])
     if order == "bias_first":
-        return np.roll(terms, 1, axis=-1) if has_bias else None
+        return np.asarray(np.roll(terms, 1, axis=-1)) if has_bias else None
     if order == "kernel_major":
         if op.kind not in _CONVS or 1 in op.by_channel.shape[1:]:
             return None
         products, bias = (terms[..., :-1], terms[..., -1:]) if has_bias else (terms, terms[..., :0])
         by_kernel = products.reshape(*products.shape[:-1], op.weight.shape[1], -1)
-        return np.concatenate([by_kernel.swapaxes(-1, -2).reshape(products.shape), bias], -1)
+        turned = by_kernel.swapaxes(-1, -2).reshape(products.shape)
+        return np.asarray(np.concatenate([turned, bias], -1))
     return terms
 
 
@@ -462,14 +463,14 @@ _c("kernel_transposed", "exchanges height and width of the kernel",
 _c("images_exchanged", "exchanges height and width of x and of y",
    operands=_first(lambda v: v.swapaxes(-1, -2)))
 _c("channels_reversed", "reads input channels backwards", node=_weight(lambda w: w[:, ::-1]))
-_c("first_channel_only", "reads the first channel of a group alone",
-   node=_weight(lambda w: np.concatenate([w[:, :1], 0 * w[:, 1:]], axis=1)))
 _c("centre_only", "reads the middle of the kernel alone", node=_weight(lambda w: _centred(w)))
 _c("groups_interleaved", "takes every g-th input channel for a group",
    operands=lambda op, x: (_channels_by_turns(x[0], op.groups),))
 _c("groups_ignored", "reads the first group always",
    operands=lambda op, x: (_first_group(x[0], op.groups),))
 _c("outputs_interleaved", "deals output channels to groups in turn", compute=_outputs_interleaved)
+_of(*_CONVS)("first_channel_only", "reads the first channel of a group alone",
+             node=_weight(lambda w: np.concatenate([w[:, :1], 0 * w[:, 1:]], axis=1)))
 _t = _of("ConvTranspose2d")
 _t("first_channel_only", "reads the first channel of a group alone",
    node=lambda op, x: replace(op, weight=np.where(  # the weight is [in, ...]
@@ -631,6 +632,8 @@ def _in_turns(op: Op, x: Operands) -> IntArray:
     return np.asarray(np.concatenate(x, axis=1)[:, order])
 
 
+_of("Reshape")("column_major", "runs through the first axis fastest",
+   compute=lambda op, x: x[0].reshape(op.forward(*x).shape, order="F"))
 _g = _of("Gather")
 _g("fill_ignored", "fills with 0", node=_changed(fill=lambda op: 0))
 _g("fill_negated", "fills with the negated code", node=_changed(fill=lambda op: -op.fill))
@@ -675,7 +678,8 @@ _k("one_early", "takes the entry before",
    operands=_column(lambda v, lo, n: np.maximum(v - lo - 1, 0)))
 _k("one_early_wraps", "takes the entry before, the last for the first",
    operands=_column(lambda v, lo, n: (v - lo - 1) % n))
-_k("magnitude", "looks up |x|", operands=_column(lambda v, lo, n: np.clip(abs(v) - lo, 0, n - 1)))
+_k("looks_up_magnitude", "looks up |x|",
+   operands=_column(lambda v, lo, n: np.clip(abs(v) - lo, 0, n - 1)))
 _k("index_uint8", "computes the column in 8 unsigned bits",
    operands=_column(lambda v, lo, n: (v - lo) % 256))
 _k("first_row", "uses the first channel's table", node=_changed(table=lambda op: op.table[:1]))
@@ -796,3 +800,8 @@ for _bits in (4, 8, 16):
        compute=_unsaturated(partial(_at_width, bits=_bits)))
 # fmt: on
 CATALOGUE.extend(fits.FITS)
+
+
+def with_roundings(base: Rounding | None = None) -> list[Deviation]:
+    """The catalogue, with roundings against that of the network where it is known."""
+    return [*CATALOGUE, *fits.roundings(base)]

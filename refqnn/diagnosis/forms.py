@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from refqnn.arithmetic import IntArray
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize, reaches
 from refqnn.rounding import Rounding, round_ratio
 
-__all__ = ["RULES", "Rule", "families", "fitted", "free", "offset", "other", "unbounded"]
+__all__ = ["RULES", "Rule", "fitted", "free", "offset", "other", "readings", "unbounded"]
 
 Points = tuple[IntArray, int, NDArray[np.bool_]]  # t, D, included
 Affine = tuple[Fraction, Fraction]  # step, offset
@@ -71,10 +73,6 @@ def _double(first: Rounding, bits: int, last: Rounding) -> Callable[[IntArray], 
     return points
 
 
-BASES = {
-    "nearest": [m for m in Rounding if m.value.startswith("half")],
-    "directed": [m for m in Rounding if not m.value.startswith("half")],
-}
 _DIGITS = range(1, 17)
 _PAIRS = [(a, b) for a in ("half_up", "half_away", "half_even") for b in ("half_up", "half_away")]
 
@@ -115,9 +113,7 @@ class _Limits:
         t, denominator, included = points
         return cls(t, denominator, lower, upper, included)
 
-    def some(self) -> _Limits:
-        """A few of them, spread over all."""
-        which = np.unique(np.linspace(0, len(self.t) - 1, _FEW).astype(np.int64))
+    def select(self, which: NDArray[Any]) -> _Limits:
         columns = (column[which] for column in (self.t, self.lower, self.upper, self.included))
         t, lower, upper, included = columns
         return _Limits(t, self.denominator, lower, upper, included)
@@ -235,19 +231,19 @@ def _seen(op: Requantize, acc: IntArray, codes: IntArray) -> tuple[IntArray, Int
 
 
 def zero_points(op: Requantize) -> list[int]:
-    """Codes that may stand for zero: 0, and where a ReLU cuts off."""
+    """Codes that may stand for zero: 0, where a ReLU cuts off, and 1 for any odd one."""
     cut = int((op.thresholds == ALWAYS).all(axis=0).sum())
-    return list(dict.fromkeys((0, op.format.q_min + cut)))
+    return list(dict.fromkeys((0, *([op.format.q_min + cut] if cut else []), 1)))
 
 
-def families(op: Requantize) -> list[str]:
-    """Does the node round to nearest, or in one direction?  The likelier first.
+def readings(op: Requantize) -> list[Rounding]:
+    """The roundings that the node may have been made with, the likelier first.
 
     Thresholds at whole multiples of a power of two are those of a bare shift.
     """
     finite = op.thresholds[(op.thresholds != ALWAYS) & (op.thresholds != NEVER)]
     whole = op.shift is not None and not (finite % 2**op.shift).any()
-    return ["directed", "nearest"] if whole else ["nearest", "directed"]
+    return sorted(Rounding, key=lambda mode: mode.value.startswith("half") == whole)
 
 
 def _own_limits(op: Requantize, row: IntArray, mode: Rounding, zero_point: int) -> _Limits | None:
@@ -275,47 +271,66 @@ def _by_rule(
 
 
 def fitted(
-    op: Requantize, acc: IntArray, codes: IntArray, rule: Rule, family: str
-) -> Requantize | None:
-    """The node with this rule, where one scale and offset give its thresholds and these codes."""
+    op: Requantize, acc: IntArray, codes: IntArray, rules: Sequence[Rule], bases: Sequence[Rounding]
+) -> tuple[Requantize, Rule, Rounding] | None:
+    """The node with the first of some rules for which one scale and offset give its own thresholds
+    (by one of the roundings `bases`) and these codes; which rule and which rounding."""
     seen = [_seen(op, *row) for row in _rows(op, acc, codes)]
     ends = [pair for pair in seen if pair is not None]
     if len(ends) < len(seen):
         return None
-    for zero_point in zero_points(op):
-        for base in BASES[family]:
-            affines = _affines(op, ends, rule, base, zero_point)
+    for rule, zero_point in product(rules, zero_points(op)):
+        possible: dict[
+            bytes, bool
+        ] = {}  # whatever becomes of ties, which is all that bases differ in
+        for base in bases:
+            pairs = _limits(op, ends, rule, base, zero_point)
+            points = b"".join(pair[0].t.tobytes() for pair in pairs if pair is not None)
+            if points not in possible:
+                possible[points] = all(_possible(*pair) for pair in pairs if pair is not None)
+            affines = _affines(pairs) if possible[points] else None
             if affines is not None:
                 made = [
                     row if affine is None else _by_rule(op, row, rule, affine, zero_point)
                     for row, affine in zip(op.thresholds, affines)
                 ]
-                return Requantize(np.stack(made), op.format)
+                return Requantize(np.stack(made), op.format), rule, base
     return None
 
 
-def _affines(
+def _limits(
     op: Requantize,
     ends: Sequence[tuple[IntArray, IntArray]],
     rule: Rule,
     base: Rounding,
     zero_point: int,
-) -> list[Affine | None] | None:
-    """A step and an offset for each row; None for a row that tells none, None where one fails."""
-    targets = np.arange(op.format.q_min + 1, op.format.q_max + 1)
-    affines: list[Affine | None] = []
+) -> list[tuple[_Limits, _Limits] | None]:
+    """For each row what its own thresholds and what the codes say; None where it tells no step."""
+    targets = np.arange(op.format.q_min + 1, op.format.q_max + 1) - zero_point
+    own_points, their_points = _single(base)(targets), rule.points(targets)
+    found: list[tuple[_Limits, _Limits] | None] = []
     for row, (lower, upper) in zip(op.thresholds, ends):
-        own = _own_limits(op, row, base, zero_point)
-        if own is None:
-            affines.append(None)
-            continue
         finite = (row != ALWAYS) & (row != NEVER)
-        points = rule.points(targets[finite] - zero_point)
-        theirs = _Limits.of(points, lower[finite], upper[finite])
-        if _slopes(_merged([own.some(), theirs.some()])) is None:
-            return None  # a few thresholds are enough to see it
-        affine = _solved([own, theirs])
-        if affine is None:
+        if finite.sum() < 2:
+            found.append(None)
+            continue
+        own = _Limits.of(own_points, row - 1, row).select(finite)
+        found.append((own, _Limits.of(their_points, lower, upper).select(finite)))
+    return found
+
+
+def _possible(own: _Limits, theirs: _Limits) -> bool:
+    """May one step do for both?  A few thresholds rule out most."""
+    few = np.unique(np.linspace(0, len(own.t) - 1, _FEW).astype(np.int64))
+    return _slopes(_merged([own.select(few), theirs.select(few)])) is not None
+
+
+def _affines(pairs: Sequence[tuple[_Limits, _Limits] | None]) -> list[Affine | None] | None:
+    """A step and an offset for each row; None for a row that tells none, None where one fails."""
+    affines: list[Affine | None] = []
+    for pair in pairs:
+        affine = None if pair is None else _solved(pair)
+        if affine is None and pair is not None:
             return None
         affines.append(affine)
     return affines
@@ -370,7 +385,7 @@ def unbounded(op: Requantize, acc: IntArray) -> IntArray | None:
     The simplest pair is taken; far outside the thresholds another one may say otherwise.
     """
     rows = _rows(op, acc, acc)
-    for mode in (mode for family in families(op) for mode in BASES[family]):
+    for mode in readings(op):
         made = []
         for row, (values, _) in zip(op.thresholds, rows):
             limits = _own_limits(op, row, mode, 0)

@@ -63,6 +63,8 @@ OTHER_NAMES = {
     "value_uint8": ("reads_uint8",),
     "positions_rounded_up": ("positions_rounded_up_with_zeros",),
     "outputs_reversed": ("inputs_reversed",),
+    "across_samples": ("first_sample",),  # the same where positions lie inside one sample
+    "magnitude": ("looks_up_magnitude",),
     "one_off": ("one_early_wraps",),
     "acc_saturates_8": ("acc_saturates_8_reverse", "acc_saturates_8_kernel_major"),
     "kernel_transposed": ("weight_stored_oiwh",),
@@ -155,7 +157,7 @@ class Planted:
         try:
             for node in self.network.nodes[behind:]:
                 values[node.name] = node.op.forward(*(values[name] for name in inputs_of(node)))
-        except refqnn.RefqnnError:
+        except (refqnn.RefqnnError, ValueError):  # of another shape
             return None
         output = values[self.network.output]
         if np.array_equal(output, self.trace[self.network.output]):

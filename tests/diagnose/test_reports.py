@@ -329,7 +329,7 @@ def test_simulated_is_not_deployed() -> None:
 
 
 def test_channels_read_in_another_order() -> None:
-    """eki-project/finn-plus 101 and many others: the flatten before a dense layer runs over [height,
+    """eki-project/finn-plus 101 and others: the flatten before a dense layer runs over [height,
     width, channels] in one tool and over [channels, height, width] in another."""
     w, x = rng().integers(-5, 6, (4, 24)), rng().integers(0, 16, (9, 2, 3, 4))
     network = one(Flatten(), (2, 3, 4), IntFormat(4, False), Linear(w))
