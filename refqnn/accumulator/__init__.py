@@ -14,10 +14,12 @@ recheck         every claim again, by code of its own
 staged          accumulators in stages: what their registers hold, whether a result changes
 certificate     certify, Certificate: bounds with their proofs, in memory and on disk
 overflow        find_overflow: an input that overflows, or a proof that there is none
+classes         certify_class: an input nearby of another class, or a proof that there is none
 """
 
 from refqnn.accumulator.bounds import LayerCertificate, Proof, Status
 from refqnn.accumulator.certificate import Certificate, Row, certify, observed
+from refqnn.accumulator.classes import ClassVerdict, certify_class
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.overflow import (
     NoOverflow,
@@ -31,6 +33,7 @@ from refqnn.accumulator.widths import max_fan_in, omega
 
 __all__ = [
     "Certificate",
+    "ClassVerdict",
     "Domain",
     "LayerCertificate",
     "NoOverflow",
@@ -45,6 +48,7 @@ __all__ = [
     "Unknown",
     "Verdict",
     "certify",
+    "certify_class",
     "find_overflow",
     "max_fan_in",
     "observed",

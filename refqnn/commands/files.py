@@ -16,6 +16,7 @@ from refqnn.errors import CertificateError
 from refqnn.formats import signed_bits
 from refqnn.inspect import table
 from refqnn.ops import Interval
+from refqnn.rounding import Rounding
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
@@ -335,6 +336,11 @@ def diff(a: Path, b: Path | None, inputs: Path, runtimes: tuple[Runtime, ...]) -
     help="Of tensors that are flat.",
 )
 @click.option(
+    "--rounding",
+    type=click.Choice([mode.value for mode in Rounding]),
+    help="That NETWORK's codes were made with, where it is known.",
+)
+@click.option(
     "--budget",
     type=click.FloatRange(0),
     default=60.0,
@@ -347,6 +353,7 @@ def diagnose(
     inputs: Path | None,
     renamed: tuple[str, ...],
     layout: str,
+    rounding: str | None,
     budget: float,
     json_file: Path | None,
 ) -> None:
@@ -358,6 +365,7 @@ def diagnose(
         None if inputs is None else console.load_array(inputs),
         names=dict(_pair(text) for text in renamed),
         layout=cast("Layout", layout),
+        rounding=rounding,
         budget_s=budget,
     )
     console.show(*str(found).split("\n"))

@@ -37,11 +37,12 @@ def read(dump: object) -> dict[str, NDArray[Any]]:
     try:
         if path.is_dir():
             return {file.stem: np.load(file) for file in sorted(path.glob("*.npy"))}
-        with np.load(path, allow_pickle=False) as loaded:
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise FileFormatError(f"{path}: one array, expected a .npz of named arrays")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise FileFormatError(f"{path}: one array, expected a .npz of named arrays")
+        with loaded:
             return dict(loaded)
-    except (ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise FileFormatError(f"{path}: not arrays of numbers ({error})") from error
 
 
