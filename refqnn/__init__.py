@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import brevitas as brevitas
     from refqnn import conformance as conformance
     from refqnn import datasets as datasets
+    from refqnn import dumps as dumps
     from refqnn import exact as exact
     from refqnn import fhe as fhe
     from refqnn import inspect as inspect
@@ -76,6 +77,7 @@ _LAZY_MODULES = frozenset(
         "brevitas",
         "conformance",
         "datasets",
+        "dumps",
         "exact",
         "fhe",
         "inspect",

@@ -275,17 +275,33 @@ class Network:
                 values[node.name] = _emulated_step(node, values, accumulator)
         return values
 
-    def diff(self, other: Mapping[str, ArrayLike]) -> Difference | None:
+    def diff(
+        self,
+        other: Mapping[str, ArrayLike],
+        codes: ArrayLike | None = None,
+        *,
+        layout: str | None = None,
+    ) -> Difference | None:
         """The first place where another implementation's trace parts from ours, or None.
 
         Args:
-            other: node name -> values [n, *shape]; must hold "input"; other nodes may be missing.
+            other: node name -> values [n, *shape], or flat; other nodes may be missing.
+            codes: what went in, as for `forward`; by default `other` holds it as "input".
+            layout: the order of the axes in `other`, such as "NHWC"; ours is "NCHW".
+
+        Raises: InvalidArgument for unknown names or without input; ShapeMismatch; as `forward`.
         """
-        if INPUT not in other:
-            raise InvalidArgument(
-                mismatch("other", f"names {sorted(other)}", 'the name "input" too')
-            )
-        return diff(self.trace(other[INPUT]), other, self)
+        from refqnn.dumps import arranged
+
+        if codes is None:
+            if INPUT not in other:
+                expected = 'the name "input" too, or codes'
+                raise InvalidArgument(mismatch("other", f"names {sorted(other)}", expected))
+            values = np.size(np.asarray(other[INPUT]))
+            first = {INPUT: other[INPUT]}
+            codes = arranged(self, first, values // prod(self.input_shape), layout)[INPUT]
+        trace = self.trace(codes)
+        return diff(trace, arranged(self, other, len(trace[INPUT]), layout), self)
 
     def ranges(self, domain: Interval | None = None) -> dict[str, Interval]:
         """Interval bounds of every value, for every input in the domain.

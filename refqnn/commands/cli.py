@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from refqnn import __version__
-from refqnn.commands import bench, conformance, console, demo, fhe, files
+from refqnn.commands import bench, board, conformance, console, demo, doctor, fhe, files
 
 
 @click.group(
@@ -14,7 +14,15 @@ from refqnn.commands import bench, conformance, console, demo, fhe, files
 )
 @click.version_option(__version__, prog_name="refqnn")
 def refqnn() -> None:
-    """Exact integers for quantized networks: check them, bound them, run them encrypted."""
+    """Exact integers for quantized networks: check them, bound them, run them encrypted.
+
+    Completion of commands and options, for a line of the shell's own file:
+
+    \b
+        bash   eval "$(_REFQNN_COMPLETE=bash_source refqnn)"
+        zsh    eval "$(_REFQNN_COMPLETE=zsh_source refqnn)"
+        fish   _REFQNN_COMPLETE=fish_source refqnn | source
+    """
 
 
 for _command in (
@@ -24,9 +32,12 @@ for _command in (
     files.compare,
     files.convert,
     files.diff,
+    board.run,
+    board.trace,
     conformance.conform,
     conformance.vectors,
     fhe.fhe,
     bench.bench,
+    doctor.doctor,
 ):
     refqnn.add_command(_command)

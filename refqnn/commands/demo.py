@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 from rich.table import Table
 
-from refqnn import plotting
+from refqnn import extras, plotting
 from refqnn.commands import console
-from refqnn.container import write_atomically
 from refqnn.demo import DATASETS, Demo, run
 
 
@@ -32,7 +30,7 @@ from refqnn.demo import DATASETS, Demo, run
     default=0,
     help="Of the split, the initial weights and the shuffling.",
 )
-@console.save_option("--json", "json_file", "Write the figures to FILE.")
+@console.json_option
 @console.save_option(
     *("--plot", "plot_file"),
     "Write a figure to FILE: decision regions of 2-D data, else bits per layer.",
@@ -52,12 +50,12 @@ def demo(
 
     Exits with 1 if any integer differs between two stages.
     """
+    extras.require("train", "fhe", *(["plot"] if plot_file is not None else []))
     with console.Bars() as bars:
         finished = run(dataset, bars, seed=seed, encrypted_samples=samples, quick=quick)
     result = finished.demo
     _print_demo(result)
-    text = (json.dumps(result.to_json(), indent=1) + "\n").encode()
-    console.written(json_file, lambda path: write_atomically(path, lambda file: file.write(text)))
+    console.print_json(json_file, result.to_json())
     console.written(network_file, finished.network.save)
     console.written(plot_file, lambda path: plotting.demo_figure(finished, path))
     if not result.exact:

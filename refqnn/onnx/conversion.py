@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from refqnn.foreign import refuse_foreign
 from refqnn.network import Network, load
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
@@ -24,6 +25,7 @@ def open_file(
 
     Raises: as `refqnn.load` and `from_onnx`.
     """
+    refuse_foreign(Path(path))
     with open(path, "rb") as file:
         ours = file.read(len(_ZIP)) == _ZIP
     if ours:
