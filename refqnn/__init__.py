@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import onnx as onnx
     from refqnn import plotting as plotting
     from refqnn import pruning as pruning
+    from refqnn import report as report
     from refqnn import testing as testing
     from refqnn import training as training
     from refqnn.brevitas import from_brevitas as from_brevitas
@@ -84,6 +85,7 @@ _LAZY_MODULES = frozenset(
         "onnx",
         "plotting",
         "pruning",
+        "report",
         "testing",
         "training",
     )

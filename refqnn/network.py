@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +46,9 @@ from refqnn.ops.base import IntArray, Interval, Shape, is_sum
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
 from refqnn.plan import Enumeration, Plan, enumerated, prepare
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
+
+if TYPE_CHECKING:
+    from refqnn.report import Page
 
 __all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
 
@@ -360,6 +363,12 @@ class Network:
     def load(path: str | Path) -> Network:
         """`refqnn.load`."""
         return load(path)
+
+    def report(self, X: ArrayLike | None = None, **options: Any) -> Page:
+        """A page of HTML on this network: `refqnn.report.report`, with its options."""
+        from refqnn.report import report
+
+        return report(self, X, **options)
 
     @cached_property
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""Commands for whoever runs the integers elsewhere: run, trace."""
+"""Commands that show what a network computes: run, trace, report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from refqnn import dumps
+from refqnn import dumps, extras
 from refqnn.commands import console
 from refqnn.container import array_to_npy, write_atomically
 from refqnn.onnx import open_network
@@ -61,3 +61,25 @@ def trace(file: Path, samples: Path, output: Path, form: str) -> None:
     values = network.trace(network.codes_of(console.load_array(samples)))
     dumps.write_trace(values, output, form)
     console.say(f"wrote {output}: {len(values)} values of {len(values['input']):,} samples")
+
+
+@click.command(cls=console.Command, short_help="One page of HTML on a network.")
+@click.argument("file", metavar="NETWORK", type=console.FILE)
+@click.option("--output", "-o", type=console.NewFile(".html", ".htm"), required=True)
+@click.option("--inputs", type=console.FILE, help="A .npy file of samples to show the integers of.")
+@click.option(
+    "--fhe/--no-fhe",
+    "encrypted",
+    default=None,
+    help="Compile a circuit for its lookups.  [default: where the extra fhe is there]",
+)
+def report(file: Path, output: Path, inputs: Path | None, encrypted: bool | None) -> None:
+    """Write a page on NETWORK (ours or ONNX): its graph, its ranges, what samples showed.
+
+    The page stands alone: no script, nothing from elsewhere.
+    """
+    extras.require("report", *(["fhe"] if encrypted else []))
+    network = open_network(file)
+    samples = None if inputs is None else console.load_array(inputs)
+    page = network.report(samples, title=file.name, encrypted=encrypted)
+    console.written(output, page.save)

@@ -34,6 +34,7 @@ for _command in (
     files.diff,
     board.run,
     board.trace,
+    board.report,
     conformance.conform,
     conformance.vectors,
     fhe.fhe,
