@@ -419,6 +419,11 @@ class Network:
         plan = prepare(self)
         return None if plan is None else enumerated(plan) or plan
 
+    @property
+    def is_a_table(self) -> bool:
+        """Does `forward` look outputs up in a table of all inputs, which are few?"""
+        return isinstance(self._prepared, Enumeration)
+
     @cached_property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}

@@ -84,11 +84,12 @@ def _sections(result: Demo) -> dict[str, list[tuple[str, str]]]:
     by_width = ", ".join(f"{count} x {bits}" for bits, count in sorted(result.pbs.items()))
     seconds = result.seconds
     return {
-        "accuracy": [
-            (f"{stage} ({few if stage == 'encrypted' else all_} samples)", f"{value:.3f}")
+        f"accuracy on {all_:,} test samples": [
+            (stage, f"{value:.3f}")
             for stage, value in result.accuracy.items()
+            if stage != "encrypted" or few == all_  # of a few samples it says nothing
         ],
-        "integers that differ": [
+        f"integers that differ, encrypted on {few:,} of these samples": [
             (agreement.stage, f"{_verdict(agreement.differing)} of {agreement.total:,}")
             for agreement in result.mismatches
         ],
@@ -107,7 +108,7 @@ def _sections(result: Demo) -> dict[str, list[tuple[str, str]]]:
             ("key generation", f"{seconds['generate keys']:.2f} s"),
             ("encrypted", f"{result.encrypted_seconds_per_sample:.2f} s/sample"),
             ("simulated", f"{all_ / seconds['simulate test set']:,.0f} samples/s"),
-            ("clear (numpy)", f"{result.clear_samples_per_second:,.0f} samples/s"),
+            (f"clear ({result.clear_form})", f"{result.clear_samples_per_second:,.0f} samples/s"),
         ],
     }
 

@@ -106,10 +106,14 @@ def certify(
                 budget_s=budget if method in ("search", "solver") else None,
                 progress=bars.progress,
             )
-    seen = None if inputs is None else accumulator.observed(network, console.load_array(inputs))
+    samples = None if inputs is None else console.load_array(inputs)
+    seen = None if samples is None else accumulator.observed(network, samples)
     _print_certificate(file, certificate, seen)
     console.print_json(json_file, certificate.to_json())
-    console.written(plot_file, lambda path: plotting.certificate_figure(certificate, path, seen))
+    count = None if samples is None else len(samples)
+    console.written(
+        plot_file, lambda path: plotting.certificate_figure(certificate, path, seen, count)
+    )
     if bits is not None:
         with console.Bars() as bars:
             answer = accumulator.find_overflow(
