@@ -17,7 +17,7 @@ from refqnn.accumulator import (
     observed,
     omega,
 )
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import RefqnnError
 from refqnn.formats import BIPOLAR, TERNARY, IntFormat, signed_bits, span_bits, unsigned_bits
 from refqnn.network import Difference, Network, Node, diff, load
@@ -35,7 +35,9 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Requantize,
+    Rescale,
     Reshape,
+    Softmax,
     SumPool2d,
 )
 from refqnn.quantizers import (
@@ -52,6 +54,7 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import brevitas as brevitas
     from refqnn import conformance as conformance
     from refqnn import datasets as datasets
+    from refqnn import diagnosis as diagnosis
     from refqnn import dumps as dumps
     from refqnn import exact as exact
     from refqnn import fhe as fhe
@@ -61,16 +64,21 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import pruning as pruning
     from refqnn import report as report
     from refqnn import testing as testing
+    from refqnn import tflite as tflite
     from refqnn import training as training
     from refqnn.brevitas import from_brevitas as from_brevitas
+    from refqnn.diagnosis import diagnose as diagnose
     from refqnn.onnx import from_onnx as from_onnx
     from refqnn.onnx import to_onnx as to_onnx
+    from refqnn.tflite import from_tflite as from_tflite
 
 __version__ = "0.1.0"
 
 _LAZY_FUNCTIONS = {
+    "diagnose": "refqnn.diagnosis",
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
+    "from_tflite": "refqnn.tflite",
     "to_onnx": "refqnn.onnx",
 }
 _LAZY_MODULES = frozenset(
@@ -78,6 +86,7 @@ _LAZY_MODULES = frozenset(
         "brevitas",
         "conformance",
         "datasets",
+        "diagnosis",
         "dumps",
         "exact",
         "fhe",
@@ -87,6 +96,7 @@ _LAZY_MODULES = frozenset(
         "pruning",
         "report",
         "testing",
+        "tflite",
         "training",
     )
 )
@@ -111,6 +121,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "BIPOLAR",
     "TERNARY",
+    "Accumulator",
     "Add",
     "AffineQuantizer",
     "Certificate",
@@ -135,8 +146,11 @@ __all__ = [
     "PowerOfTwoQuantizer",
     "RefqnnError",
     "Requantize",
+    "Rescale",
     "Reshape",
     "Rounding",
+    "Softmax",
+    "Stage",
     "SumPool2d",
     "SymmetricQuantizer",
     "ThresholdQuantizer",

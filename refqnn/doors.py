@@ -6,6 +6,7 @@ encrypted circuit, a file, another runtime) gives the answers of `predict`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
-from refqnn.formats import as_array, as_integers
-from refqnn.quantizers import Dequantizer, FloatArray, ThresholdQuantizer
+from refqnn.formats import IntFormat, as_array, as_integers
+from refqnn.quantizers import Dequantizer, FloatArray, ThresholdQuantizer, float_thresholds
 
 __all__ = ["Features", "Predictions"]
 
@@ -46,6 +47,24 @@ class Features(ThresholdQuantizer):
         if len(self.names) != len(self.thresholds):
             expected = f"{len(self.thresholds)}, one for each feature"
             raise ShapeMismatch(mismatch("names", f"{len(self.names)} names", expected))
+
+    @classmethod
+    def of_function(
+        cls,
+        codes: Callable[[NDArray[np.float32]], NDArray[np.int64]],
+        features: int,
+        format: IntFormat,
+        names: Iterable[str] | None = None,
+    ) -> Features:
+        """The door of any nondecreasing function of each feature, found with the function itself.
+
+        Args:
+            codes: of float32 rows [n, features].
+            features: how many.
+        """
+        wanted = np.tile(np.arange(format.q_min + 1, format.q_max + 1), (features, 1))
+        thresholds = float_thresholds(lambda columns: codes(columns.T).T, wanted)
+        return cls(thresholds, format, axis=1, names=None if names is None else tuple(names))
 
     def quantize(self, x: ArrayLike) -> NDArray[np.int64]:
         """Codes [n, features] of a table: numbers, or a data frame with columns of these names.

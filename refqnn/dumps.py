@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -28,7 +28,6 @@ from refqnn.container import array_to_npy, write_atomically
 from refqnn.errors import (
     FileFormatError,
     InvalidArgument,
-    InvalidType,
     NotCovered,
     OutOfRange,
     ShapeMismatch,
@@ -156,11 +155,11 @@ FORMS = ("npz", *_FILES)
 # --- reading ----------------------------------------------------------------------------------
 
 
-def read_dump(path: str | Path) -> dict[str, IntArray]:
-    """Integers by name: of an .npz file, or of a folder of .npy and .txt files.
+def read_dump(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Arrays by name: of an .npz file, or of a folder of .npy and .txt files.
 
-    Raises: FileFormatError for other content and for a folder without such files, InvalidType for
-        numbers that are no integers; OSError as open does.
+    Raises: FileFormatError for other content and for a folder without such files; OSError as open
+        does.
     """
     path = Path(path)
     if not path.is_dir():
@@ -169,31 +168,27 @@ def read_dump(path: str | Path) -> dict[str, IntArray]:
     files = [file for file in sorted(path.iterdir()) if file.suffix in readers]
     if not files:
         raise FileFormatError(f"{path}: got no file that ends in .npy or .txt, expected a dump")
-    dump: dict[str, IntArray] = {}
+    dump: dict[str, NDArray[Any]] = {}
     for file in files:
         name = unquote(file.stem)
         if name in dump:
             raise FileFormatError(f"{path}: two files hold {name!r}")
-        dump[name] = as_integers(readers[file.suffix](file), name)
+        dump[name] = readers[file.suffix](file)
     return dump
 
 
-def _read_npz(path: Path) -> dict[str, IntArray]:
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays = _numpy(path)
     if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise FileFormatError(
-            f"{path}: one array without a name, expected an .npz file or a folder"
-        )
+        raise FileFormatError(f"{path}: got one array, expected an .npz file or a folder")
     with arrays:
         try:
-            return {name: as_integers(arrays[name], name) for name in arrays.files}
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-            if isinstance(error, InvalidType):
-                raise
-            raise FileFormatError(f"{path}: not an .npz file of numbers ({error})") from error
+            return dict(arrays)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise FileFormatError(f"{path}: not arrays of numbers ({error})") from error
 
 
-def _read_npy(path: Path) -> object:
+def _read_npy(path: Path) -> NDArray[Any]:
     array = _numpy(path)
     if not isinstance(array, np.ndarray):
         raise FileFormatError(f"{path}: several arrays, expected one")
@@ -204,17 +199,17 @@ def _numpy(path: Path) -> object:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise FileFormatError(f"{path}: not numbers as numpy saves them ({error})") from error
+        raise FileFormatError(f"{path}: not arrays of numbers ({error})") from error
 
 
-def _read_txt(path: Path) -> object:
+def _read_txt(path: Path) -> NDArray[Any]:
     try:
         rows = [list(map(int, line.split())) for line in path.read_text().splitlines() if line]
     except ValueError as error:
         raise FileFormatError(f"{path}: not integers with spaces between them ({error})") from error
     if len({len(row) for row in rows}) != 1:
         raise FileFormatError(f"{path}: got lines of different lengths, expected one a sample")
-    return rows
+    return as_integers(rows, str(path))
 
 
 # --- arranging --------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ both.  Values are nested lists; a batch is a list of samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import product
 from typing import Any
 
 from refqnn import ops
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulator, Accumulators, Emulated
 from refqnn.errors import AccumulatorOverflow, InvalidArgument, NotCovered, OutOfRange, mismatch
 from refqnn.network import Network
 from refqnn.ops import Op
@@ -206,7 +206,7 @@ def forward(network: Network, codes: Nested) -> Nested:
 
 
 def trace(
-    network: Network, codes: Nested, accumulator: Emulated | None = None
+    network: Network, codes: Nested, accumulator: Accumulators | None = None
 ) -> dict[str, Nested]:
     """Every value of the program by name, a list over the samples.
 
@@ -220,7 +220,9 @@ def trace(
     return {name: [values[name] for values in samples] for name in samples[0]}
 
 
-def _trace_one(network: Network, sample: Nested, emulated: Emulated | None) -> dict[str, Nested]:
+def _trace_one(
+    network: Network, sample: Nested, accumulators: Accumulators | None
+) -> dict[str, Nested]:
     fmt = network.input_format
 
     def check(code: int, index: tuple[int, ...]) -> int:
@@ -231,7 +233,7 @@ def _trace_one(network: Network, sample: Nested, emulated: Emulated | None) -> d
     values = {"input": _map(check, sample)}
     for node in network.nodes:
         inputs = [values[name] for name in node.inputs or ()]
-        values[node.name] = apply(node.op, inputs, _accumulator(emulated, node.name))
+        values[node.name] = apply(node.op, inputs, _accumulator(accumulators, node.name)(node.op))
     return values
 
 
@@ -249,18 +251,88 @@ def _exact_sum(products: list[int], bias: list[int]) -> int:
     return sum(products) + sum(bias)
 
 
-def _accumulator(emulated: Emulated | None, node: str) -> Accumulate:
-    bits = None if emulated is None else emulated.width(node)
-    if emulated is None or bits is None:
+def _accumulator(accumulators: Accumulators | None, node: str) -> Callable[[Op], Accumulate]:
+    """How the sums of a node are made, for its op."""
+    if isinstance(accumulators, Emulated):
+        return lambda _: _emulated(accumulators, node)
+    if accumulators is None or not isinstance(accumulators, (Accumulator, Mapping)):
+        return lambda _: _exact_sum
+    found = accumulators if isinstance(accumulators, Accumulator) else accumulators.get(node)
+    if found is None:
+        return lambda _: _exact_sum
+    return lambda op: _staged(found, node, _channels(op))
+
+
+def _emulated(emulated: Emulated, node: str) -> Accumulate:
+    bits = emulated.width(node)
+    if bits is None:
         return _exact_sum
+    fit = _register(bits, emulated.signed, emulated.overflow, node)
+
+    def accumulate(products: list[int], bias: list[int]) -> int:
+        terms = bias + products if emulated.order == "bias_first" else products + bias
+        if emulated.order == "reverse":
+            terms.reverse()
+        return _summed(terms, fit, emulated.when)
+
+    return accumulate
+
+
+def _staged(accumulator: Accumulator, node: str, channels: int) -> Accumulate:
+    """The stages one after the other; products stand channel by channel."""
+
+    def accumulate(products: list[int], bias: list[int]) -> int:
+        values, order = products, accumulator.order
+        if order == "reverse":
+            values = list(reversed(products))
+        elif order == "channels_last":
+            kernel = len(products) // channels
+            values = [products[c * kernel + k] for k in range(kernel) for c in range(channels)]
+        elif order != "forward":
+            values = [products[int(place)] for place in order]
+        *inner, last = accumulator.stages
+        for stage in inner:
+            fit = _register(stage.width, stage.signed, stage.overflow, node)
+            size = stage.group or 1
+            groups = [values[i : i + size] for i in range(0, len(values), size)]
+            values = [_summed(group, fit, stage.when) for group in groups]
+        if accumulator.bias == "first":
+            values = bias + values
+        elif accumulator.bias == "last":
+            values = values + bias
+        fit = _register(last.width, last.signed, last.overflow, node)
+        outside = bias if accumulator.bias == "outside" else []
+        return _summed(values, fit, last.when) + sum(outside)
+
+    return accumulate
+
+
+def _channels(op: Op) -> int:
+    """Input channels whose products stand one behind the other in a row."""
+    if isinstance(op, ops.ConvTranspose2d):
+        return len(op.weight) // op.groups
+    return _shape(op.weight.tolist())[1] if isinstance(op, ops.Conv1d | ops.Conv2d) else 1
+
+
+def _summed(terms: list[int], fit: Callable[[int], int], when: str) -> int:
+    if when == "end":
+        return fit(sum(terms))
+    acc = 0
+    for term in terms:
+        acc = fit(acc + term)
+    return acc
+
+
+def _register(bits: int, signed: bool, overflow: str, node: str) -> Callable[[int], int]:
+    """What a register of so many bits holds of an integer."""
     modulus = 1 << bits
-    lowest = -(modulus >> 1) if emulated.signed else 0
+    lowest = -(modulus >> 1) if signed else 0
     highest = lowest + modulus - 1
 
     def fit(acc: int) -> int:
-        if emulated.overflow == "saturate":
+        if overflow == "saturate":
             return min(max(acc, lowest), highest)
-        if emulated.overflow == "error":
+        if overflow == "error":
             if not lowest <= acc <= highest:
                 expected = f"{bits} bits, [{lowest}, {highest}]"
                 raise AccumulatorOverflow(mismatch(f"accumulator of {node!r}", acc, expected))
@@ -268,18 +340,7 @@ def _accumulator(emulated: Emulated | None, node: str) -> Accumulate:
         low_bits = acc & (modulus - 1)
         return low_bits - modulus if low_bits > highest else low_bits
 
-    def accumulate(products: list[int], bias: list[int]) -> int:
-        terms = bias + products if emulated.order == "bias_first" else products + bias
-        if emulated.order == "reverse":
-            terms.reverse()
-        if emulated.when == "end":
-            return fit(sum(terms))
-        acc = 0
-        for term in terms:
-            acc = fit(acc + term)
-        return acc
-
-    return accumulate
+    return fit
 
 
 # --- nodes that sum ---------------------------------------------------------------------------
@@ -393,6 +454,23 @@ def _requantize(op: ops.Requantize, x: Nested) -> Nested:
     return _map(code, x)
 
 
+def _rescale(op: ops.Rescale, x: Nested) -> Nested:
+    def code(acc: int, index: tuple[int, ...]) -> int:
+        def at(values: Any) -> Any:
+            return values[index[0]] if len(values) > 1 else values[0]
+
+        value = Fraction((acc + int(at(op.offset))) * int(at(op.multiplier)))
+        shift = int(at(op.shift))
+        if op.first_rounding is not None:
+            first = int(at(op.first_shift))
+            value, shift = Fraction(round(value / 2**first, op.first_rounding.value)), shift - first
+        lowest, highest = map(int, at(op.clip))
+        rounded = round(value / 2**shift, op.rounding.value)
+        return min(max(rounded + int(at(op.zero_point)), lowest), highest)
+
+    return _map(code, x)
+
+
 def _lookup(op: ops.Lookup, x: Nested) -> Nested:
     rows: list[list[int]] = op.table.tolist()
     lowest: int = op.lo
@@ -460,6 +538,7 @@ _SUMS: dict[str, Callable[..., Nested]] = {
 
 _MAPS: dict[str, Callable[..., Nested]] = {
     "Requantize": _requantize,
+    "Rescale": _rescale,
     "Lookup": _lookup,
     "MaxPool2d": _max_pool,
     "Concat": _concat,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refqnn.arithmetic import Arithmetic
-from refqnn.formats import IntFormat, signed_bits, span_bits
+from refqnn.formats import IntFormat, is_integer, signed_bits, span_bits
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.ops import Interval, Op
 from refqnn.ops.base import Shape, is_sum
@@ -95,11 +95,12 @@ def table(network: Network) -> list[dict[str, object]]:
 
 def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
     op, inputs, arithmetic = node.op, inputs_of(node), None
+    shift = getattr(op, "shift", None)
     if is_sum(op):
         arithmetic = Arithmetic.for_mass(op.prepare(*map(ranges.__getitem__, inputs))).name.lower()
     return replace(
         _row(node.name, op.kind, inputs, ranges[node.name], getattr(op, "format", None)),
-        shift=getattr(op, "shift", None),
+        shift=shift if is_integer(shift) else None,  # a Rescale has one for each channel
         arithmetic=arithmetic,
         parameters=parameters(op),
     )

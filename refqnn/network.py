@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refqnn.arithmetic import to_int64_if_possible
 from refqnn.display import Shown, html_table, safe, text_table
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulators, accumulator_of
 from refqnn.errors import (
     AccumulatorOverflow,
     InvalidArgument,
@@ -261,14 +261,15 @@ class Network:
         parts = (checked[start : start + block] for start in range(0, len(checked), block))
         return np.concatenate([self._forward(part) for part in parts])
 
-    def trace(self, codes: ArrayLike, accumulator: Emulated | None = None) -> Trace:
+    def trace(self, codes: ArrayLike, accumulator: Accumulators | None = None) -> Trace:
         """Every value by name: "input", then the nodes in their order, each [n, *shape].
 
         Args:
             codes: as for `forward`.
-            accumulator: sums in an emulated accumulator of finite width; None: exact sums.
+            accumulator: sums as an `Accumulator` of finite width makes them, or for each node
+                name in a mapping the one of that node; an `Emulated`; None: exact sums.
 
-        Raises: as `forward`; AccumulatorOverflow where an emulated accumulator is asked to.
+        Raises: as `forward`; AccumulatorOverflow where an accumulator is asked to.
         """
         values: Trace = {INPUT: self.check_codes(codes)}
         for node in self.nodes:
@@ -350,6 +351,13 @@ class Network:
     def with_nodes(self, nodes: Sequence[Node]) -> Network:
         """Other nodes between the same doors."""
         return Network(nodes, **self._frame)
+
+    def with_doors(
+        self, input_quantizer: Quantizer | None, output_dequantizer: Dequantizer | None
+    ) -> Network:
+        """The same nodes between other doors; the format of the input may change its meaning."""
+        doors = {"input_quantizer": input_quantizer, "output_dequantizer": output_dequantizer}
+        return Network(self.nodes, **{**self._frame, **doors})
 
     # --- files ------------------------------------------------------------------------------
 
@@ -434,14 +442,14 @@ class Network:
         return last_uses([(node.name, inputs_of(node)) for node in self.nodes], self.output)
 
 
-def _emulated_step(node: Node, values: Trace, accumulator: Emulated) -> IntArray:
+def _emulated_step(node: Node, values: Trace, accumulators: Accumulators) -> IntArray:
     """No plan here: an overflow may leave the proved ranges."""
     inputs = tuple(values[name] for name in inputs_of(node))
-    bits = accumulator.width(node.name)
-    if bits is None or not is_sum(node.op):
+    accumulator = accumulator_of(accumulators, node.name)
+    if accumulator is None or not is_sum(node.op):
         return node.op.forward(*inputs)
     try:
-        return accumulator.accumulate(node.op, inputs, bits)
+        return accumulator.accumulate(node.op, inputs)
     except AccumulatorOverflow as error:
         raise AccumulatorOverflow(f"node {node.name!r}: {error}") from None
 

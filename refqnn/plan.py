@@ -55,6 +55,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Requantize,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -780,6 +781,17 @@ class _Preparation:
         origin = op.table.shape[1] * np.arange(op.channels) - op.lo
         return _Table(op.table.ravel().astype(self.dtype(node.name)), origin[:, None])
 
+    def _rescale(self, node: Node, op: Rescale) -> Step:
+        """A table where there are few accumulators."""
+        (acc,) = (self.ranges[name] for name in inputs_of(node))
+        lo = acc.lo.reshape(op.channels, -1).min(axis=1)
+        entries = int((acc.hi.reshape(op.channels, -1).max(axis=1) - lo).max()) + 1
+        if entries * op.channels > CODE_TABLE:
+            return _Specified(op, self.dtype(node.name))
+        table = op.forward(np.arange(entries)[:, None] + lo).T  # [channels, entries]
+        origin = entries * np.arange(op.channels) - lo
+        return _Table(table.ravel().astype(self.dtype(node.name)), origin[:, None])
+
     def _concat(self, node: Node, op: Concat) -> Step:
         return _Concat()
 
@@ -841,6 +853,7 @@ _TERMS: dict[type[Op], Way] = {  # sums without their bias, overwritten by what 
 
 _STEPS: dict[type[Op], Way] = {
     Requantize: _Preparation._requantize,
+    Rescale: _Preparation._rescale,
     Lookup: _Preparation._lookup,
     MaxPool2d: _Preparation._max_pool,
     Concat: _Preparation._concat,

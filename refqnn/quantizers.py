@@ -42,6 +42,7 @@ __all__ = [
     "ThresholdQuantizer",
     "float_thresholds",
     "power_of_two_exponent",
+    "same_quantizer",
 ]
 
 Precision = Literal["float32", "float64"]
@@ -507,6 +508,12 @@ class ThresholdQuantizer(Quantizer):
     def dequantize(self, codes: ArrayLike) -> FloatArray:
         """Raises: NotCovered: a code stands for an interval of x, not for one number."""
         raise NotCovered("dequantize: thresholds say where codes begin, not what they stand for")
+
+
+def same_quantizer(a: Quantizer, b: Quantizer) -> bool:
+    """Are they of one kind, with the same parameters?"""
+    mine, theirs = vars(a), vars(b)
+    return type(a) is type(b) and all(np.array_equal(mine[k], theirs[k]) for k in mine)
 
 
 @dataclass(frozen=True, eq=False)

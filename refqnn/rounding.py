@@ -86,12 +86,12 @@ def _away(mode: Rounding, negative: Any, odd: Any, exact: Any, below_half: Any, 
     return (tie & tie_goes_away) | (~tie & ~below_half)
 
 
-def round_ratio(numerator: ArrayLike, denominator: int, mode: Rounding | str) -> Any:
+def round_ratio(numerator: ArrayLike, denominator: ArrayLike, mode: Rounding | str) -> Any:
     """Round numerator / denominator, both integers.
 
     Args:
         numerator: integers of any shape, as int, or as an integer or object (Python int) array.
-        denominator: one positive integer.
+        denominator: one positive integer, or an array of them that broadcasts to `numerator`.
         mode: rounding mode or its name.
 
     Returns: int64 of the same shape (Python integers where int64 does not hold them); a Python int
@@ -105,17 +105,19 @@ def round_ratio(numerator: ArrayLike, denominator: int, mode: Rounding | str) ->
     [-1, 0, 1, 2]
     """
     mode = Rounding.of(mode)
-    if not is_integer(denominator):
+    if not is_integer(denominator) and not isinstance(denominator, np.ndarray):
         raise InvalidType(mismatch("denominator", repr(denominator), "an integer"))
-    if denominator <= 0:
-        raise InvalidArgument(mismatch("denominator", denominator, "a positive integer"))
-    if is_integer(numerator):
-        return _round_ratio_int(int(numerator), int(denominator), mode)
-    n, d = as_integers(numerator, "numerator"), int(denominator)
+    d = as_integers(denominator, "denominator")
+    if d.min() <= 0:
+        raise InvalidArgument(mismatch("denominator", d.min(), "a positive integer"))
+    if is_integer(numerator) and d.ndim == 0:
+        return _round_ratio_int(int(numerator), int(d), mode)
+    n = as_integers(numerator, "numerator")
     # f is compared with 1/2 as 2 r with d, and |n| is taken: both must fit int64.
-    if n.dtype == object or d > 2**62 or (n.size and int(n.min()) == -(2**63)):
+    if n.dtype == object or d.max() > 2**62 or (n.size and int(n.min()) == -(2**63)):
+        pairs = zip(n.flat, np.broadcast_to(d, n.shape).flat)
         rounded = np.empty(n.shape, dtype=object)
-        rounded.ravel()[:] = [_round_ratio_int(int(v), d, mode) for v in n.flat]
+        rounded.ravel()[:] = [_round_ratio_int(int(v), int(w), mode) for v, w in pairs]
         return to_int64_if_possible(rounded)
     negative = n < 0
     m, r = np.divmod(np.abs(n), d)

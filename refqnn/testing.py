@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import MissingExtra
 from refqnn.formats import BIPOLAR, IntFormat
 from refqnn.network import INPUT, Network, Node
@@ -42,6 +42,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Op,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -65,6 +66,7 @@ except ImportError as error:
 __all__ = [
     "KINDS",
     "Value",
+    "accumulators",
     "batches",
     "codes",
     "emulations",
@@ -80,7 +82,7 @@ Strategy = st.SearchStrategy
 
 
 def roundings() -> Strategy[Rounding]:
-    """The eight rounding modes."""
+    """The nine rounding modes."""
     return st.sampled_from(Rounding)
 
 
@@ -271,6 +273,31 @@ def _requantize(draw: st.DrawFn, x: Value, largest: int) -> Op:
 
 
 @st.composite
+def _rescale(draw: st.DrawFn, x: Value, largest: int) -> Op:
+    """Codes of 2 to 32 bits; shifts to the left and to the right side by side."""
+    fmt = draw(st.builds(IntFormat, st.integers(2, 32), st.booleans(), st.booleans()))
+    rows = draw(st.sampled_from([1, x.shape[0]]))
+
+    def each(lo: int, hi: int) -> NDArray[np.int64]:
+        count = draw(st.sampled_from([1, rows]))
+        return draw(hnp.arrays(np.int64, (count,), elements=st.integers(lo, hi)))
+
+    shift = each(0, draw(st.sampled_from([4, 62])))
+    clip = hnp.arrays(np.int64, (rows, 2), elements=st.integers(fmt.q_min, fmt.q_max))
+    return Rescale(
+        each(0, draw(st.sampled_from([largest, 2**31, 2**62 - 1]))),
+        shift,
+        fmt,
+        draw(roundings()),
+        zero_point=each(-largest, largest),
+        offset=each(-largest, largest),
+        clip=draw(st.none() | clip.map(lambda ends: np.sort(ends, axis=1))),
+        first_rounding=draw(st.none() | roundings()),
+        first_shift=each(0, int(shift.min())),
+    )
+
+
+@st.composite
 def _lookup(draw: st.DrawFn, x: Value, largest: int) -> Op:
     lo, hi = int(x.range.lo.min()), int(x.range.hi.max())
     first = lo - draw(st.integers(0, 2))
@@ -298,6 +325,7 @@ def _add(draw: st.DrawFn, operands: int) -> Op:
 _UNARY: dict[str, tuple[Callable[[Value], bool], Callable[..., Strategy[Op]]]] = {
     "Linear": (lambda x: len(x.shape) == 1, _linear),
     "Requantize": (lambda x: _magnitude(x) < NEVER, _requantize),
+    "Rescale": (lambda x: True, _rescale),
     "Conv1d": (lambda x: len(x.shape) == 2 and x.shape[0] <= 4, _conv),
     "Conv2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv),
     "ConvTranspose2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv_transpose),
@@ -412,3 +440,21 @@ def emulations(max_bits: int = 12) -> Strategy[Emulated]:
         st.sampled_from(["step", "end"]),
         st.sampled_from(["forward", "reverse", "bias_first"]),
     )
+
+
+@st.composite
+def accumulators(draw: st.DrawFn, max_bits: int = 12) -> Accumulator:
+    """Accumulators of one to three stages with every way to group, order and overflow."""
+    groups = [*draw(st.lists(st.integers(1, 5), max_size=2)), None]
+    stages = [
+        Stage(
+            draw(st.integers(1, max_bits)),
+            draw(st.booleans()),
+            group,
+            draw(st.sampled_from(["wrap", "saturate"])),
+            draw(st.sampled_from(["step", "end"])),
+        )
+        for group in groups
+    ]
+    orders: Strategy[Any] = st.sampled_from(["forward", "reverse", "channels_last"])
+    return Accumulator(stages, draw(orders), draw(st.sampled_from(["first", "last", "outside"])))

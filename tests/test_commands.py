@@ -28,7 +28,6 @@ from refqnn.accumulator import Certificate
 from refqnn.errors import (
     FileFormatError,
     InvalidArgument,
-    InvalidType,
     MissingExtra,
     OutOfRange,
     ShapeMismatch,
@@ -261,7 +260,7 @@ def test_one_sample_without_its_axis(net: Network) -> None:
     [
         ("fc.txt", b"1 2\n3\n", "different lengths"),
         ("fc.txt", b"1 x\n", "not integers"),
-        ("fc.npy", b"nothing", "not numbers"),
+        ("fc.npy", b"nothing", "not arrays of numbers"),
         ("readme.md", b"", "no file that ends in"),
     ],
 )
@@ -278,7 +277,7 @@ def test_bad_dumps(tmp_path: Path) -> None:
     for name in ("one.npy", "text.npz"):
         with pytest.raises(FileFormatError, match=name):
             dumps.read_dump(tmp_path / name)
-    with pytest.raises((FileFormatError, InvalidType)):
+    with pytest.raises(FileFormatError, match="objects"):
         dumps.read_dump(tmp_path / "objects.npz")
     np.savez(tmp_path / "empty.npz", fc=np.zeros((0, 2), int))
     with pytest.raises(ShapeMismatch, match="fc"):

@@ -18,7 +18,7 @@ def test_examples(
         pytest.importorskip(module)
     text = README.read_text()
     blocks = list(BLOCK.finditer(text))
-    assert len(blocks) == 7
+    assert len(blocks) == 2
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks:
@@ -28,4 +28,3 @@ def test_examples(
     printed = capsys.readouterr().out
     assert "features.fc1[3, 0]: expected" in printed
     assert "outside [-8, 7]" in printed
-    assert "round_ratio" in printed.rpartition("passed")[2]

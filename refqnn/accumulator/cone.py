@@ -20,7 +20,7 @@ from refqnn.errors import NotCovered
 from refqnn.graph import INPUT, ancestors, inputs_of
 from refqnn.network import Network
 from refqnn.ops.base import Interval, Op, Shape, told_role
-from refqnn.ops.structure import PADDING, Role, Rows, Table, Thresholds
+from refqnn.ops.structure import PADDING, Functions, Role, Rows
 
 __all__ = ["Cone", "Elementwise", "Maximum", "Sum", "Take"]
 
@@ -57,7 +57,7 @@ class Sum:
 class Elementwise:
     """out[i] = functions[i](x[index[i]])."""
 
-    functions: Thresholds | Table
+    functions: Functions
     index: NDArray[np.int64]  # [m], columns
 
     def forward(self, x: IntArray) -> IntArray:

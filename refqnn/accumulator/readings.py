@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import Any
 
@@ -33,10 +33,12 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Requantize,
+    Rescale,
     Reshape,
     SumPool2d,
 )
 from refqnn.ops.base import IntArray, Op, Shape
+from refqnn.rounding import Rounding
 
 __all__ = [
     "MONOTONE",
@@ -193,6 +195,7 @@ SUMS: dict[type[Op], Reader] = {
 }
 MONOTONE: dict[type[Op], Reader] = {  # of the one entry that each output reads
     Requantize: _in_place,
+    Rescale: _in_place,
     Flatten: _in_place,
     Reshape: _in_place,
     Concat: _in_place,
@@ -221,6 +224,9 @@ def range_of(
         thresholds, first = op.thresholds.tolist(), op.format.q_min
         code = np.vectorize(lambda row, v: first + bisect_right(thresholds[row], v), [np.int64])
         return code(rows, lo), code(rows, hi)
+    if isinstance(op, Rescale):
+        code = np.vectorize(partial(_rescaled, op), [np.int64])
+        return code(rows, lo), code(rows, hi)
     if isinstance(op, Lookup):
         if lo.min() < op.lo or hi.max() >= op.lo + op.table.shape[1]:
             got = f"bounds in [{lo.min()}, {hi.max()}]"
@@ -234,6 +240,36 @@ def range_of(
         least, greatest = np.vectorize(entries, [np.int64] * 2)(rows, lo - op.lo, hi - op.lo + 1)
         return least, greatest
     return lo, hi
+
+
+def _rescaled(op: Rescale, row: int, acc: int) -> int:
+    """The code of one accumulator."""
+    numbers = (op.multiplier, op.shift, op.offset, op.zero_point, op.first_shift)
+    m, shift, offset, zero_point, first = (int(v[row % len(v)]) for v in numbers)
+    value = (int(acc) + offset) * m
+    if op.first_rounding is not None:
+        value, shift = _divided(value, first, op.first_rounding), shift - first
+    lo, hi = op.clip[row % len(op.clip)].tolist()
+    return int(min(max(_divided(value, shift, op.rounding) + zero_point, lo), hi))
+
+
+def _divided(value: int, shift: int, mode: Rounding) -> int:
+    """value / 2**shift, rounded: what to add before an arithmetic shift to the right."""
+    if shift == 0:
+        return value
+    size, half, negative = 1 << shift, 1 << (shift - 1), value < 0
+    added = {
+        Rounding.FLOOR: 0,
+        Rounding.CEIL: size - 1,
+        Rounding.TOWARD_ZERO: (size - 1) * negative,
+        Rounding.AWAY_FROM_ZERO: (size - 1) * (not negative),
+        Rounding.HALF_UP: half,
+        Rounding.HALF_DOWN: half - 1,
+        Rounding.HALF_AWAY: half - negative,
+        Rounding.HALF_TOWARD_ZERO: half - (not negative),
+        Rounding.HALF_EVEN: half - 1 + (value >> shift & 1),
+    }
+    return (value + added[mode]) >> shift
 
 
 def _range_of_sum(reads: Reads, lo: IntArray, hi: IntArray) -> tuple[IntArray, ...]:

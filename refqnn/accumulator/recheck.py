@@ -40,7 +40,7 @@ from refqnn.errors import CertificateError, InvalidArgument, MissingExtra, misma
 from refqnn.formats import is_integer
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
-from refqnn.ops import Lookup, Requantize
+from refqnn.ops import Lookup, Requantize, Rescale
 from refqnn.ops.base import IntArray, Interval, Shape, is_sum
 
 if TYPE_CHECKING:
@@ -619,7 +619,8 @@ class _Check:
             most = max(
                 0 if layer.mass is None else largest(layer.mass), *map(largest, _ends(layer))
             )
-            if type(node.op) not in READERS or most > _MOST_IN_SOLVER:
+            untold = type(node.op) not in READERS or isinstance(node.op, Rescale)  # not listed
+            if untold or most > _MOST_IN_SOLVER:
                 return model, []
             levels = node.op.format.levels if isinstance(node.op, Requantize) else 0
             told += (self._terms(node) + levels) * layer.lo.size

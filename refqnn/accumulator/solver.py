@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.accumulator.cone import Cone, Maximum, Sum, Take
+from refqnn.accumulator.cone import Cone, Elementwise, Maximum, Sum, Take
 from refqnn.arithmetic import IntArray
 from refqnn.errors import MissingExtra
-from refqnn.ops.structure import PADDING, Table, Thresholds
+from refqnn.ops.structure import PADDING, Monotone, Table, Thresholds
 
 __all__ = ["decide", "require_solver", "solver_installed"]
 
@@ -48,14 +48,17 @@ def decide(
 ) -> tuple[bool | None, NDArray[np.int64] | None]:
     """Is there an input in the box with sign * acc >= value?
 
-    Returns: (True, an input [d]), (False, None), or (None, None) when the time ran out or the
-        numbers are too large for the solver.
+    Returns: (True, an input [d]), (False, None), or (None, None) when the time ran out, the numbers
+        are too large for the solver, or a function is computed and not listed.
 
     Raises: MissingExtra.
     """
     require_solver()
     from ortools.sat.python import cp_model
 
+    functions = (part.functions for *_, part in cone.steps if isinstance(part, Elementwise))
+    if any(isinstance(f, Monotone) for f in functions):
+        return None, None
     boxes = cone.bounds(lo[None], hi[None])[2]
     sizes = [max(abs(int(a.min())), abs(int(b.max()))) for a, b in boxes.values() if a.size]
     sizes += [step_.mass for *_, step_ in cone.steps if isinstance(step_, Sum)]

@@ -20,7 +20,12 @@ from brevitas.quant_tensor import IntQuantTensor
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from refqnn.brevitas.door import input_quantizer
+from refqnn.brevitas.door import (
+    AnotherDoor,
+    common_quantizer,
+    input_quantizer,
+    threshold_quantizer,
+)
 from refqnn.brevitas.functions import (
     SHARED,
     SINGLE,
@@ -30,6 +35,7 @@ from refqnn.brevitas.functions import (
     not_elementwise,
 )
 from refqnn.brevitas.lower import Closing, Program
+from refqnn.brevitas.movement import MODULES, SAMPLES, Movement, movements
 from refqnn.brevitas.record import Recording
 from refqnn.brevitas.values import (
     Function,
@@ -42,21 +48,45 @@ from refqnn.brevitas.values import (
 )
 from refqnn.formats import BIPOLAR, MAX_BITS, TERNARY, IntFormat
 from refqnn.network import INPUT
-from refqnn.ops import Add, Concat, Conv1d, Conv2d, Linear, MaxPool2d, Op, Reshape, SumPool2d
+from refqnn.ops import (
+    Add,
+    Concat,
+    Conv1d,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    Lookup,
+    MaxPool2d,
+    Op,
+    Reshape,
+    SumPool2d,
+)
 from refqnn.ops.base import Shape
+from refqnn.ops.structure import PADDING
+from refqnn.quantizers import Quantizer, same_quantizer
 
 __all__ = ["Layers", "common_scale"]
 
+_CONVOLUTIONS = (qnn.QuantConv1d, qnn.QuantConv2d)
+_TRANSPOSED = (qnn.QuantConvTranspose1d, qnn.QuantConvTranspose2d)
+_ADAPTIVE = {
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d),
+    *(F.adaptive_max_pool1d, F.adaptive_max_pool2d),
+}
 _FLOAT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear, nn.Embedding)
 
 Pair = tuple[int, int]
 
 
 class Layers:
-    """Lowers single layers into a `Program`, with the results that the module itself recorded."""
+    """Lowers single layers into a `Program`, with the results that the module itself recorded.
 
-    def __init__(self, program: Program, recording: Recording) -> None:
+    `doors` are the quantizers of the float input, as far as they are known.
+    """
+
+    def __init__(self, program: Program, recording: Recording, doors: list[Quantizer]) -> None:
         self.program = program
+        self.doors = doors
         self.recording = recording
         self.calls: dict[int, int] = defaultdict(int)
 
@@ -78,6 +108,12 @@ class Layers:
             return self.average_pool(args[0], window, options, name, part)
         if is_kind(part, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d):
             return self.adaptive_pool(args[0], part.output_size, name, part)
+        if is_kind(part, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d):
+            if part.return_indices:
+                raise refuse(name, part, "returns indices")
+            return self.adaptive_pool(args[0], part.output_size, name, part, greatest=True)
+        if is_kind(part, *MODULES):
+            return self.move(part, args[0], name, part)
         if is_kind(part, *SHARED):
             step = Step(name, part, per_channel=False, rounds=not is_kind(part, *SINGLE))
             return self._then(args[0], step, part)
@@ -108,9 +144,10 @@ class Layers:
             )
             options = (bool(ceil_mode), include, divisor)
             return self.average_pool(args[0], window, options, name, target.__name__)
-        if target in (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d):
+        if target in _ADAPTIVE:
             (size,) = bound("output_size")
-            return self.adaptive_pool(args[0], size, name, target.__name__)
+            greatest = "max" in target.__name__
+            return self.adaptive_pool(args[0], size, name, target.__name__, greatest=greatest)
         return NotImplemented
 
     # --- Brevitas layers --------------------------------------------------------------------
@@ -119,7 +156,9 @@ class Layers:
         if isinstance(part, QuantNonLinearActLayer):
             value = self.quantize(args[0], part.input_quant, f"{name}.input_quant")
             return self.quantize(value, part.act_quant, name)
-        if isinstance(part, (qnn.QuantLinear, qnn.QuantConv1d, qnn.QuantConv2d)):
+        if isinstance(part, (*_CONVOLUTIONS, *_TRANSPOSED, qnn.QuantLinear)):
+            if len(args) > 1 or kwargs:
+                raise refuse(name, part, "is called with more than its input")
             return self._weighted(part, name, args[0])
         if isinstance(part, (qnn.TruncAvgPool2d, qnn.TruncAdaptiveAvgPool2d)):
             return self._truncated_pool(part, name, args[0])
@@ -127,16 +166,21 @@ class Layers:
             operands = [self.quantize(a, part.input_quant, f"{name}.input_quant") for a in args]
             total = self.add(operands, (1, 1), name)
             return self.quantize(total, part.output_quant, f"{name}.output_quant")
+        if isinstance(part, (qnn.QuantUpsample, qnn.QuantUpsamplingNearest2d)):
+
+            def enlarge(x: Tensor) -> Tensor:
+                return F.interpolate(x, part.size, part.scale_factor, part.mode)
+
+            return self.move(enlarge, args[0], name, part)
         raise refuse(name, part, "this Brevitas layer is not covered")
 
     def _weighted(self, part: nn.Module, name: str, x: Value) -> Value:
         """QuantLinear, QuantConv1d, QuantConv2d: the accumulator, its scale and its bias."""
-        x = self.quantize(x, part.input_quant, f"{name}.input_quant")
-        x = self.program.settle(self._quantized(x, name, part), name, part)
+        x = self._operand(self.quantize(x, part.input_quant, f"{name}.input_quant"), name, part)
         weight = self._recorded(part.weight_quant)
         if not isinstance(weight, IntQuantTensor):
             raise refuse(name, part, "its weights are not quantized to integers")
-        if x.scale.ndim:
+        if x.step_scale.ndim:
             raise refuse(name, part, "its input has one scale per channel")
         bits = float(weight.bit_width.max())
         if bits > MAX_BITS:
@@ -148,22 +192,49 @@ class Layers:
         integers = integers_of(weight)  # zero point taken off
         if not torch.allclose(integers * weight.scale, weight.value, rtol=1e-5, atol=0.0):
             raise refuse(name, part, "its weights are not integer multiples of their scale")
-        if scale.ndim and len(scale) != len(integers):
+        w = integers.numpy()
+        transposed = isinstance(part, _TRANSPOSED)
+        if transposed:
+            x = self._centred(x, name)
+        if scale.ndim and len(scale) != (part.out_channels if transposed else len(w)):
             raise refuse(name, part, f"weight scale of shape {tuple(weight.scale.shape)}")
         acc_scale = x.step_scale * scale
         bias, float_bias = self._bias(part, name, acc_scale)
-        w = integers.numpy()
         if x.zero_point:
             # sum w (c - z) = sum w c - z sum w
             correction = -x.zero_point * w.reshape(len(w), -1).sum(axis=1)
             bias = correction if bias is None else bias + correction
+        tokens = isinstance(part, qnn.QuantLinear) and len(x.shape) > 1
+        front, shape = x, x.shape[1:]
+        if tokens:  # features last: each position is one of a 1x1 convolution
+            front = self.move(lambda t: t.movedim(-1, 1).flatten(2), x, f"{name}.tokens", part)
+            w, shape = w[:, :, None], x.shape[:-1]
+        elif isinstance(part, _TRANSPOSED) and w.ndim == 3:
+            w = w[:, :, None]
+            front = self.move(lambda t: t.unsqueeze(2), x, f"{name}.unsqueeze", part)
         op = self._accumulate(part, name, x, w, bias)
-        assert x.node is not None
-        node = self.program.add(name, op, x.node)
+        assert front.node is not None
+        node = self.program.add(name, op, front.node)
         acc = Value(node, self.program.shapes[node], acc_scale, exclusive=True)
         if float_bias is not None:
             acc = acc.then(_bias_step(name, float_bias))
+        if tokens:
+            acc = self.move(
+                lambda t: t.unflatten(2, shape).movedim(1, -1), acc, f"{name}.features", part
+            )
+        elif len(acc.shape) > len(x.shape):
+            acc = self.move(lambda t: t.squeeze(2), acc, f"{name}.squeeze", part)
         return self.quantize(acc, part.output_quant, f"{name}.output_quant")
+
+    def _centred(self, x: Value, name: str) -> Value:
+        """The value with zero point 0: a sum of fewer of its codes at the border needs it."""
+        if not x.zero_point:
+            return x
+        assert x.node is not None
+        lo, hi = self.program.ranges[x.node].ends
+        table = Lookup([np.arange(lo, hi + 1) - x.zero_point], lo)
+        node = self.program.add(f"{name}.centred", table, x.node)
+        return replace(x, node=node, zero_point=0, format=None)
 
     def _bias(
         self, part: nn.Module, name: str, acc_scale: Tensor
@@ -185,9 +256,18 @@ class Layers:
         self, part: nn.Module, name: str, x: Value, w: NDArray[np.int64], bias: Any
     ) -> Op:
         if isinstance(part, qnn.QuantLinear):
-            if len(x.shape) != 1:
-                raise refuse(name, part, f"its input has shape {x.shape}; expected one axis")
-            return Linear(w, bias)
+            return Linear(w, bias) if w.ndim == 2 else Conv1d(w, bias)
+        if isinstance(part, _TRANSPOSED):
+            stride, padding, extra, dilation = (
+                (none, *given) if len(given) == 1 else given
+                for none, given in (
+                    (1, part.stride),
+                    (0, part.padding),
+                    (0, part.output_padding),
+                    (1, part.dilation),
+                )
+            )
+            return ConvTranspose2d(w, bias, stride, padding, extra, dilation, part.groups)
         if part.padding_mode != "zeros":
             raise refuse(name, part, f"padding_mode {part.padding_mode!r}; expected 'zeros'")
         options = {
@@ -237,12 +317,25 @@ class Layers:
 
         if value.node is None:
             return self._door(value, proxy, call, function, (fmt, scale, zero_point), name)
-        per_channel = scale.ndim > 0
+        return self._closed(value, proxy, call, function, (fmt, scale, zero_point), name)
+
+    def _closed(
+        self,
+        value: Value,
+        proxy: nn.Module,
+        call: int,
+        function: Function,
+        described: tuple[IntFormat, Tensor, int],
+        name: str,
+    ) -> Value:
+        """The codes of a function of a value, as one of the module's quantizers makes them."""
+        fmt, scale, zero_point = described
         node, source = self.program.close(
-            value, function, fmt, name, proxy, per_channel=per_channel
+            value, function, fmt, name, proxy, per_channel=scale.ndim > 0
         )
-        self.program.closings.append(Closing(node, proxy, call, source, function))
-        return self.program.remember(Value(node, value.shape, scale, zero_point, format=fmt))
+        self.program.closings.append(Closing(node, proxy, call, source, function, value.pending))
+        codes = Value(node, source.shape, scale, zero_point, format=fmt)
+        return self.program.placed(self.program.remember(codes), value.pending, name)
 
     def _activation(self, value: Value, fused: nn.Module, name: str) -> Value:
         """The activation of a layer whose quantizer is off."""
@@ -264,28 +357,58 @@ class Layers:
         described: tuple[IntFormat, Tensor, int],
         name: str,
     ) -> Value:
-        """The input quantizer; a second one must be the same function."""
+        """A quantizer of the float input, with what the module computes on it before."""
         fmt, scale, zero_point = described
-        if scale.ndim:
-            raise refuse(name, proxy, "an input quantizer with one scale per channel")
-        quantizer = input_quantizer(
-            function,
-            float(scale),
-            zero_point,
-            fmt,
-            named=proxy.rounding_mode,
-            layer=name,
-            proxy=proxy,
+        index = np.arange(math.prod(value.shape)) if value.pending is None else value.pending
+        plain = all(step.shaped for step in value.steps) and not (index == PADDING).any()
+
+        def codes(x: Tensor) -> Tensor:
+            for step in value.steps:
+                x = step.function(x)
+            return function(x)
+
+        quantizer: Quantizer
+        if plain and not scale.ndim:
+            named = proxy.rounding_mode
+            quantizer = input_quantizer(
+                function, float(scale), zero_point, fmt, named=named, layer=name, proxy=proxy
+            )
+        else:
+            shaped = any(step.shaped for step in value.steps)
+            shape = self.program.input_shape
+            small = shape if shaped else (shape[0], *(1,) * (len(shape) - 1))
+            layout = index if shaped else np.arange(shape[0])
+            quantizer = threshold_quantizer(codes, small, layout, fmt, layer=name, proxy=proxy)
+        node = self._opened(quantizer, name, proxy)
+        layout = index.reshape(value.shape)
+        self.program.closings.append(
+            Closing(node, proxy, call, Value(INPUT, self.program.input_shape, scale), codes, layout)
         )
-        present = self.program.input_quantizer
-        if present is None:
-            self.program.open(quantizer)
-        elif repr(present) != repr(quantizer):
-            raise refuse(name, proxy, "the float input has a second, different quantizer")
-        self.program.closings.append(Closing(INPUT, proxy, call, value, function))
-        codes = Value(INPUT, self.program.input_shape, scale, zero_point, format=fmt)
-        self.program.remember(codes)
-        return self.program.reshape(codes, value.shape, f"{name}.reshape", proxy)
+        opened = Value(node, self.program.input_shape, scale, zero_point, format=fmt)
+        movement = Movement(layout)
+        if (layout == PADDING).any():  # what it makes of the constants there
+            made = codes(torch.zeros(1, *self.program.input_shape))[0].numpy()[layout == PADDING]
+            if scale.ndim or (made != made[0]).any():
+                raise refuse(name, proxy, "fills the float input with several codes")
+            movement = Movement(layout, float((int(made[0]) - zero_point) * scale.double()))
+        return self.program.move(self.program.remember(opened), movement, f"{name}.reshape", proxy)
+
+    def _opened(self, quantizer: Quantizer, name: str, proxy: nn.Module) -> str:
+        """The node with the codes of one of the input's quantizers.
+
+        Raises: AnotherDoor for one more than the program was begun with.
+        """
+        program, doors = self.program, self.doors
+        if not any(same_quantizer(quantizer, door) for door in doors):
+            if doors:
+                raise AnotherDoor([*doors, quantizer])
+            self.doors = doors = [quantizer]
+        if len(doors) == 1:
+            program.open(quantizer)
+            return INPUT
+        if program.input_quantizer is None:
+            program.open(common_quantizer(doors, name, proxy))
+        return program.recode(quantizer, name, proxy)
 
     def _format(self, quantized: Any, proxy: nn.Module, name: str) -> tuple[IntFormat, Tensor, int]:
         """Codes, scale [] or [channels] and zero point, as the module reports them."""
@@ -348,12 +471,18 @@ class Layers:
         return self._then(value, step, kind)
 
     def _then(self, value: Value, step: Step, part: nn.Module) -> Value:
-        return self._quantized(value, step.name, part).then(step)
+        if step.per_channel and value.pending is not None and value.node is not None:
+            self.program.in_place(value, step.name, part)
+        return value.then(step)
 
     def _quantized(self, value: Value, name: str, part: nn.Module) -> Value:
         if value.node is None:
             raise refuse(name, part, "no quantizer stands between the float input and it")
         return value
+
+    def _operand(self, value: Value, name: str, part: nn.Module | str) -> Value:
+        """Integers that a sum or a movement of several tensors may read."""
+        return self.program.settle(self._quantized(value, name, part), name, part)
 
     # --- pooling, addition, concatenation ---------------------------------------------------
 
@@ -378,40 +507,72 @@ class Layers:
         ceil_mode, include_pad, divisor = options
         kernel, stride, padding = window
         kernel, stride, pads = self._windows(x, kernel, stride, padding, ceil_mode)
-        padded = any(before or after for before, after in pads)
-        uneven = any(before != after for before, after in pads)
-        if uneven or (padded and not include_pad and divisor is None):
-            raise refuse(name, part, "windows with different divisors")
-        count = kernel[0] * kernel[1]
-        return self._sum_pool(x, (kernel, stride, pads), divisor or count, name, part)
+        ones = torch.ones(1, 1, *((1, *x.shape[1:]) if len(x.shape) == 2 else x.shape[1:]))
+        own = (kernel, stride, tuple(before for before, _ in pads), ceil_mode)
+        mean = F.avg_pool2d(ones, *own, include_pad, divisor)
+        total = F.avg_pool2d(ones, *own, divisor_override=1)
+        return self._sum_pool(x, (kernel, stride, pads), (total / mean).round(), name, part)
 
-    def adaptive_pool(self, x: Value, size: Any, name: str, part: nn.Module) -> Value:
-        """Adaptive average pooling where all windows are equal."""
+    def adaptive_pool(
+        self, x: Value, size: Any, name: str, part: nn.Module | str, *, greatest: bool = False
+    ) -> Value:
+        """Averages or maxima of m windows, from floor(i n / m) to ceil((i + 1) n / m).
+
+        Where they differ or overlap, their values stand side by side first, in equal windows.
+        """
         sizes = x.shape[1:]
         wanted = [size] * len(sizes) if isinstance(size, int) else list(size)
         wanted = [n if w is None else w for w, n in zip(wanted, sizes)]
-        if any(n % w for n, w in zip(sizes, wanted)):
-            raise refuse(name, part, f"windows of different sizes ({sizes} to {tuple(wanted)})")
-        kernel = [n // w for n, w in zip(sizes, wanted)]
+        kernel, places = [], []
+        inside, count = np.ones(1, dtype=bool), np.ones(1)
+        for n, m in zip(sizes, wanted):
+            first, last = np.arange(m) * n // m, -(-np.arange(1, m + 1) * n // m)
+            kernel.append(int((last - first).max()))
+            at = first[:, None] + np.arange(kernel[-1])  # [m, k]
+            places.append(np.minimum(at, last[:, None] - 1).ravel())
+            inside = np.logical_and.outer(inside, (at < last[:, None]).ravel())
+            count = np.multiply.outer(count, last - first)
+        x = self._quantized(x, name, part)
+        if any(n % m for n, m in zip(sizes, wanted)):  # they differ or overlap
+            x = self.program.rising(x, name, part) if greatest else self._operand(x, name, part)
+            index = np.arange(math.prod(x.shape)).reshape(x.shape)
+            for axis, at in enumerate(places, start=1):
+                index = index.take(at, axis=axis)
+            if not greatest:
+                index = np.where(inside[0], index, PADDING)
+            x = self.program.move(x, Movement(index), f"{name}.windows", part)
         kernel = [1, *kernel] if len(kernel) == 1 else kernel
         window = (tuple(kernel), tuple(kernel), ((0, 0), (0, 0)))
-        return self._sum_pool(x, window, math.prod(kernel), name, part)
+        if greatest:
+            return self._pooled(self.program.rising(x, name, part), MaxPool2d(*window), name, part)
+        divisor = torch.from_numpy(count[0]).to(torch.float32)
+        return self._sum_pool(x, window, divisor, name, part)
 
     def global_average(self, x: Value, name: str, keep: bool) -> Value:
         """The mean over all positions."""
         sizes = x.shape[1:]
         pooled = self.adaptive_pool(x, [1] * len(sizes), name, "mean")
-        return pooled if keep else self.program.reshape(pooled, x.shape[:1], name, "mean")
+        return pooled if keep else self.move(lambda t: t.flatten(1), pooled, name, "mean")
 
-    def _sum_pool(self, x: Value, window: Any, divisor: int, name: str, part: nn.Module) -> Value:
-        x = self.program.settle(self._quantized(x, name, part), name, part)
+    def _sum_pool(
+        self, x: Value, window: Any, divisor: Tensor, name: str, part: nn.Module | str
+    ) -> Value:
+        """The sums of the windows, and one divisor for all or for each position."""
+        x = self._operand(x, name, part)
         kernel, stride, pads = window
         op = SumPool2d(kernel, stride, pads, pad_code=x.zero_point)
         pooled = self._pooled(replace(x, format=None), op, name, part)
         zero_point = x.zero_point * kernel[0] * kernel[1]
         scale = x.step_scale  # exact where the divisor so far is a power of two
-        pooled = replace(pooled, scale=scale, divisor=divisor, zero_point=zero_point)
-        return self.program.remember(pooled)
+        pooled = replace(pooled, scale=scale, zero_point=zero_point)
+        if (divisor == divisor.reshape(-1)[0]).all():
+            return self.program.remember(replace(pooled, divisor=divisor.reshape(-1)[0]))
+        if scale.ndim:
+            raise refuse(name, part, "windows with different divisors, of channels with own scales")
+        flat = self.move(lambda t: t.flatten(1), pooled, f"{name}.flatten", part)
+        each = divisor.reshape(-1).repeat(pooled.shape[0])
+        index = np.arange(len(each)).reshape(pooled.shape)
+        return replace(flat, divisor=each, shape=pooled.shape, pending=index)
 
     def _truncated_pool(self, part: nn.Module, name: str, x: Value) -> Value:
         """TruncAvgPool2d: an average, then the module's own truncation of it."""
@@ -427,14 +588,12 @@ class Layers:
         call = self.calls[id(proxy)]
         self.calls[id(proxy)] += 1
         received = self.recording.input_of(proxy, call)
-        fmt, scale, zero_point = self._format(self.recording.output_of(proxy, call), proxy, name)
+        described = self._format(self.recording.output_of(proxy, call), proxy, name)
 
         def truncate(average: Tensor) -> Tensor:
             return codes_of(proxy(received.set(value=average)))
 
-        node, source = self.program.close(pooled, truncate, fmt, name, part)
-        self.program.closings.append(Closing(node, proxy, call, source, truncate))
-        return self.program.remember(Value(node, pooled.shape, scale, zero_point, format=fmt))
+        return self._closed(pooled, proxy, call, truncate, described, name)
 
     def _windows(
         self, x: Value, kernel: Any, stride: Any, padding: Any, ceil_mode: bool
@@ -478,9 +637,7 @@ class Layers:
     def add(self, values: list[Value], signs: tuple[int, ...], name: str) -> Value:
         """Operands on integer multiples of one scale."""
         label = "addition"
-        settled = [
-            self.program.settle(self._quantized(v, name, label), name, label) for v in values
-        ]
+        settled = [self._operand(v, name, label) for v in values]
         if len({v.shape for v in settled}) != 1:
             raise refuse(name, label, f"operands of shapes {[v.shape for v in settled]}")
         if any(v.sign is not None for v in settled):
@@ -496,14 +653,42 @@ class Layers:
         zero_point = sum(m * v.zero_point for m, v in zip(multipliers, settled))
         return self.program.remember(Value(node, settled[0].shape, scale, zero_point))
 
-    def concat(self, values: list[Value], dim: int, name: str) -> Value:
-        """Channels side by side."""
-        label = "concatenation"
-        settled = [
-            self.program.settle(self._quantized(v, name, label), name, label) for v in values
+    def move(
+        self, function: Callable[[Tensor], Any], x: Value, name: str, part: nn.Module | str
+    ) -> Any:
+        """The results of a function that only moves values: a value, or a list of them."""
+        found = movements(lambda tensors: function(*tensors), [x.shape])
+        if isinstance(found, str):
+            raise refuse(name, part, found)
+        moved = [
+            self.program.move(x, movement, name if len(found) == 1 else f"{name}.{i}", part)
+            for i, movement in enumerate(found)
         ]
-        if dim % (len(settled[0].shape) + 1) != 1:
-            raise refuse(name, label, f"along axis {dim}; expected the channels, axis 1")
+        several = not isinstance(function(torch.zeros(SAMPLES, *x.shape)), Tensor)
+        return moved if several else moved[0]
+
+    def join(
+        self, function: Callable[..., Tensor], values: list[Value], name: str, dim: int
+    ) -> Value:
+        """cat or stack: channels side by side, or one tensor after the other and then moved."""
+        label = function.__name__
+        found = movements(lambda tensors: function(tensors, dim), [v.shape for v in values])
+        if isinstance(found, str):
+            raise refuse(name, label, found)
+        (movement,) = found
+        total = sum(math.prod(v.shape) for v in values)
+        if np.array_equal(movement.index.ravel(), np.arange(total)):
+            joined = self._concat(values, name, label)
+            stays = Movement(np.arange(total).reshape(movement.index.shape))
+            return self.program.move(joined, stays, f"{name}.reshape", label)
+        flat = [
+            self.move(lambda t: t.flatten(1), v, f"{name}.{i}", label) for i, v in enumerate(values)
+        ]
+        return self.program.move(self._concat(flat, name, label), movement, f"{name}.moved", label)
+
+    def _concat(self, values: list[Value], name: str, label: str) -> Value:
+        """Channels side by side."""
+        settled = [self._operand(v, name, label) for v in values]
         if any(v.sign is not None for v in settled) or len({v.zero_point for v in settled}) > 1:
             raise refuse(name, label, "operands with different zero points or negated channels")
         node = self.program.add(name, Concat(), *(v.node for v in settled if v.node is not None))

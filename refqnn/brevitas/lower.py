@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from refqnn.brevitas.movement import Movement
 from refqnn.brevitas.values import Function, Step, Value, refuse
 from refqnn.errors import InvalidArgument, NotCovered, RefqnnError
 from refqnn.formats import IntFormat
 from refqnn.network import INPUT, Node
-from refqnn.ops import Conv1d, Conv2d, Flatten, Interval, Linear, Lookup, Op, Reshape
+from refqnn.ops import Flatten, Gather, Interval, Lookup, Op, Reshape
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import Requantize
-from refqnn.quantizers import Quantizer
+from refqnn.ops.structure import PADDING
+from refqnn.ops.weighted import WeightedSum
+from refqnn.quantizers import Quantizer, ThresholdQuantizer
 
 __all__ = ["Closing", "Program"]
 
@@ -48,6 +52,8 @@ class Closing:
         call: which of its calls.
         source: what it quantizes; its node is None for the float input.
         quantize: the module's function, float32 to codes.
+        layout: where in the node each of the module's codes stands, flat positions; None where all
+            stand in the node's order.
     """
 
     node: str
@@ -55,6 +61,7 @@ class Closing:
     call: int
     source: Value
     quantize: Function
+    layout: NDArray[np.int64] | None = None
 
 
 class Program:
@@ -99,45 +106,68 @@ class Program:
         self.input_quantizer = quantizer
         self.ranges[INPUT] = Interval.of_format(quantizer.format, self.input_shape)
 
-    # --- reshaping --------------------------------------------------------------------------
+    def recode(self, quantizer: Quantizer, name: str, module: nn.Module) -> str:
+        """The node that gives a quantizer's codes, of an input quantizer that tells them apart."""
+        door = self.input_quantizer
+        assert isinstance(door, ThresholdQuantizer)
+        floor = np.full((len(door.thresholds), 1), -np.inf, dtype=np.float32)
+        least = np.concatenate([floor, door.thresholds], axis=1)  # [rows, codes]
+        axis = None if getattr(quantizer, "axis", None) is None else 0
+        table = replace(quantizer, axis=axis).quantize(least)  # type: ignore[type-var]
 
-    def reshape(self, value: Value, shape: Shape, name: str, module: nn.Module) -> Value:
-        """The value with samples of another shape, its channels followed where they differ."""
-        if shape == value.shape:
-            return value
+        def codes(k: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.take_along_axis(table, k, axis=1)
+
+        rows = len(table)
+        lo, hi = np.zeros(rows, np.int64), np.full(rows, door.format.q_max)
+        op = self._tabulate(codes, lo, hi, quantizer.format, name, module)
+        return self.add(name, op, INPUT)
+
+    # --- movement ---------------------------------------------------------------------------
+
+    def move(self, value: Value, movement: Movement, name: str, module: nn.Module | str) -> Value:
+        """The value where a movement takes its values, its channels followed where they differ."""
         if value.node is None:
-            return replace(value, shape=shape)
-        old, flat = value.shape, len(shape) == 1
-        if value.per_channel and not (flat or shape[0] == old[0]):
-            reason = "reshapes a tensor whose channels have functions of their own"
-            raise refuse(name, module, reason)
-        node = self.add(name, Flatten() if flat else Reshape(shape), value.node)
-        if not (flat and value.per_channel and len(old) > 1):
-            return self.remember(replace(value, node=node, shape=shape, exclusive=False))
-        positions = int(np.prod(old[1:]))
-
-        def spread(channels: Tensor | None) -> Tensor | None:
-            if channels is None or channels.ndim == 0:
-                return channels
-            return channels.repeat_interleave(positions)
-
-        def unflattened(step: Step) -> Step:
-            def function(x: Tensor) -> Tensor:
-                return step.function(x.reshape(-1, *old)).reshape(x.shape)
-
-            return replace(step, function=function, bias=spread(step.bias))
-
-        scale = spread(value.scale)
-        assert scale is not None
-        return replace(
-            value,
-            node=node,
-            shape=shape,
-            scale=scale,
-            sign=spread(value.sign),
-            steps=tuple(unflattened(step) for step in value.steps),
-            exclusive=False,
+            index = movement.index if value.pending is None else movement.after(value.pending)
+            step = Step(name, movement.of, per_channel=False, rounds=False, shaped=True)
+            return replace(
+                value, shape=index.shape, pending=index, steps=(*value.steps, step), format=None
+            )
+        node, shape = value.node, self.shapes[value.node]
+        index = movement.index if value.pending is None else movement.after(value.pending)
+        stays = np.array_equal(index.ravel(), np.arange(prod(shape)))
+        if stays and index.shape == shape:
+            return replace(value, shape=shape, pending=None)
+        padded = bool((index == PADDING).any())
+        fill = _fill(value, movement.constant, name, module) if padded else 0
+        if value.per_channel:
+            rows = index.reshape(len(index), -1) // prod(shape[1:])
+            if (rows != rows[:, :1]).any() or padded:
+                if np.array_equal(np.sort(index.ravel()), np.arange(prod(shape))):
+                    return replace(value, shape=index.shape, pending=index)
+                raise refuse(name, module, "moves values of channels with functions of their own")
+            value = _of_channels(value, shape, rows[:, 0])
+        op: Op = Gather(index, shape, fill)
+        if stays:
+            op = Flatten() if index.ndim == 1 else Reshape(index.shape)
+        moved = replace(
+            value, node=self.add(name, op, node), shape=index.shape, pending=None, exclusive=False
         )
+        return self.remember(moved)
+
+    def placed(self, value: Value, layout: NDArray[np.int64] | None, name: str) -> Value:
+        """A value in its node's order, moved to the positions of a layout."""
+        if layout is None:
+            return value
+        return self.move(value, Movement(layout), f"{name}.moved", "")
+
+    def in_place(self, value: Value, name: str, module: nn.Module | str) -> str:
+        """The node of a value whose movement does not wait.  Raises: NotCovered."""
+        if value.pending is not None:
+            reason = "stands behind a movement of channels with functions of their own"
+            raise refuse(name, module, f"{reason}; quantize before or behind the movement")
+        assert value.node is not None
+        return value.node
 
     # --- quantizing -------------------------------------------------------------------------
 
@@ -151,12 +181,18 @@ class Program:
         *,
         per_channel: bool = False,
     ) -> tuple[str, Value]:
-        """The node that gives the codes of `quantize(value)`, and the value (perhaps negated).
+        """The node that gives the codes of `quantize(value)`, and the value (perhaps negated), both
+        in the order of the value's node.
 
         `per_channel` tells that the quantizer has one scale for each channel.
         """
-        assert value.node is not None
-        acc = self.ranges[value.node]
+        node = value.node
+        assert node is not None
+        if value.pending is not None:
+            if per_channel:
+                self.in_place(value, name, module)
+            value = replace(value, shape=self.shapes[node], pending=None)
+        acc = self.ranges[node]
         channels = value.shape[0] if value.per_channel or per_channel else 1
         lo = acc.lo.reshape(channels, -1).min(axis=1)  # [channels]
         hi = acc.hi.reshape(channels, -1).max(axis=1)  # [channels]
@@ -168,7 +204,7 @@ class Program:
         if falling.any() and (flipped := self._negate(value, falling)) is not None:
             return self.close(flipped, quantize, fmt, name, module, per_channel=per_channel)
         op = self._tabulate(codes, lo, hi, fmt, name, module)
-        return self.add(name, op, value.node), value
+        return self.add(name, op, node), value
 
     def _tabulate(
         self,
@@ -205,19 +241,17 @@ class Program:
             return None  # others read it, or it is the input
         index = names.index(value.node)
         op = self.nodes[index].op
-        if not isinstance(op, (Linear, Conv1d, Conv2d)):
+        if not isinstance(op, WeightedSum):
             return None
-        if len(channels) != op.weight.shape[0]:
-            channels = np.full(op.weight.shape[0], bool(channels[0]))
-        sign = np.where(channels, -1, 1)
-        weight = op.weight * sign.reshape(-1, *(1,) * (op.weight.ndim - 1))
+        weight = op.by_channel
+        sign = np.broadcast_to(np.where(channels, -1, 1), len(weight))
         bias = None if op.bias is None else op.bias * sign
-        negated = replace(op, weight=weight, bias=bias)
+        negated = op.with_weights(weight * sign.reshape(-1, 1, 1), bias)
         node = self.nodes[index]
         self.nodes[index] = Node(node.name, negated, node.inputs)
         assert node.inputs is not None
         self.ranges[node.name] = negated.out_range(*(self.ranges[i] for i in node.inputs))
-        return replace(value, sign=torch.from_numpy(sign), exclusive=False)
+        return replace(value, sign=torch.from_numpy(sign.copy()), exclusive=False)
 
     # --- functions on codes, order of accumulators ------------------------------------------
 
@@ -226,15 +260,15 @@ class Program:
 
         Raises: NotCovered naming the function that no quantizer follows.
         """
+        node = self.in_place(value, name, module)
         if not value.steps:
             return value
-        assert value.node is not None
         steps = ", ".join(step.name for step in value.steps)
         reason = f"a float function ({steps}) stands before it without a quantizer between"
-        acc = self.ranges[value.node]
+        acc = self.ranges[node]
         lo, hi = int(acc.lo.min()), int(acc.hi.max())
         channels = value.shape[0] if value.per_channel else 1
-        if value.scale.ndim or value.divisor != 1 or channels * (hi - lo + 1) > _DENSE:
+        if value.scale.ndim or (value.divisor != 1).any() or channels * (hi - lo + 1) > _DENSE:
             raise refuse(name, module, reason)
         column = np.tile(np.arange(lo, hi + 1), (channels, 1))
         with torch.no_grad():
@@ -244,8 +278,7 @@ class Program:
             small = bool((integers.abs() < _MULTIPLES).all())
             if small and torch.equal(integers.to(torch.float32) * scale, floats):
                 table = Lookup(integers.to(torch.int64).numpy(), lo)
-                node = self.add(value.steps[-1].name, table, value.node)
-                return Value(node, value.shape, scale)
+                return Value(self.add(value.steps[-1].name, table, node), value.shape, scale)
         raise refuse(name, module, reason)
 
     def rising(self, value: Value, name: str, module: nn.Module) -> Value:
@@ -253,11 +286,11 @@ class Program:
 
         Raises: NotCovered when a channel does neither rise nor fall, or cannot be negated.
         """
+        node = self.in_place(value, name, module)
         if not value.steps and value.sign is None:
             return value
-        assert value.node is not None
         channels = value.shape[0]
-        acc = self.ranges[value.node]
+        acc = self.ranges[node]
         lo = acc.lo.reshape(channels, -1).min(axis=1).astype(np.int64)
         hi = acc.hi.reshape(channels, -1).max(axis=1).astype(np.int64)
         steps = min(int((hi - lo).max()), 4096)
@@ -275,6 +308,53 @@ class Program:
         if flipped is None:
             raise refuse(name, module, "compares values behind a decreasing function")
         return flipped
+
+
+def _fill(value: Value, constant: float, name: str, module: nn.Module | str) -> int:
+    """The integer that stands for a constant in every channel.  Raises: NotCovered."""
+    if not value.steps and value.sign is None and (value.divisor == 1).all():
+        code = Fraction(constant) / Fraction(float(value.scale.reshape(-1)[0]))
+        if code.denominator == 1 and (code == 0 or not value.scale.ndim):
+            return int(code) + value.zero_point
+    reason = f"fills with {constant:g}, for which no integer stands; quantize behind it"
+    raise refuse(name, module, reason)
+
+
+def _of_channels(value: Value, shape: Shape, rows: NDArray[np.int64]) -> Value:
+    """The value of a node [*shape] where channel k is what channel rows[k] was."""
+    if np.array_equal(rows, np.arange(shape[0])):
+        return value
+    chosen = torch.from_numpy(rows)
+    order = np.argsort(rows, kind="stable")
+    firsts = np.searchsorted(rows[order], rows[order])
+    slots = torch.empty(len(rows), dtype=torch.int64)  # how many channels before had this row
+    slots[order] = torch.from_numpy(np.arange(len(rows)) - firsts)
+
+    def selected(channels: Tensor) -> Tensor:
+        return channels if channels.numel() == 1 else channels[chosen]
+
+    def on_rows(function: Function) -> Function:
+        def moved(x: Tensor) -> Tensor:  # [n, len(rows), ...]
+            columns = x.reshape(len(x), len(rows), -1).permute(1, 0, 2).reshape(len(rows), -1)
+            wide = x.new_zeros((int(slots.max()) + 1, columns.shape[1], shape[0]))
+            wide[slots, :, chosen] = columns
+            y = function(wide.reshape(-1, shape[0], *(1,) * (len(shape) - 1)))
+            columns = y.reshape(wide.shape)[slots, :, chosen]
+            return columns.reshape(len(rows), len(x), -1).permute(1, 0, 2).reshape(x.shape)
+
+        return moved
+
+    def step_on_rows(step: Step) -> Step:
+        bias = None if step.bias is None else selected(step.bias)
+        return replace(step, function=on_rows(step.function), bias=bias)
+
+    return replace(
+        value,
+        scale=selected(value.scale),
+        divisor=selected(value.divisor),
+        sign=None if value.sign is None else selected(value.sign),
+        steps=tuple(step_on_rows(s) if s.per_channel else s for s in value.steps),
+    )
 
 
 def _code_function(value: Value, quantize: Function) -> CodesOfAcc:

@@ -3,7 +3,8 @@
     x[n, c, ...] = steps(fl32(fl32(sign[c] * integer[n, c, ...] - zero_point) * scale[c]) / divisor)
 
 Codes have no steps.  An accumulator collects them (bias, normalization, activation) until a
-quantizer closes it.
+quantizer closes it.  Where its channels have functions of their own and a movement mixes them, the
+movement waits until the quantizer has made codes.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from brevitas.quant_tensor import IntQuantTensor
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from refqnn.errors import NotCovered
 from refqnn.formats import IntFormat
 from refqnn.ops.base import Shape
 
-__all__ = ["Step", "Value", "along_channels", "codes_of", "integers_of", "refuse"]
+__all__ = ["Function", "Step", "Value", "along_channels", "codes_of", "integers_of", "refuse"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -34,6 +37,7 @@ class Step:
         per_channel: whether channels differ.
         rounds: whether evaluating it twice may round differently (vectorized and scalar kernels).
         bias: [channels or 1] when the function is `x + bias`, else None.
+        shaped: whether it needs samples of its own shape: it moves values of the float input.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Step:
     per_channel: bool
     rounds: bool
     bias: Tensor | None = None
+    shaped: bool = False
 
 
 class Storage:
@@ -62,9 +67,12 @@ class Value:
         node: name of the network node; None for the float input of the module.
         shape: of one sample.
         scale: float32, of shape () or [channels].
-        zero_point, divisor, sign, steps: see the module's formula; sign is None where all are +1.
+        zero_point, divisor, sign, steps: see the module's formula; divisor is of shape () or
+            [channels], sign is None where all are +1.
         format: of codes; None for accumulators.
         exclusive: nothing else reads the node, so its rows may be negated in place.
+        pending: flat positions [*shape] in the node (or the float input) that the values stand at;
+            None where they are those of the node.  The formula's channels are the node's.
         storage, writes: where the module keeps it, and how often that had been changed by then.
     """
 
@@ -72,11 +80,12 @@ class Value:
     shape: Shape
     scale: Tensor
     zero_point: int = 0
-    divisor: int = 1
+    divisor: Tensor = field(default_factory=lambda: torch.ones(()))
     sign: Tensor | None = None
     steps: tuple[Step, ...] = ()
     format: IntFormat | None = None
     exclusive: bool = False
+    pending: NDArray[np.int64] | None = None
     storage: Storage = field(default_factory=Storage)
     writes: int = 0
 
@@ -95,7 +104,7 @@ class Value:
             integers = integers * along_channels(self.sign, integers.ndim)
         centred = (integers - self.zero_point).to(torch.float32)
         value = centred * along_channels(self.scale, integers.ndim)
-        return value / self.divisor if self.divisor != 1 else value
+        return value / along_channels(self.divisor, integers.ndim)
 
     def decode(self, integers: Tensor) -> Tensor:
         """The float32 value of integers [n, *shape]."""
@@ -113,6 +122,7 @@ class Value:
         """Whether channels have different functions."""
         return (
             self.scale.ndim > 0
+            or self.divisor.ndim > 0
             or self.sign is not None
             or any(step.per_channel for step in self.steps)
         )

@@ -40,7 +40,7 @@ from refqnn.graph import INPUT, inputs_of
 from refqnn.network import Difference, Network
 from refqnn.ops.base import Op, is_sum
 from refqnn.ops.movement import Movement
-from refqnn.ops.structure import Role
+from refqnn.ops.structure import PADDING, Role
 
 __all__ = ["LayerReport", "Report", "compare", "verify_against"]
 
@@ -223,6 +223,7 @@ class _Comparison:
         self.recording = recording
         self.x = x
         self.start = start
+        self.own_input = network.quantize_input(x.numpy())
         self.theirs = {name: self._codes(closing) for name, closing in closings.items()}
         self.values: dict[str, NDArray[Any]] = {}  # teacher-forced
         self._errors: dict[str, NDArray[np.float64]] = {}
@@ -230,10 +231,10 @@ class _Comparison:
     def run(self, forced: dict[str, LayerReport], free: dict[str, LayerReport]) -> None:
         """Add this batch to the reports."""
         network = self.network
-        own_input = network.quantize_input(self.x.numpy())
-        own = network.trace(own_input)
-        computed = {INPUT: own_input}  # teacher-forced, before the teacher's code takes its place
-        self.values[INPUT] = self.theirs[INPUT]
+        own = network.trace(self.own_input)
+        # teacher-forced, before the teacher's code takes its place
+        computed = {INPUT: self.own_input}
+        self.values[INPUT] = self.theirs.get(INPUT, self.own_input)
         for node in network.nodes:
             inputs = (self.values[name] for name in inputs_of(node))
             computed[node.name] = node.op.forward(*inputs)
@@ -264,7 +265,16 @@ class _Comparison:
         """The module's codes [n, *shape of the node]."""
         output = self.recording.output_of(closing.quantizer, closing.call)
         shape = self.network.shapes[closing.node]
-        return codes_of(output).numpy().reshape(-1, *shape)
+        codes = codes_of(output).numpy()
+        if closing.layout is None:
+            return codes.reshape(-1, *shape)
+        placed = np.zeros((len(codes), *shape), dtype=np.int64)
+        if closing.node == INPUT:  # some of it may not be read
+            placed = self.own_input.copy()
+        read = closing.layout.ravel() != PADDING
+        positions = placed.reshape(len(codes), -1)  # a view
+        positions[:, closing.layout.ravel()[read]] = codes.reshape(len(codes), -1)[:, read]
+        return placed
 
     def _float_output(self) -> NDArray[np.float64]:
         output = self.recording.output

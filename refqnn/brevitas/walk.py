@@ -22,31 +22,28 @@ from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
+from refqnn.brevitas.door import AnotherDoor
 from refqnn.brevitas.functions import is_identity
 from refqnn.brevitas.layers import Layers
 from refqnn.brevitas.lower import Closing, Program
+from refqnn.brevitas.movement import FUNCTIONS, JOINS, METHODS, SAMPLES
 from refqnn.brevitas.record import Recording, check_module, record
 from refqnn.brevitas.values import Value, along_channels, refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
 from refqnn.formats import as_array
 from refqnn.network import INPUT, Network
 from refqnn.ops.base import Shape
-from refqnn.quantizers import Dequantizer
+from refqnn.quantizers import Dequantizer, Quantizer
 
 __all__ = ["Import", "as_batch", "import_module"]
 
-_SAMPLES = 3  # rows of the example that is run: one could hide a function that mixes samples
-
 _SIZE_METHODS = {"size", "dim", "ndimension", "numel"}
-_RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
-_RESHAPE_FUNCTIONS = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _SUBTRACTIONS = {operator.sub, operator.isub, torch.sub}
 _IN_PLACE = {
     *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv),
     *(operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor),
 }
-_CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
 
 
@@ -65,17 +62,22 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
     check_module(module)
     _check_one_input(module, example_input)
     batch = as_batch(example_input, "example_input")
-    batch = batch.repeat(_SAMPLES, *(1,) * (batch.ndim - 1))[:_SAMPLES]
+    batch = batch.repeat(SAMPLES, *(1,) * (batch.ndim - 1))[:SAMPLES]
     try:
         recording = record(module, batch)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = f"the module itself fails on it: {error}"
         raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
     root = nn.Sequential(module) if isinstance(module, QuantLayerMixin) else module
-    walker = _Walker(root, recording, tuple(batch.shape[1:]))
-    with torch.no_grad():
-        output = walker.run()
-    return _finish(walker.program, output)
+    doors: list[Quantizer] = []
+    while True:
+        walker = _Walker(root, recording, tuple(batch.shape[1:]), doors)
+        try:
+            with torch.no_grad():
+                output = walker.run()
+            return _finish(walker.program, output)
+        except AnotherDoor as found:
+            doors = found.doors
 
 
 def _check_one_input(module: nn.Module, example_input: object) -> None:
@@ -114,6 +116,9 @@ def _finish(program: Program, output: Any) -> Import:
         raise NotCovered("the module: its output does not come from a quantized layer")
     if output.node == INPUT:
         raise NotCovered("the module: it has an input quantizer and no layer behind it")
+    if output.pending is not None:
+        reason = "a scale or bias of its own for each feature along the last axis"
+        raise NotCovered(f"{output.node}: leaves the network with {reason}; use one, or none")
     offset = torch.zeros(())
     for step in output.steps:
         if step.bias is None:
@@ -155,11 +160,13 @@ def _has_quantizers(module: nn.Module) -> bool:
 class _Walker:
     """Interprets the graph of a module over `Value`s."""
 
-    def __init__(self, root: nn.Module, recording: Recording, input_shape: Shape) -> None:
+    def __init__(
+        self, root: nn.Module, recording: Recording, input_shape: Shape, doors: list[Quantizer]
+    ) -> None:
         self.root = root
         self.recording = recording
         self.program = Program(input_shape)
-        self.layers = Layers(self.program, recording)
+        self.layers = Layers(self.program, recording, doors)
         self.counts: dict[str, int] = defaultdict(int)
 
     def run(self) -> Any:
@@ -215,8 +222,6 @@ class _Walker:
             return lowered
         if is_identity(part):
             return args[0]
-        if isinstance(part, (nn.Flatten, nn.Unflatten)):
-            return self._reshape(part, name, args, {})
         return self._custom(part, name, args, kwargs)
 
     def _custom(self, part: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
@@ -244,16 +249,18 @@ class _Walker:
             return target(*args, **kwargs)
         if target is getattr:
             return self._attribute_of(args[0], args[1], name)
-        if target in _RESHAPE_FUNCTIONS:
-            return self._reshape(target, name, args, kwargs)
+        if target is operator.getitem and isinstance(args[0], (tuple, list)):
+            return args[0][args[1]]
+        if target in FUNCTIONS:
+            return self._moved(target, name, args, kwargs)
         if target in _DROPOUTS:
             training = kwargs.get("training", args[2] if len(args) > 2 else True)
             if training:
                 raise refuse(name, target.__name__, "is random; pass training=self.training")
             return args[0]
-        if target in _CONCATENATIONS:
+        if target in JOINS:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-            return self.layers.concat(list(args[0]), dim, name)
+            return self.layers.join(target, list(args[0]), name, dim)
         if len(values) == 2 and target in _ADDITIONS | _SUBTRACTIONS and not kwargs:
             sign = 1 if target in _ADDITIONS else -1
             return self.layers.add(values, (1, sign), name)
@@ -270,8 +277,8 @@ class _Walker:
             return getattr(args[0], method)(*args[1:], **kwargs)
         if method in _SIZE_METHODS:
             return getattr(_example(args[0]), method)(*args[1:], **kwargs)
-        if method in _RESHAPES:
-            return self._reshape(getattr(Tensor, method), name, args, kwargs)
+        if method in METHODS:
+            return self._moved(getattr(Tensor, method), name, args, kwargs)
         if method == "clone":
             return args[0].elsewhere()
         if method in ("contiguous", "detach", "float", "dequantize"):
@@ -325,13 +332,9 @@ class _Walker:
             return getattr(_example(value), attribute)
         raise refuse(name, f"attribute {attribute}", "is not known before the module runs")
 
-    def _reshape(self, target: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Value:
-        value = args[0]
-        shape = tuple(target(_example(value), *args[1:], **kwargs).shape)
-        if not shape or shape[0] != _SAMPLES or len(shape) < 2:
-            label = getattr(target, "__name__", type(target).__name__)
-            raise refuse(name, label, f"makes shape {shape} of a batch of {_SAMPLES}")
-        return self.program.reshape(value, shape[1:], name, getattr(target, "__name__", target))
+    def _moved(self, target: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+        label = getattr(target, "__name__", str(target))
+        return self.layers.move(lambda x: target(x, *args[1:], **kwargs), args[0], name, label)
 
     def _mean(self, name: str, args: Any, kwargs: Any) -> Value:
         value = args[0]
@@ -388,8 +391,8 @@ def _check_fresh(node: fx.Node, prefix: str, arguments: Any) -> None:
 
 
 def _example(value: Value) -> Tensor:
-    """A tensor of the value's shape, for a batch of `_SAMPLES`."""
-    return torch.zeros(_SAMPLES, *value.shape)
+    """A tensor of the value's shape, for a batch of `SAMPLES`."""
+    return torch.zeros(SAMPLES, *value.shape)
 
 
 def _flat(tree: Any) -> list[Any]:

@@ -32,6 +32,7 @@ for _command in (
     files.compare,
     files.convert,
     files.diff,
+    files.diagnose,
     board.run,
     board.trace,
     board.report,

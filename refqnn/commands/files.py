@@ -1,4 +1,4 @@
-"""Commands on files of networks: inspect, certify, compare, convert, diff."""
+"""Commands on files of networks: inspect, certify, compare, convert, diff, diagnose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from refqnn import accumulator, dumps, extras, onnx, plotting
+from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting
 from refqnn.commands import console
 from refqnn.display import safe
 from refqnn.errors import CertificateError, RefqnnError
@@ -21,6 +21,7 @@ from refqnn.ops import Interval
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
+    from refqnn.diagnosis.dump import Layout
     from refqnn.network import Network
     from refqnn.onnx import Flavour
 
@@ -322,3 +323,66 @@ def diff(
         raise SystemExit(console.DIFFERENT)
     where = "the values of the dump" if samples is None else f"{len(samples):,} samples"
     console.show(f"equal on {where}")
+
+
+# --- diagnose ---------------------------------------------------------------------------------
+
+
+@click.command(cls=console.Command, short_help="Say what another implementation does otherwise.")
+@click.argument("network_file", metavar="NETWORK", type=console.FILE)
+@click.argument("dump", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--inputs",
+    type=console.FILE,
+    help="A .npy file of samples, where DUMP does not hold the input.",
+)
+@click.option(
+    "--name",
+    "renamed",
+    multiple=True,
+    metavar="THEIRS=OURS",
+    help="A tensor of DUMP that has another name; may be given again.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["channels_first", "channels_last"]),
+    default="channels_first",
+    help="Of tensors that are flat.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0),
+    default=60.0,
+    help="Seconds for pairs of deviations, for each layer that parts.",
+)
+@console.json_option
+def diagnose(
+    network_file: Path,
+    dump: Path,
+    inputs: Path | None,
+    renamed: tuple[str, ...],
+    layout: str,
+    budget: float,
+    json_file: Path | None,
+) -> None:
+    """Find what turns NETWORK's integers (ours or ONNX) into those of DUMP, a .npz file or a folder
+    of .npy files: some layers, or the output alone.  Exits with 1 where they part."""
+    found = diagnosis.diagnose(
+        onnx.open_network(network_file),
+        dump,
+        None if inputs is None else console.load_array(inputs),
+        names=dict(_pair(text) for text in renamed),
+        layout=cast("Layout", layout),
+        budget_s=budget,
+    )
+    console.show(*str(found).split("\n"))
+    console.print_json(json_file, found.to_dict())
+    if not found.ok:
+        raise SystemExit(console.DIFFERENT)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    theirs, equals, ours = text.rpartition("=")
+    if not equals or not theirs:
+        raise click.BadParameter(f"got {text!r}, expected THEIRS=OURS", param_hint="--name")
+    return theirs, ours

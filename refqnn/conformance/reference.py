@@ -51,6 +51,7 @@ from refqnn.ops import (
     MaxPool2d,
     Op,
     Requantize,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -74,6 +75,10 @@ def _linear(
     return Linear(weight, bias)
 
 
+def _rescale(bits: int, signed: bool, narrow: bool, **parameters: Any) -> Rescale:
+    return Rescale(format=IntFormat(bits, signed, narrow), **parameters)
+
+
 def _requantize(thresholds: Array, **fmt: Any) -> Requantize:
     return Requantize(thresholds, IntFormat(**fmt))
 
@@ -84,6 +89,7 @@ _NODES: dict[str, Callable[..., Op]] = {
     "Conv2d": Conv2d,
     "ConvTranspose2d": ConvTranspose2d,
     "Requantize": _requantize,
+    "Rescale": _rescale,
     "Lookup": Lookup,
     "MaxPool2d": MaxPool2d,
     "SumPool2d": SumPool2d,
@@ -261,8 +267,9 @@ def accumulate(
     **how: Any,
 ) -> Values:
     emulated = Emulated(accumulator_bits, accumulator_signed, **how)
-    op = Linear(weight, bias)
-    return {"acc": emulated.accumulate(op, tuple(_read(op, x)), accumulator_bits)}
+    op, accumulator = Linear(weight, bias), emulated.of("linear")
+    assert accumulator is not None
+    return {"acc": accumulator.accumulate(op, tuple(_read(op, x)))}
 
 
 # --- widths and bounds ------------------------------------------------------------------------

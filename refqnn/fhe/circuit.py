@@ -24,7 +24,7 @@ from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
 from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_memory
 from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
-from refqnn.fhe.security import FAILURE, LEVELS, MODELS, reveals, security_of
+from refqnn.fhe.security import FAILURE, LEVELS, MODELS, refuse_seeds, reveals, security_of
 from refqnn.fhe.tables import Lowering
 from refqnn.formats import as_array
 from refqnn.network import Network
@@ -271,11 +271,17 @@ class Circuit:
             results = [self._concrete.simulate(x) for x in arguments]
         return self._results(results)
 
-    def keygen(self, *, force: bool = False) -> float:
+    def keygen(self, force: bool = False, seed: None = None, encryption_seed: None = None) -> float:
         """Make keys unless there are some; returns the seconds it took.
 
-        Raises: CircuitError when the keys would not fit into the memory that is left.
+        Args:
+            force: make new ones all the same.
+            seed, encryption_seed: None alone; whoever knows a seed has the keys.
+
+        Raises: InvalidArgument for a seed; CircuitError when the keys would not fit into the memory
+            that is left.
         """
+        refuse_seeds(seed=seed, encryption_seed=encryption_seed)
         if force or not self._concrete.keys.are_generated:
             require_memory(self.key_sizes.resident, "the keys")
         start = time.perf_counter()

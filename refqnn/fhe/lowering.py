@@ -44,6 +44,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Op,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -832,6 +833,7 @@ def _too_wide(name: str, span: int) -> CircuitError:
 # How each node kind is lowered: the one place that names them.
 _FORMS: dict[type[Op], Callable[[_Lowering, Node, Any], _Value]] = {
     Requantize: _Lowering._lookup,
+    Rescale: _Lowering._lookup,
     Lookup: _Lowering._lookup,
     Linear: _Lowering._linear,
     Conv1d: _Lowering._conv1d,

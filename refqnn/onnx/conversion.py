@@ -25,11 +25,11 @@ def open_file(
 
     Raises: as `refqnn.load` and `from_onnx`.
     """
-    refuse_foreign(Path(path))
     with open(path, "rb") as file:
         ours = file.read(len(_ZIP)) == _ZIP
     if ours:
         return Imported(load(Path(path)), producer="refqnn")
+    refuse_foreign(Path(path))
     return read_onnx(path, input=input, output=output)
 
 

@@ -29,6 +29,7 @@ from refqnn.quantizers import (
     SymmetricQuantizer,
     ThresholdQuantizer,
     float_thresholds,
+    same_quantizer,
 )
 from refqnn.rounding import Rounding
 
@@ -125,7 +126,7 @@ def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
     arguments = [a for step in real.steps for a in step.args]
     axis = varying_axis([*parameters, *arguments], q.name)
     if q.rows > 1:
-        if real.moves or axis not in (None, 0):
+        if real.places is not None or axis not in (None, 0):
             raise NotCovered(f"{q.name}: thresholds per channel behind a reshaped input")
         axis = 0
     scale, zero_point = (along_one(a, axis)[:, None] for a in parameters)
@@ -152,12 +153,6 @@ def pad_code(q: Quantized, real: Real) -> int:
         raise NotCovered(f"{q.name}: its input is padded, and its parameters are per channel")
     value = np.full((1, 1), real.pad_value, dtype=np.float32)
     return int(q.codes(value, q.scale.reshape(1, 1), q.zero_point.reshape(1, 1))[0, 0])
-
-
-def same_quantizer(a: Quantizer, b: Quantizer) -> bool:
-    """Are they of one kind, with the same parameters?"""
-    mine, theirs = vars(a), vars(b)
-    return type(a) is type(b) and all(np.array_equal(mine[k], theirs[k]) for k in mine)
 
 
 def format_of(name: str) -> IntFormat | None:

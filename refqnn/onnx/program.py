@@ -363,13 +363,12 @@ class Program:
                 "that come in, e.g. input='UINT8'"
             )
         codes = self.integers(INPUT, q.dtype)
-        for kind, argument in real.moves:
-            move = self.transpose if kind == "transpose" else self.reshape
-            codes = move(codes, argument, f"{q.name}_{kind}")
         clipped = isinstance(quantizer, ThresholdQuantizer) or q.bipolar
         if not clipped and (q.lo, q.hi) != (fmt.q_min, fmt.q_max):
             clip = Requantize.from_affine(1, 0, fmt, Rounding.FLOOR, clip=(q.lo, q.hi))
             codes = replace(codes, node=self.emit(f"{q.name}_clip", clip, (codes.node,)))
+        if (places := real.places) is not None:
+            codes = self.moved(codes, lambda a: a.ravel()[places], f"{q.name}_moved")
         if real.pad:
             codes = replace(codes, pad=real.pad, pad_code=pad_code(q, real))
         return codes
@@ -469,12 +468,16 @@ class Program:
             return np.array([int(lo.min())]), np.array([int(hi.max())])
         return lo.min(axis=1).astype(np.int64), hi.max(axis=1).astype(np.int64)
 
+    def moved(self, v: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
+        """The values where `movement` takes the entries of an array of their shape."""
+        op = Gather.of(v.shape, movement)
+        if np.array_equal(op.index.ravel(), np.arange(prod(v.shape))):  # no value moves
+            return self.reshape(v, op.index.shape, name)
+        return self.move(v, name, op, movement)
+
     def transpose(self, v: Scaled, perm: tuple[int, ...], name: str) -> Scaled:
-        """Axes of a sample in another order: a reshape where it moves no value."""
-        order = np.arange(prod(v.shape)).reshape(v.shape).transpose(perm)
-        stays = (order.ravel() == np.arange(order.size)).all()
-        op: Op = Reshape(order.shape) if stays else Gather.of(v.shape, lambda a: a.transpose(perm))
-        return self.move(v, name, op, lambda a: a.transpose(perm))
+        """Axes of a sample in another order."""
+        return self.moved(v, lambda a: a.transpose(perm), name)
 
     def unpadded(self, v: Scaled, name: str) -> Scaled:
         """Codes for the padding that the operator behind a Pad does not take over."""

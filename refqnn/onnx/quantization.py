@@ -150,7 +150,7 @@ def _quant(r: Program, c: Context) -> Value:
         return _bipolar(r, c)
     x, lo, hi = c.value(0), fmt.q_min, fmt.q_max
     if isinstance(x, Constant):
-        q = Quantized(Real((), ()), scale, zero_point, lo, hi, mode, zero_first=True)
+        q = Quantized(Real(()), scale, zero_point, lo, hi, mode, zero_first=True)
         if isinstance(x, Grid) and np.array_equal(_codes_under(x, q), x.codes):
             return x
         return grid_of(q.codes(x.array.astype(np.float32), scale, zero_point), zero_point, scale)
@@ -271,7 +271,7 @@ def _greater_or_equal(r: Program, c: Context) -> Value:
     if table.shape[0] > 1 and full.shape[1] == 1:
         raise NotCovered(f"{c.where}: thresholds per position")
     if isinstance(x, Real):
-        return Comparison(x.moved("reshape", x.shape[:-1], x.shape[:-1]), table)
+        return Comparison(x.moved(lambda a: a[..., 0]), table)
     return Comparison(r.reshape(x, x.shape[:-1], f"{c.name}_source"), table)
 
 
@@ -295,7 +295,7 @@ def _quantize_linear(r: Program, c: Context) -> Value:
     lo, hi = limits_of(c, dtype)
     if isinstance(x, Constant):
         along = _along_axis(c, x.array, axis, scale, zero)
-        q = Quantized(Real((), ()), scale, zero, lo, hi)
+        q = Quantized(Real(()), scale, zero, lo, hi)
         codes = q.codes(x.array.astype(np.float32), *along)
         return Constant(codes.astype(dtype_of(dtype)), declared=dtype)
     source = _source(c, x)

@@ -264,7 +264,7 @@ class Reader(Program):
         if not floats:
             door = integer_door(where, element, door)
         if door is None:
-            self.values[info.name] = Real(shape, shape, name=info.name)
+            self.values[info.name] = Real(shape, name=info.name)
         elif isinstance(door, IntFormat):
             self.set_input(door, None)
             self.values[info.name] = Scaled(INPUT, shape, one(shape), base=element)

@@ -25,10 +25,10 @@ from refqnn.onnx.values import (
     spread,
     uniform,
 )
-from refqnn.ops import Concat, Gather, Lookup
+from refqnn.ops import Concat, Lookup
 from refqnn.ops.base import Shape
 
-__all__ = ["TABLE", "expanded", "joined", "moved"]
+__all__ = ["TABLE", "expanded", "joined"]
 
 Array = NDArray[Any]
 
@@ -43,9 +43,7 @@ def _reshaped(r: Program, c: Context, shape: Shape) -> Value:
     x = r.numbers(c)
     if prod(shape) != prod(x.shape) or not shape or min(shape) < 1:
         raise NotCovered(f"{c.where}: shape {x.shape} to {shape} touches the batch axis")
-    if isinstance(x, Real):
-        return x.moved("reshape", shape, shape)
-    return r.reshape(x, shape, c.name)
+    return _moved(r, x, lambda a: a.reshape(shape), c.name)
 
 
 def _reshape(r: Program, c: Context) -> Value:
@@ -111,10 +109,7 @@ def _transpose(r: Program, c: Context) -> Value:
         raise NotCovered(
             f"{c.where}: the permutation {perm} of {('n', *x.shape)} moves the batch axis"
         )
-    sample = tuple(p - 1 for p in perm[1:])
-    if isinstance(x, Real):
-        return x.moved("transpose", sample, tuple(x.shape[i] for i in sample))
-    return r.transpose(x, sample, c.name)
+    return _moved(r, x, lambda a: a.transpose([p - 1 for p in perm[1:]]), c.name)
 
 
 def _concat(r: Program, c: Context) -> Value:
@@ -175,9 +170,9 @@ def _pad(r: Program, c: Context) -> Value:
     r.check_size([d + sum(p) for d, p in zip(x.shape, pairs[1:])], c.where)
     if isinstance(x, Real) and not any(pairs[1]) and not x.pad and mode == "constant":
         return replace(x, pad=tuple(pairs[2:]), pad_value=float(value))
-    v = r.scaled(c)
     if mode == "edge" or mode == "reflect":
-        return moved(r, v, lambda a: np.pad(a, pairs[1:], mode), c.name)
+        return _moved(r, x, lambda a: np.pad(a, pairs[1:], mode), c.name)
+    v = r.scaled(c)
     if mode != "constant":
         raise NotCovered(f"{c.where}: padding by {mode}")
     spatial, linear = not any(pairs[1]), all(s.op in ("Mul", "Div", "Neg") for s in v.steps)
@@ -211,8 +206,8 @@ def _fill(c: Context, v: Scaled, value: float) -> int:
 def _gather(r: Program, c: Context) -> Value:
     """A table indexed by integers: y = table[x], from the end where x is negative; or channels and
     positions that constants name."""
-    if isinstance(c.value(0), Scaled):
-        return _taken(r, c, r.scaled(c))
+    if not isinstance(c.value(0), Constant):
+        return _taken(r, c, r.numbers(c))
     table, x = c.constant(0, "table"), r.scaled(c, 1)
     if table.ndim != 1 or not x.integer or not (table == np.rint(table)).all():
         raise NotCovered(f"{c.where}: it gathers from a tensor of shape {table.shape}")
@@ -223,13 +218,13 @@ def _gather(r: Program, c: Context) -> Value:
     return r.integers(node, c.element_type(0))
 
 
-def _taken(r: Program, c: Context, x: Scaled) -> Value:
+def _taken(r: Program, c: Context, x: Scaled | Real) -> Value:
     index, axis = c.constant(1, "indices"), int(c.attributes.get("axis", 0))
     axis = _sample_axis(c, len(x.shape), axis)
     size = x.shape[axis]
     if index.size == 0 or index.min() < -size or index.max() >= size:
         raise FileFormatError(f"{c.where}: indices beyond the axis of {size}")
-    return moved(r, x, lambda a: np.take(a, index, axis=axis), c.name)
+    return _moved(r, x, lambda a: np.take(a, index, axis=axis), c.name)
 
 
 def _sample_axis(c: Context, rank: int, axis: int) -> int:
@@ -242,7 +237,7 @@ def _sample_axis(c: Context, rank: int, axis: int) -> int:
 
 
 def _slice(r: Program, c: Context) -> Value:
-    x = r.scaled(c)
+    x = r.numbers(c)
     starts, ends = c.integers(1, "starts") or [], c.integers(2, "ends") or []
     axes = c.integers(3, "axes") or list(range(len(starts)))
     steps = c.integers(4, "steps") or [1] * len(starts)
@@ -254,11 +249,11 @@ def _slice(r: Program, c: Context) -> Value:
     for axis, cut in zip(axes, map(slice, starts, ends, steps)):
         if axis % (len(x.shape) + 1) or cut.start != 0 or cut.stop < 2**31 - 1 or cut.step != 1:
             cuts[_sample_axis(c, len(x.shape), axis)] = cut
-    return moved(r, x, lambda a: a[tuple(cuts)], c.name)
+    return _moved(r, x, lambda a: a[tuple(cuts)], c.name)
 
 
 def _split(r: Program, c: Context) -> list[Value]:
-    x, sizes, count = r.scaled(c), c.integers(1, "split"), len(c.proto.output)
+    x, sizes, count = r.numbers(c), c.integers(1, "split"), len(c.proto.output)
     axis = _sample_axis(c, len(x.shape), int(c.attributes.get("axis", 0)))
     size = x.shape[axis]
     if sizes is None:
@@ -268,15 +263,15 @@ def _split(r: Program, c: Context) -> list[Value]:
         raise FileFormatError(f"{c.where}: parts {sizes} of {size}, for {count} outputs")
     ends = np.cumsum(sizes)[:-1]
 
-    def part_of(i: int) -> Scaled:
-        return moved(r, x, lambda a: np.split(a, ends, axis)[i], f"{c.name}_{i}")
+    def part_of(i: int) -> Value:
+        return _moved(r, x, lambda a: np.split(a, ends, axis)[i], f"{c.name}_{i}")
 
     return [part_of(i) for i in range(count)]
 
 
 def _resize(r: Program, c: Context) -> Value:
     """Nearest neighbours, where every size is multiplied by an integer."""
-    x, old = r.scaled(c), c.proto.op_type == "Upsample" or len(c.inputs) == 2
+    x, old = r.numbers(c), c.proto.op_type == "Upsample" or len(c.inputs) == 2
     where, nearest = ("asymmetric", "floor") if old else ("half_pixel", "round_prefer_floor")
     where = c.attributes.get("coordinate_transformation_mode", where)
     nearest = c.attributes.get("nearest_mode", nearest)
@@ -304,7 +299,7 @@ def _resize(r: Program, c: Context) -> Value:
                 a = np.take(a, index, axis=axis)
         return a
 
-    return moved(r, x, enlarged, c.name)
+    return _moved(r, x, enlarged, c.name)
 
 
 _CENTRES = {
@@ -322,7 +317,7 @@ _NEAREST: dict[str, Callable[[Fraction], int]] = {
 
 def _blocks(r: Program, c: Context) -> Value:
     """DepthToSpace and SpaceToDepth: channels and the positions of a block exchange places."""
-    x, b = r.scaled(c), int(c.attributes.get("blocksize", 0))
+    x, b = r.numbers(c), int(c.attributes.get("blocksize", 0))
     if len(x.shape) != 3 or b < 1:
         raise FileFormatError(f"{c.where}: samples of shape {x.shape} in blocks of {b}")
     k, h, w = x.shape
@@ -336,41 +331,48 @@ def _blocks(r: Program, c: Context) -> Value:
         shape = (depth, h * b, w * b)
     if prod(split) != prod(x.shape):
         raise FileFormatError(f"{c.where}: samples of shape {x.shape} in blocks of {b}")
-    return moved(r, x, lambda a: a.reshape(split).transpose(order).reshape(shape), c.name)
+    return _moved(r, x, lambda a: a.reshape(split).transpose(order).reshape(shape), c.name)
 
 
 def _repeat(r: Program, c: Context) -> Value:
     """Tile and Expand."""
-    x = r.scaled(c)
+    x = r.numbers(c)
     given = [int(d) for d in c.constant(1, "repeats or shape").ravel()]
     rank = len(x.shape) + 1
     if c.proto.op_type == "Tile":
         if len(given) != rank or given[0] != 1 or min(given) < 1:
             raise NotCovered(f"{c.where}: repeats {given}, expected 1 of the batch")
         r.check_size([d * n for d, n in zip(x.shape, given[1:])], c.where)
-        return moved(r, x, lambda a: np.tile(a, given[1:]), c.name)
+        return _moved(r, x, lambda a: np.tile(a, given[1:]), c.name)
     if len(given) > rank or (len(given) == rank and given[0] not in (1, r.batch)):
         raise NotCovered(f"{c.where}: shape {given} of {('n', *x.shape)} touches the batch axis")
-    return expanded(r, x, tuple(given[1:] if len(given) == rank else given), c)
+    target = _common(r, c, x.shape, tuple(given[1:] if len(given) == rank else given))
+    return _moved(r, x, lambda a: np.broadcast_to(a, target), c.name)
 
 
 def expanded(r: Program, x: Scaled, shape: Shape, c: Context) -> Scaled:
     """Axes of size 1 repeated.  Raises: NotCovered, ShapeMismatch."""
+    target = _common(r, c, x.shape, shape)
+    return r.moved(x, lambda a: np.broadcast_to(a, target), c.name)
+
+
+def _common(r: Program, c: Context, own: Shape, shape: Shape) -> Shape:
+    """The shape that both become."""
     try:
-        target = np.broadcast_shapes(x.shape, shape)
+        target = np.broadcast_shapes(own, shape)
     except ValueError:
-        raise ShapeMismatch(f"{c.where}: shapes {x.shape} and {shape} do not broadcast") from None
-    if len(target) != len(x.shape):
-        raise NotCovered(f"{c.where}: shapes {x.shape} and {shape} of different ranks")
-    if target == x.shape:
-        return x
+        raise ShapeMismatch(f"{c.where}: shapes {own} and {shape} do not broadcast") from None
+    if len(target) != len(own):
+        raise NotCovered(f"{c.where}: shapes {own} and {shape} of different ranks")
     r.check_size(target, c.where)
-    return moved(r, x, lambda a: np.broadcast_to(a, target), c.name)
+    return target
 
 
-def moved(r: Program, x: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
+def _moved(
+    r: Program, x: Scaled | Real, movement: Callable[[Array], Array], name: str
+) -> Scaled | Real:
     """The values where `movement` takes the entries of an array of their shape."""
-    return r.move(x, name, Gather.of(x.shape, movement), movement)
+    return x.moved(movement) if isinstance(x, Real) else r.moved(x, movement, name)
 
 
 def _dropped(r: Program, c: Context) -> Value | list[Value]:

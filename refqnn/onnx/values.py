@@ -246,21 +246,24 @@ class Real:
     """A function of the float input of the network, elementwise and in front of a quantizer.
 
     Attributes:
-        shape: of a sample.
         origin: the sample shape of the input itself.
         steps: float32 operators on it, their arguments laid out as the input is.
-        moves: ("reshape", shape) and ("transpose", perm) on the way from origin to shape.
+        places: [*shape]: where in a sample of the input each value stands; None: where it stood.
         pad, pad_value: spatial padding that a Pad node asked for, and with which value.
         name: the ONNX tensor.
     """
 
-    shape: Shape
     origin: Shape
     steps: tuple[Step, ...] = ()
-    moves: tuple[tuple[str, Any], ...] = ()
+    places: NDArray[np.int64] | None = None
     pad: tuple[tuple[int, int], ...] = ()
     pad_value: float = 0.0
     name: str = ""
+
+    @property
+    def shape(self) -> Shape:
+        """Of a sample."""
+        return self.origin if self.places is None else self.places.shape
 
     def then(self, op: str, *args: Float32) -> Real:
         """One more step.  Raises: NotCovered when padded."""
@@ -268,28 +271,29 @@ class Real:
             raise NotCovered(f"{op} on a padded float input: quantize it first")
         return replace(self, steps=(*self.steps, Step(op, tuple(self.undone(a) for a in args))))
 
-    def moved(self, kind: str, argument: Any, shape: Shape) -> Real:
-        """The same values under another shape, or in another order.  Raises: as `then`."""
+    def moved(self, movement: Callable[[Array], Array]) -> Real:
+        """The values where `movement` takes the entries of an array.  Raises: as `then`."""
         if self.pad:
             raise NotCovered("its input is padded; only a convolution or pooling takes padding")
-        moves = self.moves
-        if kind == "reshape" and moves and moves[-1][0] == "reshape":
-            moves = moves[:-1]  # the last one counts
-        moves = (*moves, (kind, argument))
-        if moves == (("reshape", self.origin),):
-            moves = ()
-        return replace(self, shape=shape, moves=moves)
+        first = np.arange(prod(self.origin)).reshape(self.origin)
+        places = movement(first if self.places is None else self.places)
+        return replace(self, places=None if np.array_equal(places, first) else places)
 
     def undone(self, values: Array) -> Array:
-        """An array that broadcasts to shape, laid out as the input is."""
+        """An array that broadcasts to shape, laid out as the input is.
+
+        Raises: NotCovered when one value of the input stands at places with different entries.
+        """
         if values.size == 1:
             return values.reshape((1,) * len(self.origin))
-        place = np.arange(prod(self.origin)).reshape(self.origin)
-        for kind, argument in self.moves:
-            place = getattr(place, kind)(argument)
-        result = np.empty(place.size, dtype=values.dtype)
-        result[place.ravel()] = np.broadcast_to(values, self.shape).ravel()
-        return result.reshape(self.origin)
+        full = np.broadcast_to(values, self.shape)
+        if self.places is None:
+            return narrowed(full)
+        result = np.full(prod(self.origin), full.flat[0], dtype=values.dtype)
+        result[self.places] = full
+        if (result[self.places] != full).any():
+            raise NotCovered("it treats copies of one value of the float input differently")
+        return narrowed(result.reshape(self.origin))
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Op,
+    Rescale,
     Reshape,
     SumOp,
     SumPool2d,
@@ -630,6 +631,63 @@ class _Writer:
         ones = self.cast(reached, self.sums, f"{name}_ones")
         return self.apply("ReduceSum", f"{name}_count", ones, ones, axis, shape=x.shape, keepdims=0)
 
+    def rescale(self, name: str, op: Rescale, acc: _Tensor) -> _Tensor:
+        """Few codes by their thresholds, others in 64-bit integers."""
+        if op.format.levels <= 256:
+            return self.requantize(name, Requantize.from_rescale(op), acc)
+        if not self.integer:
+            expected = "at most 8 bits, or the integer flavour"
+            raise NotCovered(mismatch(f"node {name!r} (Rescale)", op.format, expected))
+        lo, hi = (end + op.offset.astype(object) for end in acc.limits)
+        largest = (np.maximum(abs(lo), abs(hi)) * op.multiplier.astype(object)).max()
+        largest = max(largest, np.abs(op.zero_point.astype(object)).max())
+        if largest >= 2**62:
+            raise NotCovered(mismatch(f"node {name!r} (Rescale): a product", largest, "62 bits"))
+        y, shift = self.cast(acc, "INT64", f"{name}_wide"), op.shift
+        y = self.add_constant(y, op.offset, f"{name}_shifted")
+        y = self.apply("Mul", f"{name}_product", y, y, _along(op.multiplier, y))
+        if op.first_rounding is not None:
+            y = self._divided(y, op.first_shift, op.first_rounding, f"{name}_first")
+            shift = shift - op.first_shift
+        y = self._divided(y, shift, op.rounding, f"{name}_rounded")
+        y = self.add_constant(y, op.zero_point, f"{name}_codes")
+        for kind, ends in zip(("Max", "Min"), op.clip.T):
+            y = self.apply(kind, f"{name}_clipped", y, y, _along(ends, y))
+        return self.cast(y, _type_of(*self.ranges[name].ends), name, last=True)
+
+    def _divided(self, x: _Tensor, shift: Array, mode: Rounding, name: str) -> _Tensor:
+        """x / 2**shift of 64-bit integers below 2**62, rounded: on magnitudes, which Div floors."""
+        if not shift.any():
+            return x
+        size = 1 << shift
+        half = size >> 1
+        under = np.maximum(half - 1, 0)
+        up, down = {  # what to add to the magnitudes of positive and of negative numbers
+            Rounding.FLOOR: (0 * size, size - 1),
+            Rounding.CEIL: (size - 1, 0 * size),
+            Rounding.TOWARD_ZERO: (0 * size, 0 * size),
+            Rounding.AWAY_FROM_ZERO: (size - 1, size - 1),
+            Rounding.HALF_UP: (half, under),
+            Rounding.HALF_DOWN: (under, half),
+            Rounding.HALF_AWAY: (half, half),
+            Rounding.HALF_TOWARD_ZERO: (under, under),
+            Rounding.HALF_EVEN: (under, under),
+        }[mode]
+        # A runtime's Sign looks at the low 32 bits alone: the sign is 1 - 2 * (x < 0).
+        negative = self.cast(self.apply("Less", name, x, x, 0, dtype="BOOL"), "INT64", name)
+        sign = self.add_constant(self.apply("Mul", name, negative, negative, -2), 1, name)
+        magnitude = self.apply("Abs", name, x)
+        more = self.apply("Mul", name, negative, negative, _along(down - up, x))
+        y = self.apply("Add", name, magnitude, self.add_constant(magnitude, up, name), more)
+        if mode is Rounding.HALF_EVEN:
+            floor = self.apply("Div", name, magnitude, magnitude, _along(size, x))
+            odd = self.apply("Mod", name, floor, floor, 2)
+            y = self.apply(
+                "Add", name, y, y, self.apply("Mul", name, odd, odd, _along(half > 0, x))
+            )
+        y = self.apply("Div", name, y, y, _along(size, x))
+        return self.apply("Mul", name, y, y, sign)
+
     def lookup(self, name: str, op: Lookup, codes: _Tensor) -> _Tensor:
         """Gather from the table, laid out row after row."""
         out = _type_of(*self.ranges[name].ends) if self.integer else "FLOAT"
@@ -699,6 +757,7 @@ _WRITERS: dict[type[Op], Callable[..., _Tensor]] = {
     Lookup: _Writer.lookup,
     MaxPool2d: _Writer.max_pool,
     Requantize: _Writer.requantize,
+    Rescale: _Writer.rescale,
     Reshape: _Writer.reshape,
     SumPool2d: _Writer.sum_pool,
 }

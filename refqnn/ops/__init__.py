@@ -10,7 +10,9 @@ from refqnn.ops.linear import Linear
 from refqnn.ops.lookup import Lookup
 from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
 from refqnn.ops.requantize import Requantize
+from refqnn.ops.rescale import Rescale
 from refqnn.ops.reshape import Flatten, Reshape
+from refqnn.ops.softmax import Softmax
 from refqnn.ops.structure import Role
 
 KINDS: tuple[type[Op], ...] = (
@@ -28,6 +30,8 @@ KINDS: tuple[type[Op], ...] = (
     Flatten,
     Reshape,
     Gather,
+    Rescale,
+    Softmax,
 )
 """Every kind that files hold."""
 
@@ -47,8 +51,10 @@ __all__ = [
     "MaxPool2d",
     "Op",
     "Requantize",
+    "Rescale",
     "Reshape",
     "Role",
+    "Softmax",
     "SumOp",
     "SumPool2d",
 ]

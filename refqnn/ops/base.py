@@ -28,7 +28,7 @@ from refqnn.errors import (
     mismatch,
 )
 from refqnn.formats import IntFormat, as_integers, is_integer
-from refqnn.ops.structure import Classes, Mask, Role, Rows, Table, Thresholds
+from refqnn.ops.structure import Classes, Functions, Mask, Role, Rows
 
 __all__ = [
     "Channelwise",
@@ -44,7 +44,10 @@ __all__ = [
     "code_parameter",
     "integer",
     "integer_parameter",
+    "integers_of_channels",
     "is_sum",
+    "one_or_each",
+    "rows_of",
     "tells",
     "told_role",
 ]
@@ -184,7 +187,7 @@ class Op(ABC):
         """
         raise self._untold("windows")
 
-    def functions(self, channels: NDArray[np.int64]) -> Thresholds | Table:
+    def functions(self, channels: NDArray[np.int64]) -> Functions:
         """ELEMENTWISE: the functions of some channels [m].  Raises: NotCovered."""
         raise self._untold("functions")
 
@@ -242,7 +245,11 @@ class Channelwise(Op):
         return np.asarray(np.logical_or.reduce(live))
 
     def taken(self, out: Mask, into: Mask) -> Op:
-        cut = {name: v[out] for name, v in self._parameters() if _by_channel(v) and len(v) > 1}
+        return self._of(out)
+
+    def _of(self, channels: NDArray[Any]) -> Op:
+        """The same on these channels: a mask, or their numbers."""
+        cut = {name: v[channels] for name, v in self._parameters() if _by_channel(v) and len(v) > 1}
         return replace(self, **cut) if cut else self  # type: ignore[type-var]
 
     def keys(self, classes: Sequence[Classes], *shapes: Shape) -> list[Hashable] | None:
@@ -270,18 +277,9 @@ class RowOfEach(Channelwise):
     role = Role.ELEMENTWISE
 
     @property
-    @abstractmethod
-    def listed(self) -> NDArray[np.int64]:
-        """The rows, [channels or 1, ...]."""
-
-    @property
     def channels(self) -> int:
         """How many rows there are; 1 means one row for every channel."""
-        return int(self.listed.shape[0])
-
-    def rows_of(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of these channels [m], [m, ...]."""
-        return np.asarray(self.listed[channels if self.channels > 1 else np.zeros_like(channels)])
+        return max(len(v) for _, v in self._parameters() if _by_channel(v))
 
     def out_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
@@ -289,6 +287,11 @@ class RowOfEach(Channelwise):
             expected = f"{self.channels} channels first"
             raise ShapeMismatch(mismatch(f"input of {self.kind}", f"shape {shape}", expected))
         return shape
+
+
+def rows_of(listed: NDArray[np.int64], channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of these channels [m], [m, ...], of one row for each channel or one for all."""
+    return np.asarray(listed[channels if len(listed) > 1 else np.zeros_like(channels)])
 
 
 class SumOp(Op):
@@ -308,6 +311,11 @@ class SumOp(Op):
     @abstractmethod
     def terms(self, *x: IntArray) -> IntArray:
         """The summands in their order of summation, the bias last: [n, *out_shape, n_terms]."""
+
+    @property
+    def term_channels(self) -> int:
+        """Input channels of the products in `terms`, which stand one channel behind the other."""
+        return 1
 
     def fan_in(self, *shapes: Shape) -> int:
         """Products in one output, those with padding too.  Raises: NotCovered."""
@@ -375,6 +383,24 @@ def integer_parameter(values: object, argument: str, *, ndim: int) -> NDArray[np
     frozen = array.astype(np.int64)
     frozen.flags.writeable = False
     return frozen
+
+
+def integers_of_channels(values: object, argument: str) -> NDArray[np.int64]:
+    """One integer, or one for each channel, as read-only int64 [channels or 1].
+
+    Raises: as `integer_parameter`.
+    """
+    return integer_parameter(np.atleast_1d(as_integers(values, argument)), argument, ndim=1)
+
+
+def one_or_each(**parameters: Sequence[object] | NDArray[np.int64]) -> int:
+    """The number of channels.  Raises: ShapeMismatch unless each parameter has so many, or one."""
+    channels = max(len(values) for values in parameters.values())
+    for name, values in parameters.items():
+        if len(values) not in (1, channels):
+            expected = f"one, or one for each of {channels} channels"
+            raise ShapeMismatch(mismatch(name, f"{len(values)} values", expected))
+    return channels
 
 
 def bias_parameter(values: object, channels: int) -> NDArray[np.int64] | None:

@@ -23,6 +23,7 @@ from refqnn.ops.base import (
     channel_index,
     integer,
     integer_parameter,
+    rows_of,
 )
 from refqnn.ops.structure import Table, extremes
 
@@ -67,10 +68,6 @@ class Lookup(RowOfEach):
         """The integer of the last column."""
         return self.lo + int(self.table.shape[1]) - 1
 
-    @property
-    def listed(self) -> NDArray[np.int64]:
-        return self.table
-
     def out_range(self, *ranges: Interval) -> Interval:
         """Least and greatest entry between the ends, at every position: exact.
 
@@ -100,7 +97,7 @@ class Lookup(RowOfEach):
         return int(self.table.min()), int(self.table.max())
 
     def functions(self, channels: NDArray[np.int64]) -> Table:
-        return Table(self.rows_of(channels), self.lo)
+        return Table(rows_of(self.table, channels), self.lo)
 
     def _check(self, x: Interval) -> None:
         lo, hi = int(x.lo.min()), int(x.hi.max())

@@ -29,11 +29,15 @@ from refqnn.ops.base import (
     channel_index,
     integer,
     integer_parameter,
+    integers_of_channels,
+    one_or_each,
+    rows_of,
 )
+from refqnn.ops.rescale import Rescale, clip_parameter
 from refqnn.ops.structure import Thresholds
 from refqnn.rounding import Rounding
 
-__all__ = ["ALWAYS", "NEVER", "Requantize"]
+__all__ = ["ALWAYS", "NEVER", "Requantize", "reaches"]
 
 ALWAYS = -(2**63)
 NEVER = 2**63 - 1
@@ -78,10 +82,6 @@ class Requantize(RowOfEach):
         object.__setattr__(self, "thresholds", thresholds)
 
     # --- what it computes -------------------------------------------------------------------
-
-    @property
-    def listed(self) -> NDArray[np.int64]:
-        return self.thresholds
 
     def out_range(self, *ranges: Interval) -> Interval:
         """Monotone, so the ends map to the ends: exact."""
@@ -145,7 +145,7 @@ class Requantize(RowOfEach):
         return step.bit_length() - 1 if step > 0 and step & (step - 1) == 0 else None
 
     def functions(self, channels: NDArray[np.int64]) -> Thresholds:
-        return Thresholds(self.rows_of(channels), self.format.q_min)
+        return Thresholds(rows_of(self.thresholds, channels), self.format.q_min)
 
     def restricted(self, *ranges: Interval) -> Requantize:
         """Thresholds that no accumulator reaches become NEVER, those that all pass ALWAYS."""
@@ -166,7 +166,7 @@ class Requantize(RowOfEach):
         rounding: Rounding | str,
         *,
         zero_point: int = 0,
-        clip: tuple[int, int] | None = None,
+        clip: ArrayLike | None = None,
     ) -> Requantize:
         """code = saturate(round(acc * gain + offset) + zero_point), over the rationals.
 
@@ -175,7 +175,8 @@ class Requantize(RowOfEach):
                 it is) or Fraction.  gain > 0: negate the weight row for a decreasing channel.
             zero_point: added after rounding.
             clip: lowest and highest code that an activation lets through, e.g. (zero_point, q_max)
-                for a ReLU on a signed format; the format's own ends by default.
+                for a ReLU on a signed format, or an array [channels, 2]; the format's own ends by
+                default.
 
         A code q is reached when round(v) >= q - zero_point.  That is v >= beta or v > beta with
         beta an integer or half-integer that the mode defines, hence
@@ -193,16 +194,14 @@ class Requantize(RowOfEach):
         if min(gains) <= 0:
             expected = "positive numbers (negate the weights of a decreasing channel)"
             raise InvalidArgument(mismatch("gain", float(min(gains)), expected))
-        lowest, highest = (format.q_min, format.q_max) if clip is None else clip
-        if not format.q_min <= lowest <= highest <= format.q_max:
-            raise InvalidArgument(mismatch("clip", clip, f"lo <= hi inside {format}"))
         zero_point = integer(zero_point, "zero_point")
+        ends = clip_parameter(clip, format)
 
         codes = _codes_above_the_first(format)
         values = _minus(codes, zero_point)
         rows = [_between_sentinels(_least(a, b, values, mode)) for a, b in zip(gains, offsets)]
-        thresholds = np.where(codes <= lowest, ALWAYS, np.stack(rows))
-        return cls(np.where(codes > highest, NEVER, thresholds), format)
+        one_or_each(gain=rows, clip=ends)
+        return cls(_clipped(np.stack(rows), codes, ends), format)
 
     @classmethod
     def from_scale(
@@ -214,7 +213,7 @@ class Requantize(RowOfEach):
         *,
         bias: object = 0.0,
         zero_point: int = 0,
-        clip: tuple[int, int] | None = None,
+        clip: ArrayLike | None = None,
     ) -> Requantize:
         """code = saturate(round((acc * scale_in + bias) / scale_out) + zero_point), exactly.
 
@@ -245,8 +244,10 @@ class Requantize(RowOfEach):
         *,
         offset: object = 0,
         zero_point: int = 0,
+        clip: ArrayLike | None = None,
     ) -> Requantize:
-        """code = saturate(round((acc + offset[c]) / 2**shift) + zero_point).
+        """code = saturate(round((acc + offset[c]) / 2**shift) + zero_point); clip as in
+        `from_affine`.
 
         `half_up` is what adding 2**(shift - 1) and shifting right computes, `floor` the bare shift.
         """
@@ -254,7 +255,7 @@ class Requantize(RowOfEach):
             raise InvalidArgument(mismatch("shift", shift, "an integer from 0 to 62"))
         gain = Fraction(1, 2 ** int(shift))
         offsets = [value * gain for value in _rationals(offset, "offset")]
-        return cls.from_affine(gain, offsets, format, rounding, zero_point=zero_point)
+        return cls.from_affine(gain, offsets, format, rounding, zero_point=zero_point, clip=clip)
 
     @classmethod
     def from_multiplier(
@@ -265,8 +266,9 @@ class Requantize(RowOfEach):
         rounding: Rounding | str = Rounding.HALF_UP,
         *,
         zero_point: int = 0,
+        clip: ArrayLike | None = None,
         first_rounding: Rounding | str | None = None,
-        first_shift: int = 31,
+        first_shift: ArrayLike = 31,
     ) -> Requantize:
         """code = saturate(round(acc * mantissa / 2**shift) + zero_point): fixed-point multiplier.
 
@@ -274,9 +276,11 @@ class Requantize(RowOfEach):
             mantissa: positive integers below 2**32, one or one per channel.
             shift: integers from 0 to 62, one or one per channel.
             rounding: the mode of the (last) rounding.
+            clip: as in `from_affine`.
             first_rounding: names the *double rounding* of some integer runtimes: the product is
                 first rounded to p = round(acc * mantissa / 2**first_shift) with this mode, then
                 p / 2**(shift - first_shift) with `rounding`.  None: single rounding.
+            first_shift: integers from 0 to `shift`, one or one per channel.
 
         >>> once = Requantize.from_multiplier(3, 4, IntFormat(2, False))
         >>> once.thresholds.tolist()
@@ -286,30 +290,49 @@ class Requantize(RowOfEach):
         >>> twice.thresholds.tolist()
         [[2, 8, 13]]
         """
-        mantissas, shifts = _per_channel(
-            mantissa=integer_parameter(np.atleast_1d(mantissa), "mantissa", ndim=1).tolist(),
-            shift=integer_parameter(np.atleast_1d(shift), "shift", ndim=1).tolist(),
+        mantissas = integers_of_channels(mantissa, "mantissa")
+        if mantissas.min() <= 0 or mantissas.max() >= 2**32:
+            got = mantissas.tolist()
+            raise OutOfRange(mismatch("mantissa", got, "integers in [1, 2**32)"))
+        rescale = Rescale(
+            mantissas,
+            shift,
+            format,
+            rounding,
+            zero_point=integer(zero_point, "zero_point"),
+            clip=clip,
+            first_rounding=first_rounding,
+            first_shift=first_shift,
         )
-        least = 0 if first_rounding is None else integer(first_shift, "first_shift")
-        if min(mantissas) <= 0 or max(mantissas) >= 2**32:
-            raise OutOfRange(mismatch("mantissa", mantissas, "integers in [1, 2**32)"))
-        if least < 0 or min(shifts) < least or max(shifts) > 62:
-            raise OutOfRange(mismatch("shift", shifts, f"integers in [{max(least, 0)}, 62]"))
-        if first_rounding is None:
-            gains = [Fraction(m, 2**s) for m, s in zip(mantissas, shifts)]
-            return cls.from_affine(gains, 0, format, rounding, zero_point=zero_point)
+        return cls.from_rescale(rescale)
 
-        _check_format(format)
-        first, last = Rounding.of(first_rounding), Rounding.of(rounding)
-        zero_point = integer(zero_point, "zero_point")
+    @classmethod
+    def from_rescale(cls, rescale: Rescale) -> Requantize:
+        """The codes of a `Rescale`, their thresholds listed.
 
-        values = _minus(_codes_above_the_first(format), zero_point)
+        Raises: InvalidArgument for a format of more than 2**20 codes.
+
+        >>> wide = Rescale([3, 0], 4, IntFormat(2, False), zero_point=[0, 2])
+        >>> Requantize.from_rescale(wide).thresholds[0].tolist()
+        [3, 8, 14]
+        """
+        _check_format(rescale.format)
+        codes, twice = _codes_above_the_first(rescale.format), rescale.first_rounding is not None
+        mode = rescale.rounding if rescale.first_rounding is None else rescale.first_rounding
+        numbers = ("multiplier", "shift", "offset", "zero_point", "first_shift")
+        each = (np.broadcast_to(getattr(rescale, n), rescale.channels).tolist() for n in numbers)
         rows = []
-        for m, s in zip(mantissas, shifts):  # invert the last rounding, then the first
-            p = _least(Fraction(1, 2 ** (s - first_shift)), Fraction(0), values, last)
-            acc = _least(Fraction(m, 2**first_shift), Fraction(0), p, first)
-            rows.append(_between_sentinels(acc))
-        return cls(np.stack(rows), format)
+        for m, shift, offset, zero_point, first_shift in zip(*each):
+            values = _minus(codes, zero_point)
+            if twice:  # invert the last rounding, then the first
+                last = Fraction(1, 2 ** (shift - first_shift))
+                values, shift = _least(last, Fraction(0), values, rescale.rounding), first_shift
+            gain = Fraction(m, 2**shift)
+            if m == 0:
+                rows.append(np.where(values > 0, NEVER, ALWAYS))
+            else:
+                rows.append(_between_sentinels(_least(gain, offset * gain, values, mode)))
+        return cls(_clipped(np.stack(rows), codes, rescale.clip), rescale.format)
 
     @classmethod
     def from_function(
@@ -399,6 +422,14 @@ def _codes_above_the_first(format: IntFormat) -> NDArray[np.int64]:
     return np.arange(format.q_min + 1, format.q_max + 1)
 
 
+def _clipped(
+    rows: NDArray[np.int64], codes: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Thresholds of `codes` that let the codes of `ends` [channels or 1, 2] alone through."""
+    lo, hi = ends[:, :1], ends[:, 1:]
+    return np.where(codes > hi, NEVER, np.where(codes <= lo, ALWAYS, rows))
+
+
 def _minus(codes: NDArray[np.int64], zero_point: int) -> IntArray:
     return add(codes, to_int64_if_possible(np.array([-zero_point], dtype=object)))
 
@@ -419,16 +450,16 @@ def _least(gain: Fraction, offset: Fraction, values: IntArray, mode: Rounding) -
     t_most = 2 * int(magnitude(values).max(initial=0)) + 2
     if (t_most * d + 2 * abs(b)) * gain.denominator + m >= 2**63:
         values = values.astype(object)
-    t, included = _reaches(values, mode)
+    t, included = reaches(values, mode)
     n = (t * d - 2 * b) * gain.denominator
     return np.where(included, -(-n // m), n // m + 1)
 
 
-def _reaches(value: IntArray, mode: Rounding) -> tuple[IntArray, IntArray]:
+def reaches(value: IntArray, mode: Rounding) -> tuple[IntArray, IntArray]:
     """(t, included): round(v) >= value exactly when v >= t / 2 (included), or v > t / 2 (not).
 
     >>> three = np.array([3])
-    >>> _reaches(three, Rounding.HALF_UP), _reaches(three, Rounding.HALF_EVEN)
+    >>> reaches(three, Rounding.HALF_UP), reaches(three, Rounding.HALF_EVEN)
     ((array([5]), array([ True])), (array([5]), array([False])))
     """
     positive = value > 0
@@ -483,17 +514,13 @@ def _rationals(values: object, argument: str) -> list[Fraction]:
 
 def _per_channel(**lists: list[Any]) -> list[list[Any]]:
     """The lists repeated to one common length.  Raises: ShapeMismatch unless each has 1 or n."""
-    channels = max(len(values) for values in lists.values())
-    for name, values in lists.items():
-        if len(values) not in (1, channels):
-            expected = f"one, or one for each of {channels} channels"
-            raise ShapeMismatch(mismatch(name, f"{len(values)} values", expected))
+    channels = one_or_each(**lists)
     return [values * (channels // len(values)) for values in lists.values()]
 
 
 def _range_ends(lo: ArrayLike, hi: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    los = integer_parameter(np.atleast_1d(lo), "lo", ndim=1)
-    his = integer_parameter(np.atleast_1d(hi), "hi", ndim=1)
+    los = integers_of_channels(lo, "lo")
+    his = integers_of_channels(hi, "hi")
     if los.shape != his.shape:
         raise ShapeMismatch(mismatch("hi", f"shape {his.shape}", f"shape {los.shape}"))
     if (los > his).any():

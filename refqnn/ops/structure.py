@@ -6,12 +6,13 @@ stand one behind the other, as `Concat` would put them.
     Role          what an output is made of
     Rows          sums: constant + sum of coefficient * input
     Thresholds    monotone functions of one value, as steps
+    Monotone      monotone functions of one value, computed
     Table         functions of one value, entry by entry
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,7 +21,18 @@ from numpy.typing import NDArray
 
 from refqnn.arithmetic import IntArray
 
-__all__ = ["PADDING", "Classes", "Mask", "Role", "Rows", "Table", "Thresholds", "extremes"]
+__all__ = [
+    "PADDING",
+    "Classes",
+    "Functions",
+    "Mask",
+    "Monotone",
+    "Role",
+    "Rows",
+    "Table",
+    "Thresholds",
+    "extremes",
+]
 
 PADDING = -1  # the number of a position that lies outside every operand
 
@@ -85,6 +97,25 @@ class Thresholds:
 
 
 @dataclass(frozen=True, eq=False)
+class Monotone:
+    """m functions that no larger input makes smaller.
+
+    Attributes:
+        function: values [n, m] of x [n, m].
+    """
+
+    function: Callable[[IntArray], NDArray[np.int64]]
+
+    def __call__(self, x: IntArray) -> NDArray[np.int64]:
+        """Values [n, m] of x [n, m]."""
+        return self.function(x)
+
+    def bounds(self, lo: IntArray, hi: IntArray) -> tuple[IntArray, IntArray]:
+        """Least and greatest value between lo and hi [n, m]: the ends."""
+        return self(lo), self(hi)
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """m functions out[i] = values[i, x[i] - lo].
 
@@ -103,6 +134,9 @@ class Table:
     def bounds(self, lo: IntArray, hi: IntArray) -> tuple[IntArray, IntArray]:
         """Least and greatest entry between lo and hi, each [n, m]: exact."""
         return extremes(self.values, np.arange(len(self.values)), lo - self.lo, hi - self.lo)
+
+
+Functions = Thresholds | Monotone | Table
 
 
 def extremes(

@@ -117,6 +117,10 @@ class WeightedSum(SumOp):
 
     # --- structure --------------------------------------------------------------------------
 
+    @property
+    def term_channels(self) -> int:
+        return int(self.by_channel.shape[1])
+
     def fan_in(self, *shapes: Shape) -> int:
         return prod(self.by_channel.shape[1:])
 

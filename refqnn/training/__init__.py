@@ -19,6 +19,7 @@ except ImportError as error:  # pragma: no cover - depends on the environment
     raise MissingExtra("train", (error.name or "torch").split(".")[0]) from error
 del _brevitas, _sklearn, _skorch, _torch
 
+from refqnn.training.deployment import deploy, folded
 from refqnn.training.estimators import (
     FloatNeuralNetClassifier,
     FloatNeuralNetRegressor,
@@ -50,6 +51,8 @@ __all__ = [
     "build_float",
     "calibrate",
     "demo_config",
+    "deploy",
     "fit",
+    "folded",
     "predict",
 ]

@@ -35,7 +35,7 @@ from refqnn.brevitas import exact_accumulators, from_brevitas
 from refqnn.doors import Features, Predictions, softmax
 from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, mismatch
 from refqnn.network import Network
-from refqnn.quantizers import Dequantizer, FloatArray, Quantizer, float_thresholds
+from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.training import estimator_files
 from refqnn.training.base import PREFIXES, Callbacks, Classifier, Estimator, Regressor, require
 from refqnn.training.compiling import circuit_options
@@ -168,22 +168,13 @@ class _QuantizedEstimator(Estimator):
         inner, outer = network.input_quantizer, network.output_dequantizer
         assert inner is not None
         assert outer is not None
-        fmt, names = inner.format, getattr(self, "feature_names_in_", None)
+        names = getattr(self, "feature_names_in_", None)
 
-        def codes(columns: NDArray[np.float32]) -> NDArray[np.int64]:
-            return inner.quantize(self._standardise(columns.T)).T
+        def codes(rows: NDArray[np.float32]) -> NDArray[np.int64]:
+            return inner.quantize(self._standardise(rows))
 
-        wanted = np.tile(np.arange(fmt.q_min + 1, fmt.q_max + 1), (self.n_features_in_, 1))
-        thresholds = float_thresholds(codes, wanted)
-        return Network(
-            network.nodes,
-            input_shape=network.input_shape,
-            input_quantizer=Features(
-                thresholds, fmt, axis=1, names=None if names is None else tuple(names)
-            ),
-            output_dequantizer=self._output_door(outer),
-            output=network.output,
-        )
+        door = Features.of_function(codes, self.n_features_in_, inner.format, names)
+        return network.with_doors(door, self._output_door(outer))
 
     def _output_door(self, door: Dequantizer) -> Dequantizer:
         raise NotImplementedError
@@ -395,19 +386,27 @@ class _QuantizedEstimator(Estimator):
             self.on_train_end()
 
     def prune(
-        self, X: ArrayLike, y: ArrayLike, fraction: float, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        n_prune_neurons_percentage: float,
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """A smaller copy: the least important neurons of each hidden layer left out, then trained.
 
         Args:
             X, y, sample_weight: to train the copy on, as in `fit`; ``max_epochs`` epochs.
-            fraction: of each hidden layer's neurons, in [0, 1); rounded down.
+            n_prune_neurons_percentage: of each hidden layer's neurons, a fraction in [0, 1),
+                whatever the name says; rounded down.
 
         Returns: a new fitted estimator.
         """
         check_is_fitted(self)
+        fraction = n_prune_neurons_percentage
         if not 0.0 <= fraction < 1.0:
-            raise InvalidArgument(mismatch("fraction", fraction, "a number in [0, 1)"))
+            raise InvalidArgument(
+                mismatch("n_prune_neurons_percentage", fraction, "a number in [0, 1)")
+            )
         keep = []
         for importance in self.module_.neuron_importance():
             order = importance.argsort(stable=True, descending=True)

@@ -14,11 +14,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from brevitas.nn.utils import merge_bn
+from strict_parts import (
+    QT,
+    STRICT,
+    STRICT_WEIGHT,
+    Forward,
+    assert_exact,
+    assert_explained,
+    ready,
+    relu,
+    signed,
+)
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from refqnn import load
-from refqnn.brevitas import exact_accumulators, from_brevitas, verify_against
+from refqnn.brevitas import from_brevitas, verify_against
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch
 from refqnn.formats import BIPOLAR
 from refqnn.ops import Add, Conv2d, Linear, Lookup, MaxPool2d, SumPool2d
@@ -31,52 +42,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning"),
 ]
 
-QT = {"return_quant_tensor": True}
-STRICT_WEIGHT = {"weight_quant": bq.Int8WeightPerTensorFixedPoint, "weight_bit_width": 4}
-STRICT = {**STRICT_WEIGHT, "bias_quant": bq.Int16Bias}
-
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-
-
-def signed(bits: int = 4, **options: Any) -> nn.Module:
-    return qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=bits, **QT, **options)
-
-
-def relu(bits: int = 3, **options: Any) -> nn.Module:
-    return qnn.QuantReLU(bq.Uint8ActPerTensorFixedPoint, bit_width=bits, **QT, **options)
-
-
-def ready(module: nn.Module, *shape: int) -> tuple[nn.Module, Tensor]:
-    """Scales set from data, in evaluation mode, and samples."""
-    x = torch.randn(80, *shape) * 2
-    module.train()
-    with torch.no_grad():
-        module(x)
-    return module.eval(), x
-
-
-def assert_exact(module: nn.Module, x: Tensor) -> Any:
-    """Unmodified module and network give the same codes; returns the network."""
-    network = from_brevitas(module, x[:1])
-    report = verify_against(module, network, x)
-    assert report.codes > 0
-    assert report.exact, str(report)
-    return network
-
-
-def assert_explained(module: nn.Module, x: Tensor) -> Any:
-    """As the general profile claims; returns the network."""
-    network = from_brevitas(module, x[:1])
-    report = verify_against(module, network, x)
-    assert report.ok, str(report)
-    with exact_accumulators():
-        report = verify_against(module, network, x)
-    assert report.exact, str(report)
-    return network
 
 
 # --- weights, biases ----------------------------------------------------------------------------
@@ -664,19 +634,6 @@ def test_flattening_between_accumulator_and_quantizer() -> None:
 # --- refusals -----------------------------------------------------------------------------------
 
 
-class Forward(nn.Module):
-    """A module whose forward is given."""
-
-    def __init__(self, forward: Callable[..., Any], **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self._forward = forward
-
-    def forward(self, x: Tensor) -> Any:
-        return self._forward(self, x)
-
-
 class MaximumScaling(nn.Module):
     """A scale that changes with every batch."""
 
@@ -747,13 +704,6 @@ REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
             out=signed(),
         ),
         r"no small common unit",
-    ),
-    (
-        "two input quantizers",
-        lambda: Forward(
-            lambda m, x: m.act(m.quant(x)) + m.act(m.other(x)), other=signed(7), **_parts()
-        ),
-        r"^other .*second, different",
     ),
     (
         "several outputs",

@@ -9,15 +9,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Document:
-    """A Markdown file.
+    """Markdown files, read as one, without the comments that no reader sees.
 
     Args:
-        name: relative to the repository.
+        names: relative to the repository.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    def __init__(self, *names: str) -> None:
+        self.name = names[0]
+        texts = (re.sub("<!--.*?-->", "", (ROOT / n).read_text(encoding="utf-8")) for n in names)
+        self.text = " ".join(" ".join(texts).split())
 
     def says(self, sentence: str) -> None:
         """Fails where the document does not hold the sentence, white space aside."""

@@ -1,4 +1,4 @@
-"""README.md, promise by promise: each sentence beside the smallest check that it is so.
+"""README.md and refqnn/docs, promise by promise: each sentence beside the smallest check of it.
 
 Written from the words alone.  What other tests prove at length is quoted here with one real case.
 Its Python blocks run in tests/test_readme.py.
@@ -43,7 +43,8 @@ from refqnn import (
 from refqnn.errors import FileFormatError, NotCovered, OutOfRange, RefqnnError
 from refqnn.ops import Add, Concat
 
-README = Document("README.md")
+PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "refqnn" / "docs").glob("*.md"))
+README = Document("README.md", *PAGES)
 says = README.says
 U2, U3 = IntFormat(2, signed=False), IntFormat(3, signed=False)
 

@@ -40,6 +40,7 @@ INPUTS = {
     "array of floats": (200, 30_000),
     "ONNX bytes": (100, 40_000),
     "ONNX message": (50, 6_000),
+    "TFLite bytes": (2000, 60_000),
     "command line": (30, 1_500),
     "estimator file": (30, 3_000),
     "estimator file, checksums mended": (10, 200),

@@ -210,6 +210,43 @@ def test_movements(name, zero):
         agree(g, rng)
 
 
+def transpose(g: Graph, rng: Rng) -> None:
+    g.add("Transpose", perm=[0, *rng.permutation([1, 2, 3]).tolist()])
+
+
+OF_FLOATS: dict[str, Movement] = {
+    **{k: MOVEMENTS[k] for k in ("slice", "slice_of_scaled", "resize", "depth_to_space", "tile")},
+    **{k: MOVEMENTS[k] for k in ("space_to_depth", "expand", "pad_edge", "pad_reflect")},
+    "transpose": transpose,
+    "transpose_of_slice": after(slices, transpose),
+    "slice_of_transpose": after(transpose, slices),
+    "one_part": lambda g, rng: g.add("Split", integers(g, [1, 3]), outputs=2, axis=1),
+}
+
+
+@pytest.mark.parametrize("name", OF_FLOATS)
+def test_movements_of_the_float_input(name):
+    """In front of the first quantizer, and of a scale for each channel or one that differs."""
+    for seed in range(6):
+        rng = np.random.default_rng([seed, len(name)])
+        g = Graph(SHAPE)
+        g.input.type.tensor_type.shape.dim[0].dim_value = 9
+        OF_FLOATS[name](g, rng)
+        if seed % 2:
+            g.add("Mul", g.const(0.75))
+        g.quantize(0.25, 3, np.int8)
+        agree(g, rng)
+
+
+def test_copies_of_one_float_that_are_treated_differently_are_refused():
+    g = Graph((1, 2))
+    g.add("Tile", integers(g, [1, 2, 1]))
+    g.add("Mul", g.const([[1.0], [3.0]]))
+    g.codes(0.25)
+    with pytest.raises(NotCovered, match="copies of one value of the float input"):
+        from_onnx(g.model())
+
+
 def test_upsample_of_old_files():
     for opset, op_type in ((9, "Upsample"), (10, "Resize")):
         g = Graph((2, 3, 4), TensorProto.INT8, opset=opset)

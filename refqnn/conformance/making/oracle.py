@@ -195,7 +195,7 @@ def accumulate(
         width=lambda _: accumulator_bits, signed=accumulator_signed, **how
     )
     op: Any = SimpleNamespace(weight=weight, bias=bias)
-    fit = exact._accumulator(emulated, "linear")
+    fit = exact._emulated(emulated, "linear")
     return {"acc": [exact._linear(op, fit, sample) for sample in x.tolist()]}
 
 

@@ -1,0 +1,417 @@
+"""Fill the figures of README and pages from bench/*.json, or check that they are those.
+
+In a page, a figure stands between two comments that a reader does not see, and nobody types it:
+
+    accuracy <!--=digits_default-->.977<!--/=-->, or a table on lines of its own
+
+    python bench/readme.py            # a second: writes README.md and refqnn/docs/*.md
+    python bench/readme.py --check    # exits with 1 where a page differs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from common import FOLDER
+
+PAGES = (FOLDER.parent / "README.md", *sorted((FOLDER.parent / "refqnn" / "docs").glob("*.md")))
+FIGURE = re.compile(r"<!--=(\w+)-->(.*?)<!--/=-->", re.DOTALL)
+FIGURES: dict[str, Callable[[], str]] = {}
+
+
+def figure(function: Callable[[], str]) -> Callable[[], str]:
+    """Enter a figure under its function's name."""
+    FIGURES[function.__name__] = function
+    return function
+
+
+@cache
+def results(name: str) -> Any:
+    """What bench/NAME.py wrote."""
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def thousandths(share: float) -> str:
+    """.973; 1.000 as it is."""
+    return f"{share:.3f}".removeprefix("0")
+
+
+def digits(value: float, significant: int = 2) -> str:
+    """A quantity at so many digits: 0.068, 1.9, 18, 6,500."""
+    return format(Decimal(f"{value:.{significant}g}"), ",f")
+
+
+def between(values: Iterable[float], significant: int = 2) -> str:
+    """least to most."""
+    ordered = sorted(values)
+    least, most = digits(ordered[0], significant), digits(ordered[-1], significant)
+    return least if least == most else f"{least} to {most}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown, on lines of its own."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+# --- training into a width ----------------------------------------------------------------------
+
+METHODS = {"omega": "Omega, per layer", "4 x omega": "4 x Omega", "a2q": "A2Q bound"}
+
+
+def _under_budget(method: str, bits: int) -> str:
+    some = [r for r in results("accumulator_training")["runs"] if r["method"] == method]
+    some = [r for r in some if r["bits"] == bits]
+    over = sum(max(r["widths"]) > bits for r in some)
+    return f"{thousandths(mean(r['accuracy'] for r in some))} ({over})"
+
+
+@figure
+def accumulator_table() -> str:
+    methods = [*METHODS, "sign-split"]
+    rows = [[f"{n} bits", *(_under_budget(m, n) for m in methods)] for n in (7, 8, 9)]
+    bold = [[*row[:-1], f"**{row[-1]}**"] for row in rows]
+    return table(["budget n", *METHODS.values(), "sign-split"], bold)
+
+
+@figure
+def unconstrained() -> str:
+    runs = [r for r in results("accumulator_training")["runs"] if r["method"] == "unconstrained"]
+    widest = max(max(r["widths"]) for r in runs)
+    return f"{thousandths(mean(r['accuracy'] for r in runs))} at {widest} bits"
+
+
+# --- experiments --------------------------------------------------------------------------------
+
+
+def _default(name: str) -> Any:
+    return results("defaults")["summary"][name]
+
+
+def _peer(name: str) -> str:
+    float_twin, quantized = results("defaults")["peer"][name]
+    return f"{thousandths(float_twin)} float, {thousandths(quantized)} quantized"
+
+
+@figure
+def experiments() -> str:
+    board, iris = results("checkerboard"), results("iris")
+    literature, right = iris["literature"], iris["accuracy"]
+    cnn, mnist, diabetes = results("digits_cnn"), results("mnist"), results("diabetes")
+
+    def ours(value: float, beside: str = "") -> str:
+        return f"**{thousandths(value)}**{beside}"
+
+    def twin(value: float) -> str:
+        return f" (float twin {thousandths(value)})"
+
+    def bits(runs: Iterable[Any], key: str = "signed_bits") -> str:
+        return f"{max(max(run[key]) for run in runs)} bits"
+
+    rows = [
+        [
+            "`checkerboard`: 30 of 100 weights, QAT",
+            f"{thousandths(board['literature']['QAT 30 of 100'])}, converted",
+            ours(
+                board["mean_accuracy"]["QAT 30 of 100"],
+                f" (ceiling of the data {thousandths(board['mean_ceiling'])})",
+            ),
+            bits([r for r in board["runs"] if r["row"] == "QAT 30 of 100"], "widths"),
+        ],
+        [
+            "`iris`: ten-fold cross-validation",
+            f"{thousandths(literature['clear'])} float, "
+            f"{thousandths(literature['quantized'])} quantized",
+            ours(right["right"]["mean"], twin(right["right_float"]["mean"])),
+            f"{iris['widest']} bits",
+        ],
+        [
+            "`digits_cnn`: convolutional",
+            "",
+            ours(cnn["accuracy"]["large"]),
+            bits([r for r in cnn["runs"] if r["variant"] == "large"]),
+        ],
+        *(
+            [
+                f"`defaults`: {name}, no setting touched",
+                _peer(name) if name in results("defaults")["peer"] else "",
+                ours(_default(name)["accuracy"], twin(_default(name)["float_accuracy"])),
+                f"{_default(name)['certified_bits']} bits",
+            ]
+            for name in results("defaults")["summary"]
+        ),
+        [
+            f"`mnist`: 5,000 digits, {'-'.join(map(str, mnist['settings']['sizes']))}",
+            "",
+            ours(mnist["accuracy"], twin(mnist["accuracy_float"])),
+            bits(mnist["runs"]),
+        ],
+        [
+            "`diabetes`: regression, R2",
+            "",
+            ours(diabetes["r2"], twin(diabetes["r2_float"])),
+            bits(diabetes["runs"], "widths"),
+        ],
+    ]
+    return table(["experiment", "literature, or the peer", "ours", "certified accumulators"], rows)
+
+
+# --- encrypted ----------------------------------------------------------------------------------
+
+
+@cache
+def _encrypted() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for run in results("fhe")["benchmarks"]:
+        entry = {"seconds": run["stats"]["median"], **run["extra_info"]}
+        found.setdefault(run["group"], {})[entry["form"]] = entry
+    return found
+
+
+def _lookups(pbs: dict[str, int]) -> str:
+    total, bits = sum(pbs.values()), sorted(map(int, pbs))
+    if not total:
+        return "none"
+    return f"{total} of {bits[0]} bits" if len(bits) == 1 else f"{total}, up to {bits[-1]} bits"
+
+
+@figure
+def encrypted_table() -> str:
+    rows = []
+    for name, forms in _encrypted().items():
+        ours, peer = forms["encrypted"], forms["peer"]
+        limit = ours["limit_seconds"]
+        rows.append(
+            [
+                name,
+                thousandths(forms["integer"]["accuracy"]),
+                _lookups(ours["pbs"]),
+                f"{digits(ours['seconds'])} s",
+                "" if limit is None else f"{ours['seconds'] / limit:.2f}",
+                f"{digits(peer['seconds'])} s",
+                f"{ours['evaluation_key_bytes'] / 1e6:.0f}, "
+                f"{peer['evaluation_key_bytes'] / 1e6:.0f} MB",
+                f"{ours['compared_samples'] - ours['wrong_samples']} of {ours['compared_samples']}",
+            ]
+        )
+    head = ["network", "test accuracy", "lookups", "encrypted", "/ limit", "peer's way"]
+    return table([*head, "keys, peer's", "samples equal"], rows)
+
+
+@figure
+def estimates_within() -> str:
+    ratios = [f["encrypted"] for f in _encrypted().values()]
+    return f"{max(abs(r['estimated_seconds'] / r['seconds'] - 1) for r in ratios):.0%}"
+
+
+@figure
+def clear_microseconds() -> str:
+    return between(f["integer"]["seconds"] * 1e6 for f in _encrypted().values())
+
+
+@figure
+def failures_table() -> str:
+    rows = [
+        [
+            s["network"],
+            f"{s['predicted']:.1%}",
+            f"{s['encrypted']['failed']} of {s['encrypted']['samples']}",
+            " to ".join(f"{end:.1%}" for end in s["encrypted"]["interval"]),
+            f"{s['simulated']['failed']} of {s['simulated']['samples']}",
+            str(s["encrypted"]["other_class"]),
+        ]
+        for s in results("fhe_failures")["settings"]
+    ]
+    head = ["network", "promised at most", "encrypted: failed", "95 % interval"]
+    return table([*head, "simulated: failed", "other class"], rows)
+
+
+@figure
+def worker_keys() -> str:
+    return f"{results('fhe_workers')['megabytes_to_each_worker']:.0f} MB for a small network"
+
+
+@figure
+def worker_memory() -> str:
+    return f"{results('fhe_workers')['memory_of_each_worker_megabytes']:.0f} MB"
+
+
+@figure
+def worker_gain() -> str:
+    gains = results("fhe_workers")["speed_up_of_two_workers"]
+    loky, dask = gains["loky over one core"], gains["dask over one core"]
+    return f"{loky:.1f} (loky) and {dask:.1f} times (Dask)"
+
+
+# --- clear --------------------------------------------------------------------------------------
+
+PEERS = {
+    "Brevitas": "Brevitas, evaluation",
+    "torch float32": "torch float32, same shapes",
+    "onnxruntime": "onnxruntime on our QCDQ file",
+    "qonnx": "qonnx executor",
+    "Concrete": "Concrete, simulated",
+    "BLAS limit": "float32 BLAS, the products alone",
+}
+
+
+@figure
+def clear_table() -> str:
+    runs = results("clear_speed")["results"]
+    batches = sorted({r["batch"] for r in runs})
+
+    def cell(peer: str, batch: int) -> str:
+        some = [r["seconds"] for r in runs if r["batch"] == batch and peer in r["seconds"]]
+        return between(s[peer] / s["refqnn"] for s in some) if some else "not run"
+
+    rows = [[text, *(cell(peer, b) for b in batches)] for peer, text in PEERS.items()]
+    return table(["time of the peer / ours", *(f"batch {b:,}" for b in batches)], rows)
+
+
+@figure
+def clear_memory() -> str:
+    return f"{max(a['refqnn'] for a in results('clear_speed')['added_mib'].values()):.0f} MB"
+
+
+@figure
+def call_microseconds() -> str:
+    runs = results("clear_speed")["results"]
+    return between(r["seconds"]["refqnn"] * 1e6 for r in runs if r["batch"] == 1)
+
+
+# --- vectors ------------------------------------------------------------------------------------
+
+
+def _strength(*keys: str) -> Any:
+    found = results("vector_strength")
+    for key in keys:
+        found = found[key]
+    return found
+
+
+@figure
+def vectors() -> str:
+    return str(_strength("vectors"))
+
+
+def _files() -> list[Path]:
+    return sorted((FOLDER.parent / "vectors").glob("*.json"))
+
+
+@figure
+def vector_files() -> str:
+    return str(len(_files()) - 1)  # without the manifest
+
+
+@figure
+def vector_size() -> str:
+    return f"{sum(path.stat().st_size for path in _files()) / 1e6:.1f} MB"
+
+
+@figure
+def mutants() -> str:
+    return str(_strength("total", "mutants"))
+
+
+@figure
+def mutants_killed() -> str:
+    killed, of = _strength("total", "killed"), _strength("total", "mutants")
+    return "all" if killed == of else f"{killed}"
+
+
+@figure
+def mutants_whole() -> str:
+    return str(_strength("whole_networks", "mutants"))
+
+
+@figure
+def onnx_vectors() -> str:
+    return str(len(_strength("onnx", "vectors")))
+
+
+@figure
+def onnx_killed() -> str:
+    return f"{_strength('onnx', 'total', 'onnx')} of the {_strength('onnx', 'total', 'mutants')}"
+
+
+# --- against the peers --------------------------------------------------------------------------
+
+
+@figure
+def peers_table() -> str:
+    peer = results("defaults")["peer"]
+
+    def ours(name: str) -> str:
+        return ", ".join(thousandths(_default(name)[k]) for k in ("accuracy", "float_accuracy"))
+
+    def defaults(name: str) -> list[str]:
+        theirs = ", ".join(thousandths(v) for v in reversed(peer[name]))
+        return [f"3-bit {name} MLP, defaults: quantized, float", ours(name), theirs, "", ""]
+
+    speed = [r["seconds"] for r in results("clear_speed")["results"] if r["batch"] == 1]
+
+    def times(name: str) -> str:
+        return f"{between(s[name] / s['refqnn'] for s in speed if name in s)} x ours"
+
+    rows = [
+        [
+            "integers equal those of the trained module",
+            "all, at every quantizer",
+            "classes on 57 to 100 %",
+            "is the module",
+            "",
+        ],
+        [
+            "overflow",
+            "proof for every input, or an input that does it",
+            "observed on samples",
+            "A2Q in training, bias not counted",
+            "",
+        ],
+        defaults("digits"),
+        defaults("breast_cancer"),
+        [
+            "inference in clear, one sample",
+            f"{call_microseconds()} us",
+            "5 to 9 ms",
+            times("Brevitas"),
+            times("qonnx"),
+        ],
+        ["vectors and runner for other implementations", f"{vectors()}, any language", "", "", ""],
+    ]
+    return table(["", "refqnn", "Concrete ML 1.9", "Brevitas 0.13", "qonnx 1.0"], rows)
+
+
+def filled(text: str) -> str:
+    """A page with its figures as bench/ has them.  Raises: KeyError: no figure of that name."""
+    return FIGURE.sub(lambda m: f"<!--={m[1]}-->{FIGURES[m[1]]()}<!--/=-->", text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if stale")
+    check = parser.parse_args(argv).check
+    stale = []
+    for page in map(Path, PAGES):
+        old = page.read_text(encoding="utf-8")
+        new = filled(old)
+        if old != new:
+            stale.append(page.name)
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    print("changed:" if stale else "every figure is that of bench/", *stale)
+    if check and stale:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Who is right?  The deviation that turns our integers into another implementation's.
+
+deviation   what a deviation is, and a node with some of them in force
+forms       thresholds as scales, offsets and roundings
+fits        deviations with constants of their own
+catalogue   all of them, one line each
+dump        tensors of another implementation
+search      alone, then two together
+report      what was found
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refqnn.accumulator.arguments import seconds, the_network
+from refqnn.arithmetic import IntArray
+from refqnn.diagnosis.catalogue import CATALOGUE
+from refqnn.diagnosis.deviation import Deviation
+from refqnn.diagnosis.dump import Dump, Layout, tensors
+from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
+from refqnn.diagnosis.search import Part, explained
+from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
+from refqnn.graph import INPUT, Node, inputs_of
+from refqnn.network import Network, diff
+
+__all__ = ["CATALOGUE", "Applied", "Deviation", "Diagnosis", "Explanation", "Finding", "diagnose"]
+
+
+def diagnose(
+    network: Network,
+    dump: Dump,
+    inputs: ArrayLike | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    layout: Layout = "channels_first",
+    catalogue: Sequence[Deviation] | None = None,
+    budget_s: float | None = 60.0,
+) -> Diagnosis:
+    """Where does another implementation part from ours, and what does it do otherwise?
+
+    Args:
+        network: the integer program that both should compute.
+        dump: integers of the other one by name, [n, *shape] each: a mapping, a .npz file, or a
+            folder of .npy files.  Any values of the program: some layers, or the output alone.
+        inputs: codes [n, *input_shape], where the dump does not hold "input"; floats go through the
+            network's own input quantizer.
+        names: their name -> ours.
+        layout: of tensors that are flat: "channels_first" or "channels_last".
+        catalogue: the deviations to try; `CATALOGUE` by default.
+        budget_s: seconds for pairs of deviations, for each value that parts; None for no limit.
+
+    Every given value is computed from the given values before it.  Where it parts, single
+    deviations are tried at every node in between, then (where none will do) pairs; what is said to
+    explain it reproduces every given integer of it.  Several explanations mean that these samples
+    do not tell them apart.  Values that are not given are computed on with the first explanation.
+
+    Raises: InvalidArgument, InvalidType, ShapeMismatch, FileFormatError.
+
+    >>> from refqnn import IntFormat, Linear, Node, Requantize
+    >>> fc1 = Node("fc1", Linear([[7, -2], [1, 3]], [40, -9]))
+    >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(4, signed=False))
+    >>> codes = np.array([[i, 15 - i] for i in range(16)])
+    >>> print(diagnose(net, {"fc1": codes @ fc1.op.weight.T}, codes))  # a bias forgotten
+    fc1[0, 0]: expected 10, got -30; 32 of 32 values of this node differ
+      explained by (all 32 values reproduced, 32 of them wrong here)
+        fc1: it adds no bias [bias_dropped]
+    equal: none
+    """
+    the_network(network)
+    given, notes = tensors(network, dump, names, layout)
+    if inputs is not None:
+        given = {INPUT: _codes(network, inputs, given.get(INPUT)), **given}
+    if INPUT in given:
+        given[INPUT] = network.check_codes(given[INPUT])
+    _check_samples(given)
+    budget = seconds(budget_s)
+    found = _Walk(network, given, CATALOGUE if catalogue is None else catalogue, budget)
+    found.walk()
+    return Diagnosis(tuple(found.findings), tuple(found.equal), tuple(found.unchecked), notes)
+
+
+def _codes(network: Network, inputs: ArrayLike, given: IntArray | None) -> IntArray:
+    samples = np.asarray(inputs)
+    if given is not None:
+        raise InvalidArgument(mismatch("inputs", "an array", 'None, as the dump holds "input"'))
+    return network.quantize_input(samples) if samples.dtype.kind == "f" else samples
+
+
+def _check_samples(given: Mapping[str, IntArray]) -> None:
+    counts = {name: len(values) if values.ndim else 0 for name, values in given.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise ShapeMismatch(mismatch("dump", f"samples {counts}", "one count, at least 1"))
+
+
+class _Walk:
+    """The given values in the order of the program, each from what is known before it."""
+
+    def __init__(
+        self,
+        network: Network,
+        given: Mapping[str, IntArray],
+        catalogue: Sequence[Deviation],
+        budget: float | None,
+    ) -> None:
+        self.network, self.given, self.catalogue = network, given, catalogue
+        self.budget = float("inf") if budget is None else budget
+        self.known: dict[str, IntArray] = {}
+        self.findings: list[Finding] = []
+        self.equal: list[str] = []
+        self.unchecked: list[str] = []
+
+    def walk(self) -> None:
+        if INPUT in self.given:
+            self.known[INPUT] = self.given[INPUT]
+        for node in self.network.nodes:
+            if node.name in self.given:
+                self._reach(node)
+
+    def _reach(self, target: Node) -> None:
+        theirs = self.given[target.name]
+        between = self._between(target)
+        if between is None:
+            self.unchecked.append(target.name)
+        else:
+            read = {name for node in between for name in inputs_of(node)}
+            known = {name: v for name, v in self.known.items() if name in read}
+            self._compare(Part(tuple(between), known, theirs))
+        if theirs.shape[1:] == self.network.shapes[target.name]:
+            self.known[target.name] = theirs
+
+    def _between(self, target: Node) -> list[Node] | None:
+        """The nodes from known values to this one; None where an input is missing."""
+        needed, found = {target.name}, []
+        for node in reversed(self.network.nodes):
+            if node.name in needed and node.name not in self.known:
+                needed.update(inputs_of(node))
+                found.append(node)
+        made = {node.name for node in found}
+        return found[::-1] if needed <= made | set(self.known) else None
+
+    def _compare(self, part: Part) -> None:
+        plain = part.plain()
+        name, expected = part.target, plain[part.target]
+        if expected.shape == part.theirs.shape:
+            difference = diff({name: expected}, {name: part.theirs})
+            wrong = int((expected != part.theirs).sum())
+        else:
+            difference, wrong = None, int(part.theirs.size)
+        if not wrong:
+            self.equal.append(name)
+            self.known.update(plain)
+            return
+        shapes = f"{name}: shape {list(expected.shape)} expected, got {list(part.theirs.shape)}"
+        answer = explained(part, self.catalogue, time.monotonic() + self.budget)
+        self.known.update(answer.values)
+        finding = Finding(
+            name,
+            difference or shapes,
+            wrong,
+            int(part.theirs.size),
+            answer.explanations,
+            answer.tried,
+            answer.exhausted,
+        )
+        self.findings.append(finding)

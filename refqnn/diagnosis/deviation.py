@@ -1,0 +1,103 @@
+"""What a deviation is, and how a node is computed with some of them in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from refqnn.arithmetic import IntArray, to_int64_if_possible
+from refqnn.errors import InvalidArgument, mismatch
+from refqnn.ops.base import Op
+
+__all__ = ["STAGES", "Deviation", "Operands", "computed"]
+
+Operands = tuple[IntArray, ...]
+Fit = tuple[IntArray, str]  # the values, and the parameters that were found, in words
+
+STAGES = ("operands", "node", "compute", "result", "fit")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One thing that another implementation of a node does differently.
+
+    Exactly one of the five functions is given; each returns None where it says nothing.
+
+    Args:
+        name: unique in a catalogue.
+        sentence: what the other implementation does, after "it".
+        kinds: of the nodes it applies to; empty for all.
+        operands: (op, x) -> what is read in the place of the operands x, [n, *shape] each.
+        node: (op, x) -> the op that is computed in the place of op.
+        compute: (op, x) -> the values, computed otherwise.
+        result: (op, y) -> what is written in the place of the values y.
+        fit: (op, x, theirs) -> (values, parameters in words), where constants that make it
+            reproduce `theirs` exist.
+        level: 0 where nothing is free; with free constants 1 or more, tried when all below fail.
+        batch: does it mix samples?
+
+    Raises: InvalidArgument.
+
+    >>> import numpy as np
+    >>> from refqnn import Linear
+    >>> halved = Deviation("halved", "halves every sum", frozenset({"Linear"}),
+    ...                    result=lambda op, y: y // 2)
+    >>> computed(Linear([[3]]), (np.array([[5]]),), [halved]).tolist()
+    [[7]]
+    """
+
+    name: str
+    sentence: str
+    kinds: frozenset[str] = frozenset()
+    operands: Callable[[Op, Operands], Operands | None] | None = None
+    node: Callable[[Op, Operands], Op | None] | None = None
+    compute: Callable[[Op, Operands], IntArray | None] | None = None
+    result: Callable[[Op, IntArray], IntArray | None] | None = None
+    fit: Callable[[Op, Operands, IntArray], Fit | None] | None = None
+    level: int = 0
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        given = [stage for stage in STAGES if getattr(self, stage) is not None]
+        if len(given) != 1:
+            expected = f"exactly one of {', '.join(STAGES)}"
+            raise InvalidArgument(mismatch(f"deviation {self.name!r}", given or "none", expected))
+
+    @property
+    def stage(self) -> str:
+        """Which of the functions is given."""
+        return next(stage for stage in STAGES if getattr(self, stage) is not None)
+
+    def applies_to(self, op: Op) -> bool:
+        """May a node of this kind deviate so?"""
+        return not self.kinds or op.kind in self.kinds
+
+
+def computed(op: Op, x: Operands, deviations: Iterable[Deviation]) -> IntArray | None:
+    """The values of a node with these deviations in force, in the order of their stages.
+
+    Returns: [n, *shape], or None where one of them says nothing.
+    """
+    values: IntArray | None = None
+    for deviation in sorted(deviations, key=lambda d: STAGES.index(d.stage)):
+        if deviation.operands is not None:
+            read = deviation.operands(op, x)
+            if read is None:
+                return None
+            x = read
+        elif deviation.node is not None:
+            instead = deviation.node(op, x)
+            if instead is None:
+                return None
+            op = instead
+        elif deviation.compute is not None:
+            values = deviation.compute(op, x)
+            if values is None:
+                return None
+        elif deviation.result is not None:
+            values = deviation.result(op, op.forward(*x) if values is None else values)
+            if values is None:
+                return None
+        else:
+            return None  # a fit looks at what it has to reproduce
+    return to_int64_if_possible(op.forward(*x) if values is None else values)

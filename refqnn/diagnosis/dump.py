@@ -1,0 +1,103 @@
+"""Tensors of another implementation: where they come from and how they are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.arithmetic import IntArray, to_int64_if_possible
+from refqnn.dumps import read_dump
+from refqnn.errors import InvalidArgument, InvalidType, mismatch
+from refqnn.formats import as_integers
+from refqnn.network import Network
+from refqnn.ops.base import Shape
+
+__all__ = ["Dump", "Layout", "read", "tensors"]
+
+Layout = Literal["channels_first", "channels_last"]
+Dump = Mapping[str, Any] | str | Path
+
+
+def read(dump: object) -> dict[str, NDArray[Any]]:
+    """The arrays of a mapping, a .npz file, or a folder of .npy files.
+
+    Raises: InvalidType, FileFormatError, OSError.
+    """
+    if isinstance(dump, Mapping):
+        return {str(name): np.asarray(values) for name, values in dump.items()}
+    if not isinstance(dump, (str, Path)):
+        expected = "a mapping of names to arrays, a .npz file, or a folder of .npy files"
+        raise InvalidType(mismatch("dump", type(dump).__name__, expected))
+    return read_dump(dump)
+
+
+def tensors(
+    network: Network,
+    dump: Dump,
+    names: Mapping[str, str] | None = None,
+    layout: Layout = "channels_first",
+) -> tuple[dict[str, IntArray], dict[str, str]]:
+    """The integers of a dump by our names, in our shapes where they can be had.
+
+    Args:
+        names: their name -> ours; tensors that it does not name keep their name.
+        layout: of tensors that are flat, or whose shape does not tell.
+
+    Returns: the values, and what had to be done to them.
+
+    Raises: InvalidArgument for a name that is no value of the network, InvalidType for values that
+        are no integers.
+    """
+    if layout not in get_args(Layout):
+        raise InvalidArgument(mismatch("layout", repr(layout), f"one of {get_args(Layout)}"))
+    given = read(dump)
+    if not given:
+        raise InvalidArgument(mismatch("dump", "no arrays", "at least one"))
+    if absent := sorted(set(names or {}) - set(given)):
+        raise InvalidArgument(mismatch("names", absent, f"names out of {list(given)}"))
+    values: dict[str, IntArray] = {}
+    notes: dict[str, str] = {}
+    for theirs, array in given.items():
+        name = (names or {}).get(theirs, theirs)
+        if name not in network.shapes:
+            expected = f"one of {list(network.shapes)}, or a name that `names` maps to one"
+            raise InvalidArgument(mismatch("name in dump", repr(theirs), expected))
+        if name in values:
+            raise InvalidArgument(mismatch("names", f"{name!r} twice", "each value once"))
+        values[name], note = _laid_out(_integers(array, theirs), network.shapes[name], layout)
+        if note:
+            notes[name] = note
+    return values, notes
+
+
+def _integers(array: NDArray[Any], name: str) -> IntArray:
+    """Integers, also where a runtime keeps them in floats."""
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all():
+        if abs(array).max(initial=0) >= 2**63:
+            return np.array([int(v) for v in array.flat], dtype=object).reshape(array.shape)
+        return array.astype(np.int64)
+    return to_int64_if_possible(as_integers(array, name))
+
+
+def _laid_out(values: IntArray, shape: Shape, layout: Layout) -> tuple[IntArray, str]:
+    """Values [n, *shape], and how they were read; as they are where nothing fits."""
+    if values.ndim == len(shape) + 1 and values.shape[1:] == shape:
+        return values, ""
+    last = (*shape[1:], shape[0])
+    if values.ndim == len(shape) + 1 and values.shape[1:] == last:
+        return np.moveaxis(values, -1, 1), "read with the channels last, as its shape says"
+    if values.ndim == len(shape) and values.shape in (shape, last):
+        moved, note = _laid_out(values[None], shape, layout)
+        return moved, note or "read as one sample"
+    size = prod(shape)
+    flat = values.ndim == 1 or values.shape[1:] == (size,)
+    if not flat or not values.size or values.size % size:
+        return values, ""
+    if layout == "channels_last" and len(shape) > 1:
+        return np.moveaxis(values.reshape(-1, *last), -1, 1), "read flat, with the channels last"
+    return values.reshape(-1, *shape), "read flat, row by row"

@@ -1,0 +1,151 @@
+"""What a diagnosis says, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+from refqnn.network import Difference
+
+__all__ = ["Applied", "Diagnosis", "Explanation", "Finding"]
+
+_CERTAIN_FROM = 8  # values that an explanation gets right and the node does not
+
+Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A deviation in force at a node.
+
+    Attributes:
+        node, name: which deviation, and where.
+        sentence: what the other implementation does.
+        found: its constants in words, "" where it has none.
+    """
+
+    node: str
+    name: str
+    sentence: str
+    found: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.node}: it {self.sentence} [{self.name}]" + (
+            f" ({self.found})" if self.found else ""
+        )
+
+
+Explanation = tuple[Applied, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A given value that parts from ours.
+
+    Attributes:
+        node: the value.
+        difference: where it parts first.
+        explanations: the smallest sets of deviations that reproduce every given integer of it; more
+            than one cannot be told apart here; none is "none of mine".
+        exhausted: were all pairs tried before none was said?
+        tried: how many sets of deviations were compared.
+    """
+
+    node: str
+    difference: Difference | str
+    wrong: int
+    total: int
+    explanations: tuple[Explanation, ...]
+    tried: int
+    exhausted: bool = True
+
+    @property
+    def certain(self) -> bool:
+        """One explanation alone, that at least eight wrong values support."""
+        return len(self.explanations) == 1 and self.wrong >= _CERTAIN_FROM
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The deviations of explanations that need one alone."""
+        return frozenset(e[0].name for e in self.explanations if len(e) == 1)
+
+    def lines(self) -> list[str]:
+        """The finding in words."""
+        said = [str(self.difference)]
+        if not self.explanations:
+            more = "" if self.exhausted else "; the time ran out before all pairs were tried"
+            return [*said, f"  none of mine: {self.tried:,} deviations tried{more}"]
+        if self.certain:
+            heading = "explained by"
+        elif len(self.explanations) == 1:
+            heading = "fits, on few values:"
+        else:
+            heading = f"one of {len(self.explanations)} that cannot be told apart here:"
+        said.append(
+            f"  {heading} (all {self.total:,} values reproduced, {self.wrong:,} of them wrong here)"
+        )
+        return said + [f"    {'; and '.join(map(str, e))}" for e in self.explanations]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `refqnn.diagnose` found.
+
+    Attributes:
+        findings: the values that part, in the order of the program; each was computed from the
+            given values before it.
+        equal: names of the given values that are as they should be.
+        unchecked: names of given values whose inputs are not known.
+        notes: how tensors had to be read.
+    """
+
+    findings: tuple[Finding, ...]
+    equal: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Does nothing part?"""
+        return not self.findings
+
+    @cached_property
+    def common(self) -> frozenset[str]:
+        """Deviations that explain every finding: one cause may be enough for all."""
+        if not self.findings:
+            return frozenset()
+        return frozenset.intersection(*(finding.names for finding in self.findings))
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {note}" for name, note in self.notes.items()]
+        lines += [f"{name}: not checked, its inputs are not given" for name in self.unchecked]
+        lines += [line for finding in self.findings for line in finding.lines()]
+        if len(self.findings) > 1 and self.common:
+            lines.append(f"one cause would do for all: {', '.join(sorted(self.common))}")
+        lines.append(f"equal: {', '.join(self.equal) or 'none'}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Json]:
+        """The same for programs: strings, integers, lists."""
+        return {
+            "ok": self.ok,
+            "equal": list(self.equal),
+            "unchecked": list(self.unchecked),
+            "common": list[Json](sorted(self.common)),
+            "notes": dict[str, Json](self.notes),
+            "findings": [
+                {
+                    "node": f.node,
+                    "difference": str(f.difference),
+                    "wrong": f.wrong,
+                    "total": f.total,
+                    "certain": f.certain,
+                    "tried": f.tried,
+                    "exhausted": f.exhausted,
+                    "explanations": [[dict[str, Json](vars(a)) for a in e] for e in f.explanations],
+                }
+                for f in self.findings
+            ],
+        }

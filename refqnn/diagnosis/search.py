@@ -1,0 +1,171 @@
+"""Which deviations turn the known values into a given one?
+
+Between a given value and the known ones before it stands a part of the program; every deviation of
+the catalogue is tried at each node of it, first alone, then two together.  A few samples sort out
+most of them; what is left is held against every given integer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
+
+import numpy as np
+
+from refqnn.arithmetic import IntArray
+from refqnn.diagnosis.deviation import Deviation, Operands, computed
+from refqnn.diagnosis.report import Applied, Explanation
+from refqnn.errors import RefqnnError
+from refqnn.graph import Node, inputs_of
+
+__all__ = ["Answer", "Part", "explained"]
+
+Values = dict[str, IntArray]
+Choice = tuple[Node, Deviation]
+
+_SORTING = 12  # samples that a deviation alone is tried on first
+_PAIRING = 2  # the same for two of them
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The smallest explanations of a value, and the values of the part that the first implies."""
+
+    explanations: tuple[Explanation, ...]
+    values: Values
+    tried: int
+    exhausted: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """The nodes between known values and the one that is given.
+
+    Attributes:
+        nodes: in the order of the program; the last is the given one.
+        known: what they read from outside.
+        theirs: the given values of the last.
+    """
+
+    nodes: tuple[Node, ...]
+    known: Mapping[str, IntArray]
+    theirs: IntArray
+
+    @property
+    def target(self) -> str:
+        return self.nodes[-1].name
+
+    def plain(self) -> Values:
+        """The values without deviations."""
+        return self.deviated(()) or {}
+
+    def deviated(self, choices: Sequence[Choice]) -> Values | None:
+        """The values with deviations in force, or None where one of them says nothing."""
+        values: Values = dict(self.known)
+        for node in self.nodes:
+            here = [deviation for at, deviation in choices if at is node]
+            try:
+                made = computed(node.op, self.operands(node, values), here)
+            except (RefqnnError, ValueError, IndexError, TypeError, AttributeError, OverflowError):
+                return None  # what a deviation makes need not be a program
+            if made is None:
+                return None
+            values[node.name] = made
+        return values
+
+    def operands(self, node: Node, values: Mapping[str, IntArray]) -> Operands:
+        return tuple(values[name] for name in inputs_of(node))
+
+    def reproduced(self, choices: Sequence[Choice]) -> bool:
+        values = self.deviated(choices)
+        return values is not None and np.array_equal(values[self.target], self.theirs)
+
+    def of(self, samples: Sequence[int]) -> Part:
+        """The same on some samples."""
+        known = {name: values[list(samples)] for name, values in self.known.items()}
+        return replace(self, known=known, theirs=self.theirs[list(samples)])
+
+    def worst(self, count: int) -> Part:
+        """The samples with the most wrong values."""
+        plain = self.plain()[self.target]
+        if plain.shape != self.theirs.shape:
+            return self.of(range(min(count, len(self.theirs))))
+        wrong = (plain != self.theirs).reshape(len(plain), -1).sum(axis=1)
+        return self.of(np.argsort(-wrong, kind="stable")[:count].tolist())
+
+
+def explained(
+    part: Part, catalogue: Sequence[Deviation], deadline: float, *, pairs: bool = True
+) -> Answer:
+    """The smallest sets of deviations that reproduce the given value."""
+    choices = [(n, d) for n in part.nodes for d in catalogue if d.applies_to(n.op)]
+    free = [choice for choice in choices if choice[1].fit is None]
+    few = part.worst(_SORTING) if len(part.theirs) == len(next(iter(part.known.values()))) else part
+    left = [c for c in free if c[1].batch or few.reproduced([c])]
+    singles = [c for c in left if part.reproduced([c])]
+    found: list[Explanation] = [(_applied(c),) for c in singles]
+    values = part.deviated(singles[:1]) if singles else None
+    tried = len(free)
+    fits = sorted((c for c in choices if c[1].fit is not None), key=lambda c: c[1].level)
+    for level, group in groupby(fits, key=lambda c: c[1].level):
+        if found and level > 0:
+            break
+        for choice in group:
+            tried += 1
+            fitted = _fitted(part, choice)
+            if fitted is not None:
+                explanation, made = fitted
+                found.append(explanation)
+                values = values or made
+    if found or not pairs:
+        return Answer(tuple(found), values or part.plain(), tried, True)
+    two = list(_pairs(part, free, deadline))
+    exhausted = bool(two) or time.monotonic() < deadline
+    found = [tuple(_applied(c) for c in pair) for pair in two]
+    values = part.deviated(two[0]) if two else part.plain()
+    return Answer(tuple(found), values or part.plain(), tried, exhausted)
+
+
+def _applied(choice: Choice, found: str = "") -> Applied:
+    node, deviation = choice
+    return Applied(node.name, deviation.name, deviation.sentence, found)
+
+
+def _fitted(part: Part, choice: Choice) -> tuple[Explanation, Values] | None:
+    """A fit at the given node: what has to be reproduced is not known elsewhere."""
+    node, deviation = choice
+    if node is not part.nodes[-1] or deviation.fit is None:
+        return None
+    values = part.plain()
+    x = part.operands(node, values)
+    if node.op.forward(*x).shape != part.theirs.shape:
+        return None
+    fit = deviation.fit(node.op, x, part.theirs)
+    if fit is None or not np.array_equal(fit[0], part.theirs):
+        return None
+    return (_applied(choice, fit[1]),), {**values, node.name: fit[0]}
+
+
+def _pairs(
+    part: Part, choices: Sequence[Choice], deadline: float
+) -> Iterator[tuple[Choice, Choice]]:
+    """The pairs that reproduce the value, of deviations that do something, each kind of effect
+    once."""
+    few = part.worst(_PAIRING)
+    plain = few.plain()[part.target]
+    effects: dict[bytes, Choice] = {}
+    for choice in choices:
+        made = None if choice[1].batch else few.deviated([choice])
+        if made is not None and not np.array_equal(made[part.target], plain):
+            key = made[part.target].astype(np.int64, copy=False).tobytes()
+            effects.setdefault(choice[0].name.encode() + key, choice)
+    for pair in combinations(effects.values(), 2):
+        if time.monotonic() > deadline:
+            return
+        (a, first), (b, second) = pair
+        if a is b and first.compute is not None and second.compute is not None:
+            continue  # a node is computed once
+        if few.reproduced(pair) and part.reproduced(pair):
+            yield pair

@@ -1,0 +1,149 @@
+"""Softmax: codes of exp(x_c) / sum of exp(x_k) over the channels, as integer runtimes compute them.
+
+What a code becomes depends on d = max over k of x[n, k, ...] - x[n, c, ...] alone, through a table
+of exponentials e[d] = exp(-d * scale).  Two arithmetics are known, told apart by the table's dtype.
+
+**int64: fixed point**, as gemmlowp defines it.  e is in units of 2**-31.  With srdhm(a, b) the
+product a * b / 2**31 rounded half up:
+
+    S      sum over k of e[d_k] / 2**12, each rounded half away: units of 2**-19
+    h      (S * 2**z + 1) / 2 floored, where z brings S to [2**31, 2**32): half of 1 <= S < 2
+    r      1 / h by three Newton steps from 48/17 - 32/17 h, all in units of 2**-29
+    code   q_min + srdhm(2 r, e[d]) / 2**(43 - bits - z), rounded half away, saturated
+
+**float32**: S is the sum in the order of the channels, v = 1 / (S * 2**-bits), and
+code = q_min + floor(e[d] * v + 1/2), saturated; every step is one operation in float32, but for the
+addition of 1/2, which is exact here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
+from refqnn.formats import IntFormat
+from refqnn.ops.base import IntArray, Interval, Op, Shape, integer_parameter
+from refqnn.rounding import round_ratio
+
+__all__ = ["Softmax", "exp_of_negative"]
+
+_ONE = 2**31 - 1  # 1 - 2**-31 stands for 1
+_MAX_CHANNELS = 2**12 - 1  # S stays below 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Op):
+    """Softmax over the first axis of a sample, as codes of an unsigned fraction in [0, 1).
+
+    Args:
+        exponentials: e[0], e[1], ...: integers [n] in units of 2**-31, from 0 to 2**31 - 1; or
+            float32 [n], finite and not negative.  A d beyond the table has e = 0.  e[0] > 0.
+        format: of the codes, of scale 2**-bits and zero point q_min.
+
+    Raises: InvalidType, InvalidArgument, ShapeMismatch, OutOfRange.
+
+    >>> half = Softmax([2**31 - 1, 2**30], IntFormat(8, True))  # each unit down halves
+    >>> half.forward(np.array([[5, 4], [7, 7]])).tolist()
+    [[43, -43], [0, 0]]
+    """
+
+    kind: ClassVar[str] = "Softmax"
+
+    exponentials: Any
+    format: IntFormat
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, IntFormat) or self.format.bits > 16:
+            raise InvalidType(mismatch("format", repr(self.format), "an IntFormat of <= 16 bits"))
+        table = np.asarray(self.exponentials)
+        if table.dtype == np.float32:
+            table = table.copy()
+            table.flags.writeable = False
+            good = table.ndim == 1 and bool(np.isfinite(table).all()) and table.size > 0
+        else:
+            table = integer_parameter(self.exponentials, "exponentials", ndim=1)
+            good = int(table.max()) <= _ONE
+        if not good or table.min() < 0 or table[0] <= 0:
+            expected = "integers in [0, 2**31), or finite float32, [n], the first above 0"
+            raise InvalidArgument(mismatch("exponentials", "others", expected))
+        object.__setattr__(self, "exponentials", table)
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        (shape,) = shapes
+        if not shape or shape[0] > _MAX_CHANNELS:
+            expected = f"at most {_MAX_CHANNELS} channels"
+            raise ShapeMismatch(mismatch("input of Softmax", f"shape {shape}", expected))
+        return shape
+
+    def out_range(self, *ranges: Interval) -> Interval:
+        """Every code: sound, not exact."""
+        (x,) = ranges
+        return Interval.of_format(self.format, x.shape)
+
+    def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
+        (codes,) = x  # [n, channels, ...]
+        d = codes.max(axis=1, keepdims=True) - codes
+        if d.dtype == object or (d < 0).any():
+            raise OutOfRange(mismatch("input of Softmax", "differences beyond int64", "codes"))
+        table = np.append(self.exponentials, self.exponentials.dtype.type(0))
+        e = table[np.minimum(d, len(table) - 1)]
+        shares = _shares if e.dtype == np.int64 else _float_shares
+        share = shares(e, self.format.bits)
+        return np.asarray(np.clip(share + self.format.q_min, self.format.q_min, self.format.q_max))
+
+
+def _shares(e: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """Exponentials [n, channels, ...] over their sum, in units of 2**-bits."""
+    total = round_ratio(e, 2**12, "half_away").sum(axis=1, keepdims=True)  # units of 2**-19
+    if (total == 0).any():
+        raise OutOfRange(mismatch("input of Softmax", "exponentials that add to 0", "a sum"))
+    z = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)  # leading zeros
+    half = ((total << z) - 2**31 + _ONE + 1) // 2
+    r = 1515870810 + _high(half, -1010580540)
+    for _ in range(3):
+        r = r + np.clip(4 * _high(r, 2**29 - _high(half, r)), -(2**31), _ONE)
+    product = _high(np.clip(2 * r, -(2**31), _ONE), e)
+    share, shift = np.empty_like(product), np.broadcast_to(43 - bits - z, product.shape)
+    for s in np.unique(shift):  # a few at most
+        share[shift == s] = round_ratio(product[shift == s], 2 ** int(s), "half_away")
+    return share
+
+
+def _high(a: NDArray[np.int64] | int, b: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """a * b / 2**31, rounded half up: both below 2**31 in magnitude."""
+    return np.asarray(round_ratio(np.asarray(a) * b, 2**31, "half_up"))
+
+
+def _float_shares(e: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
+    total = np.add.accumulate(e, axis=1, dtype=np.float32)[:, -1:]
+    inverse = np.float32(1) / (total * np.float32(2.0**-bits))
+    return np.asarray(np.floor((e * inverse).astype(np.float64) + 0.5).astype(np.int64))
+
+
+def exp_of_negative(a: Sequence[int] | NDArray[np.int64], integer_bits: int) -> NDArray[np.int64]:
+    """exp(a) in units of 2**-31, of a <= 0 in units of 2**(integer_bits - 31), as gemmlowp has it.
+
+    A polynomial of degree 4 about -1/8 gives the exponential of a modulo 1/4, less 1/4; for each
+    bit of what remains it is multiplied by exp of that bit.
+
+    >>> exp_of_negative([0, -(2**26)], 5).tolist()
+    [2147483647, 790015308]
+    """
+    a = np.asarray(a, dtype=np.int64)
+    unit = 31 - integer_bits  # a = 1 is 2**unit
+    part = (a & (2 ** (unit - 2) - 1)) - 2 ** (unit - 2)  # in [-1/4, 0)
+    x = (part << integer_bits) + 2**28
+    x2 = _high(x, x)
+    x3, x4 = _high(x2, x), _high(x2, x2)
+    tail = round_ratio(_high(round_ratio(x4, 4, "half_away") + x3, 715827883) + x2, 2, "half_away")
+    value = 1895147668 + _high(1895147668, x + tail)  # exp(-1/8) * (1 + x + ...)
+    remainder = part - a
+    for power in range(-2, integer_bits):
+        factor = int(np.rint(np.exp(-(2.0**power)) * 2**31))
+        value = np.where(remainder & 2 ** (unit + power), _high(value, factor), value)
+    return np.where(a == 0, _ONE, value)

@@ -1,0 +1,42 @@
+"""The runtimes as data: what each does where they differ.  `refqnn.tflite` says it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from refqnn.tflite.rescaling import Way
+
+__all__ = ["RUNTIMES", "Profile", "Runtime"]
+
+Runtime = Literal["tflite_ref", "tflite_optimized", "xnnpack", "cmsis_nn"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One runtime.
+
+    Attributes:
+        ways: how operators rescale; "double" where none is named.
+        float_softmax: is Softmax a table of float32 exponentials, or fixed point?
+    """
+
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    float_softmax: bool = False
+
+    def way(self, kind: str) -> Way:
+        """How an operator of this kind rescales its sums."""
+        return self.ways.get(kind, "double")
+
+
+_SUMS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+RUNTIMES: dict[Runtime, Profile] = {
+    "tflite_ref": Profile({"FULLY_CONNECTED": "float64"}),
+    "tflite_optimized": Profile(
+        {**dict.fromkeys(_SUMS, "double_up"), "DEPTHWISE_CONV_2D": "mixed"}, float_softmax=True
+    ),
+    "xnnpack": Profile(dict.fromkeys(_SUMS, "float32"), float_softmax=True),
+    "cmsis_nn": Profile(),
+}

@@ -1,0 +1,252 @@
+"""From the graph of a file to a Network: the walk, and what all operators share.
+
+Tensors of a file have the batch first and the channels last; ours have the channels first.  A value
+keeps the name of its tensor; steps on the way to it are called after it, with a suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refqnn.container import MALFORMED
+from refqnn.errors import FileFormatError, NotCovered, mismatch
+from refqnn.graph import INPUT, Node
+from refqnn.network import Network
+from refqnn.ops import Gather, Lookup, Op, Requantize
+from refqnn.ops.base import Interval, Shape
+from refqnn.quantizers import AffineQuantizer, Dequantizer
+from refqnn.rounding import round_float
+from refqnn.tflite.files import Model, Operator, Tensor
+from refqnn.tflite.profiles import Profile
+from refqnn.tflite.rescaling import Target
+
+__all__ = ["Imported", "Reader", "file_order", "our_order"]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a TFLite file became.
+
+    Attributes:
+        network: the integer program.
+        nodes: index of a tensor in the file -> name of the value that holds it, channels first.
+    """
+
+    network: Network
+    nodes: dict[int, str]
+
+
+def our_order(values: NDArray[Any]) -> NDArray[Any]:
+    """[n, ..., channels] as [n, channels, ...]."""
+    return np.moveaxis(values, -1, 1) if values.ndim > 2 else values
+
+
+def file_order(values: NDArray[Any]) -> NDArray[Any]:
+    """[n, channels, ...] as [n, ..., channels].
+
+    >>> file_order(np.zeros((5, 3, 8, 9))).shape
+    (5, 8, 9, 3)
+    """
+    return np.moveaxis(values, 1, -1) if values.ndim > 2 else values
+
+
+class Reader:
+    """The walk and what it has found so far."""
+
+    def __init__(self, model: Model, profile: Profile) -> None:
+        self.model = model
+        self.profile = profile
+        self.nodes: list[Node] = []
+        self.values: dict[int, str] = {}  # index of a tensor -> name of its value
+        self.ranges: dict[str, Interval] = {}
+        self._names = {INPUT}
+
+    def read(self, table: dict[str, Callable[[Reader, Operator], None]]) -> Imported:
+        """The network.  Raises: NotCovered with the operator's name, FileFormatError."""
+        place = "model"
+        try:
+            entry, start = self._entry()
+            for op in self.model.operators[start:]:
+                if op.kind == "DEQUANTIZE" and op.outputs == self.model.outputs:
+                    break
+                place = str(op)
+                if op.kind not in table:
+                    raise NotCovered(_REASONS.get(op.kind, "this operator is not covered"))
+                table[op.kind](self, op)
+                self._check(op)
+            place = "model"
+            return Imported(self._network(entry), dict(self.values))
+        except (NotCovered, FileFormatError) as error:
+            raise type(error)(f"{place}: {error}") from None
+        except MALFORMED as error:
+            raise FileFormatError(f"{place}: malformed ({error!r})") from error
+
+    # --- doors ------------------------------------------------------------------------------
+
+    def _entry(self) -> tuple[Tensor, int]:
+        """The tensor of the codes that come in, and the first operator behind it."""
+        if len(self.model.inputs) != 1 or len(self.model.outputs) != 1:
+            got = f"{len(self.model.inputs)} inputs, {len(self.model.outputs)} outputs"
+            raise NotCovered(mismatch("its ends", got, "one of each"))
+        (entry,), start = self.model.inputs, 0
+        if entry.type == "FLOAT32" and self.model.operators:
+            first = self.model.operators[0]
+            if first.kind == "QUANTIZE" and first.inputs == (entry,):
+                (entry,), start = first.outputs, 1
+        shape = _sample(entry)
+        self.ranges[INPUT] = Interval.of_format(entry.format, shape)
+        self.values[entry.index] = INPUT
+        if len(shape) > 1:
+            self.add(Gather.of(shape, lambda x: np.moveaxis(x, -1, 0)), [INPUT], entry)
+        return entry, start
+
+    def _network(self, entry: Tensor) -> Network:
+        (end,) = self.model.outputs
+        last = self.model.operators[-1]
+        if last.kind == "DEQUANTIZE" and last.outputs == (end,):
+            (end,) = (t for t in last.inputs if t is not None)
+        if end.index not in self.values:
+            raise FileFormatError(f"output {end.name!r}: no operator makes it")
+        value = self.values[end.index]
+        if value == INPUT:
+            raise NotCovered("its output is its input")
+        if len(_sample(end)) > 1:
+            shape = self.ranges[value].shape
+            value = self.step(
+                Gather.of(shape, lambda x: np.moveaxis(x, 0, -1)), [value], end, "file order"
+            )
+        (scale, zero), (out_scale, out_zero) = entry.quantizer, end.quantizer
+        offset = -float(out_scale) * out_zero  # exact in float64
+        return Network(
+            self.nodes,
+            input_shape=_sample(entry),
+            input_quantizer=AffineQuantizer(scale, zero, entry.format, "half_away"),
+            output_dequantizer=Dequantizer(float(out_scale), offset, precision="float64"),
+            output=value,
+        )
+
+    # --- nodes ------------------------------------------------------------------------------
+
+    def value(self, tensor: Tensor | None) -> str:
+        """The name of an operand's value.  Raises: FileFormatError."""
+        if tensor is None or tensor.index not in self.values:
+            name = "" if tensor is None else tensor.name
+            if tensor is not None and tensor.data is not None:
+                raise NotCovered(f"its operand {name!r} is a constant")
+            raise FileFormatError(f"nothing makes its operand {name!r} before it")
+        return self.values[tensor.index]
+
+    def shape(self, tensor: Tensor) -> Shape:
+        """Of the value, channels first."""
+        return self.ranges[self.value(tensor)].shape
+
+    def add(self, op: Op, inputs: Sequence[str], tensor: Tensor) -> None:
+        """The node whose values are those of a tensor."""
+        self.values[tensor.index] = self._node(op, inputs, tensor.name or f"t{tensor.index}")
+
+    def step(self, op: Op, inputs: Sequence[str], tensor: Tensor, what: str) -> str:
+        """A node on the way to a tensor."""
+        return self._node(op, inputs, f"{tensor.name or f't{tensor.index}'}: {what}")
+
+    def _node(self, op: Op, inputs: Sequence[str], name: str) -> str:
+        unique, number = name, 1
+        while unique in self._names:
+            number += 1
+            unique = f"{name} ({number})"
+        self._names.add(unique)
+        ranges = [self.ranges[i] for i in inputs]
+        op.out_shape(*(r.shape for r in ranges))
+        self.nodes.append(Node(unique, op, tuple(inputs)))
+        self.ranges[unique] = op.out_range(*ranges)
+        return unique
+
+    def ends(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Least and greatest value of each channel."""
+        r = self.ranges[name]
+        lo, hi = (v.reshape(len(v), -1) for v in (r.lo, r.hi))
+        return lo.min(axis=1), hi.max(axis=1)
+
+    def target(self, op: Operator, activation: int = 0) -> Target:
+        """The codes of an operator's output behind its fused activation."""
+        (y,) = op.outputs
+        scale, zero = y.quantizer
+        lo, hi = y.format.q_min, y.format.q_max
+        low, high = _activation(activation)
+        code = [
+            None if v is None else zero + _half_away(np.float32(v) / scale) for v in (low, high)
+        ]
+        if code[0] is not None:
+            lo = min(max(lo, code[0]), hi)
+        if code[1] is not None:
+            hi = max(min(hi, code[1]), lo)
+        return Target(y.format, zero, (lo, hi))
+
+    def table(self, op: Operator, source: str, codes: NDArray[np.int64]) -> None:
+        """A function of each code, [channels or 1, codes]: thresholds where it never falls."""
+        (x, (y,)) = op.inputs[0], op.outputs
+        assert x is not None
+        if (codes[:, 1:] >= codes[:, :-1]).all():
+            return self.add(Requantize.from_table(codes, x.format.q_min, y.format), [source], y)
+        return self.add(Lookup(codes, x.format.q_min, y.format), [source], y)
+
+    def move(
+        self, source: str, shape: Shape, movement: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> Gather | None:
+        """What moves the entries of an array [1, ..., channels]; None where nothing moves."""
+
+        def moved(x: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray(our_order(movement(file_order(x[None])))[0])
+
+        op = Gather.of(self.ranges[source].shape, moved)
+        stays = (
+            op.index.shape == op.in_shape and (op.index.ravel() == np.arange(op.index.size)).all()
+        )
+        return None if stays else op
+
+    def _check(self, op: Operator) -> None:
+        for y in op.outputs:
+            expected = our_order(np.empty((1, *_sample(y)))).shape[1:]
+            if y.index not in self.values or self.shape(y) != expected:
+                raise FileFormatError(f"its output {y.name!r} is not of shape {y.shape}")
+
+
+def _sample(tensor: Tensor) -> Shape:
+    """The shape without the batch.  Raises: NotCovered."""
+    if len(tensor.shape) < 2:
+        expected = "a batch and channels"
+        raise NotCovered(mismatch(f"tensor {tensor.name!r}", f"shape {tensor.shape}", expected))
+    return tensor.shape[1:]
+
+
+def _activation(number: int) -> tuple[float | None, float | None]:
+    """The ends of a fused activation.  Raises: NotCovered."""
+    known: dict[int, tuple[float | None, float | None]] = {
+        0: (None, None),
+        1: (0.0, None),
+        2: (-1.0, 1.0),
+        3: (0.0, 6.0),
+    }
+    if number not in known:
+        raise NotCovered(f"its fused activation is number {number}, which has no integer form")
+    return known[number]
+
+
+def _half_away(value: np.float32) -> int:
+    return int(round_float(np.asarray(value), "half_away"))
+
+
+_RECURRENT = "it keeps a state from one call to the next"
+_REASONS = {
+    "SVDF": _RECURRENT,
+    "LSTM": _RECURRENT,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _RECURRENT,
+    "BIDIRECTIONAL_SEQUENCE_LSTM": _RECURRENT,
+    "RNN": _RECURRENT,
+    "CUSTOM": "a custom operator; its meaning is not in the file",
+    "DEQUANTIZE": "it makes floats in the middle of the model",
+}

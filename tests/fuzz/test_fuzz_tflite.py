@@ -1,0 +1,47 @@
+"""TFLite models whose bytes were changed: a network that computes, or an error of ours."""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import numpy as np
+import pytest
+from fuzzing import fuzz, mutated_bytes
+
+pytest.importorskip("tflite")
+
+from tflite_cases import CASES
+
+from refqnn.errors import FileFormatError, RefqnnError
+from refqnn.tflite import from_tflite
+
+
+@functools.cache
+def models() -> tuple[bytes, ...]:
+    return tuple(case(np.random.default_rng(1)) for case in CASES.values())
+
+
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_bytes(slow: bool) -> None:
+    def door(data: bytes) -> None:
+        network = from_tflite(data)
+        network.forward(np.zeros((1, *network.input_shape), np.int64) + network.input_format.q_min)
+
+    ends = fuzz("TFLite bytes", slow, lambda rng: mutated_bytes(rng.choice(models()), rng), door)
+    assert ends["FileFormatError"]
+    assert ends["accepted"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 8, 12, 100, 500])
+def test_truncated(length: int) -> None:
+    for model in models():
+        with pytest.raises(FileFormatError):
+            from_tflite(model[:length])
+
+
+def test_random_bytes_behind_the_identifier() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        with pytest.raises(RefqnnError):
+            from_tflite(rng.randbytes(4) + b"TFL3" + rng.randbytes(rng.randrange(400)))
