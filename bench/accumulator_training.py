@@ -199,7 +199,7 @@ def measure(seeds: int, widths: tuple[int, ...], report: Callable[[Run], None]) 
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(6.4, 3.8)
     widths = sorted({r.bits for r in runs if r.method != "unconstrained"})
@@ -213,11 +213,14 @@ def plot(runs: list[Run], path: Path) -> None:
     free = mean(r.accuracy for r in runs if r.method == "unconstrained")
     axes.axhline(free, color="grey", linewidth=1, linestyle="--", label="unconstrained")
     axes.set_xticks(widths)
-    axes.set_xlabel("accumulator budget n (bits); hollow: certified width exceeds it")
+    axes.set_xlabel(
+        "accumulator budget n (bits, two's complement); hollow: certified width exceeds it"
+    )
     axes.set_ylabel("test accuracy, integer network")
-    axes.set_title("Digits 64-64-10, w3a3: one marker per seed")
-    axes.legend()
-    fig.savefig(path, dpi=150)
+    seeds = len({r.seed for r in runs})
+    axes.set_title(f"Digits 64-64-10, w3a3, 450 test digits: a marker for each of {seeds} seeds")
+    legend_below(axes, 3)
+    save_figure(fig, path)
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ again what came from a measurement.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 MAX_VALUES = 2**27
 """Values in one sample of a network, input and nodes together, and of one channel of a padded or
 unfolded input: a small file may ask for any amount of memory (1 GiB here)."""
@@ -39,6 +41,17 @@ def at_a_time(per_sample: int, held: int | None = None) -> int:
     (4, 1)
     """
     return max(1, (HELD if held is None else held) // max(1, per_sample))
+
+
+def available_memory() -> int | None:
+    """Bytes that a process may still take, or None where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    kilobytes = fields.get("MemAvailable", "").split()
+    return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
 # --- refqnn.plan: where one way becomes faster than another ------------------------------------

@@ -30,6 +30,7 @@ from refqnn.container import (
 )
 from refqnn.doors import Features, Predictions
 from refqnn.errors import FileFormatError, NotCovered, mismatch
+from refqnn.foreign import refuse_foreign
 from refqnn.formats import BIPOLAR, IntFormat
 from refqnn.graph import Node, inputs_of
 from refqnn.network import Network
@@ -74,7 +75,9 @@ def save(network: Network, path: str | Path) -> None:
 
 def load(path: str | Path) -> Network:
     """The network in its own file or an estimator's.  Raises: FileFormatError; OSError as open."""
-    return from_bytes(read_file(path), path)
+    data = read_file(path)
+    refuse_foreign(path)
+    return from_bytes(data, path)
 
 
 def to_bytes(network: Network) -> bytes:

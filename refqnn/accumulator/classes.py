@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from refqnn.accumulator.arguments import generator_seed, seconds, the_network
 from refqnn.accumulator.bounds import HI, Proof
 from refqnn.accumulator.certificate import certify
-from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.deciding import decided
+from refqnn.accumulator.domain import Domain
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import Node, inputs_of

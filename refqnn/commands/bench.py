@@ -123,9 +123,10 @@ def _named(name: str) -> Bench:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     short_help="The experiments: list them, run one.",
 )
+@console.json_option
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def bench(name: str | None, arguments: tuple[str, ...]) -> None:
+def bench(name: str | None, arguments: tuple[str, ...], json_file: Path | None) -> None:
     """List the experiments, or run one: refqnn bench NAME [ARGUMENTS].
 
     Results are committed beside each bench, under bench/, as JSON and PNG; a run writes them anew.
@@ -138,11 +139,10 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
     """
     if name is not None:
         raise SystemExit(subprocess.run(command(_named(name), arguments)).returncode)
-    console.print_table(
-        "Benches",
-        (
-            {"name": item.name, "takes": item.duration, "what it measures": item.summary}
-            for item in benches()
-        ),
-    )
+    rows = [
+        {"name": item.name, "takes": item.duration, "what it measures": item.summary}
+        for item in benches()
+    ]
+    console.print_table("Benches", rows)
     console.show("refqnn bench NAME [--quick] [--output FOLDER]")
+    console.print_json(json_file, rows)

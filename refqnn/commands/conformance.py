@@ -31,6 +31,7 @@ _REPORT = console.save_option("--report", "report_file", "Write verdicts as JSON
 @click.option("--profile", "profiles", multiple=True, help="Choices the program shares.")
 @_REPORT
 @console.save_option("--transcript", "transcript", "Write every line that the program was sent.")
+@console.json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def conform(
     command: tuple[str, ...],
@@ -39,6 +40,7 @@ def conform(
     profiles: tuple[str, ...],
     report_file: Path | None,
     transcript: Path | None,
+    json_file: Path | None,
 ) -> None:
     """Ask every test vector of a program: refqnn conform -- ./program args.
 
@@ -56,7 +58,7 @@ def conform(
         seconds=seconds,
         transcript=transcript,
     )
-    _finish(report, report_file)
+    _finish(report, report_file, json_file)
 
 
 @click.group(cls=console.Group)
@@ -101,15 +103,19 @@ def template(language: str, file: Path) -> None:
 @vectors.command()
 @click.argument("file", type=console.FILE)
 @_REPORT
-def verify(file: Path, report_file: Path | None) -> None:
+@console.json_option
+def verify(file: Path, report_file: Path | None, json_file: Path | None) -> None:
     """Judge the answers in FILE; exits with 1 if one is wrong."""
     from refqnn import conformance
 
-    _finish(conformance.verify(file), report_file)
+    _finish(conformance.verify(file), report_file, json_file)
 
 
-def _finish(report: Report, report_file: Path | None) -> None:
+def _finish(report: Report, report_file: Path | None, json_file: Path | None) -> None:
     console.show(*report.summary().split("\n"))
     console.written(report_file, report.write)
+    failures = [outcome.to_json() for outcome in report.failures]
+    told = {"conforms": report.conforms, "counts": report.counts, "failures": failures}
+    console.print_json(json_file, told)
     if not report.conforms:
         raise SystemExit(console.DIFFERENT)

@@ -12,9 +12,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from refqnn.errors import CircuitError
+from refqnn.limits import available_memory
 
 __all__ = ["KeySizes", "available_memory", "kept_between_runs", "key_sizes", "require_memory"]
 
@@ -77,17 +77,6 @@ def key_sizes(parameters: bytes) -> KeySizes:
     travelling = seeded if compressed else whole
     unpacked = whole if compressed else 0
     return KeySizes(travelling, travelling + unpacked + bootstrap, bootstrap)
-
-
-def available_memory() -> int | None:
-    """Bytes that a process may still take, or None where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    kilobytes = fields.get("MemAvailable", "").split()
-    return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from refqnn.foreign import refuse_foreign
 from refqnn.network import Network, load
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
@@ -36,6 +37,7 @@ def open_file(
         return Imported(load(Path(path)), producer="refqnn")
     if is_tflite(head):
         return Imported(from_tflite(path, runtime), producer="TFLite")
+    refuse_foreign(Path(path))
     return read_onnx(path, input=input, output=output)
 
 
