@@ -332,8 +332,8 @@ def diff(
 ) -> None:
     """Find where A and another network or program part first, on the same samples.
 
-    A, B: ours, ONNX or TFLite; or A alone, one TFLite model, and two of its runtimes: these are also
-    asked how many outputs and classes change.
+    A, B: ours, ONNX or TFLite; or A alone, one TFLite model, and two of its runtimes: these are
+    also asked how many outputs and classes change.
 
     A dump names its values as A does, "input" among them or given by --inputs; it may hold some of
     them, and flat (see `refqnn trace`).  Exits with 1 where they part.
@@ -344,7 +344,8 @@ def diff(
         raise click.UsageError("give --inputs, the samples to run both networks on")
     if runtimes:
         assert inputs is not None
-        parting = tflite.compare_runtimes(a, *runtimes, console.load_array(inputs))
+        first, second = runtimes
+        parting = tflite.compare_runtimes(a, first, second, console.load_array(inputs))
         console.show(*str(parting).splitlines())
         raise SystemExit(console.DIFFERENT if parting.first else 0)
     network = onnx.open_network(a)
