@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from refqnn.ops.base import Shape
 
 __all__ = [
+    "POSITIONS",
     "SHARED",
     "SINGLE",
     "SINGLE_FUNCTIONS",
@@ -48,6 +49,7 @@ SHARED = (
 # ... and those that round at most once, so that every kernel gives the same float.
 SINGLE = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.Threshold)
 SINGLE_FUNCTIONS = {F.relu, F.relu6, F.hardtanh, F.leaky_relu, torch.relu, Tensor.relu}
+POSITIONS = "differs between samples or positions"
 _IDENTITIES = (
     nn.Identity,
     nn.Dropout,
@@ -94,7 +96,7 @@ def not_elementwise(function: Callable[[Tensor], Any], shape: Shape) -> str | No
             z = function(constant.clone())
             first = z[(slice(0, 1), slice(None), *(slice(0, 1),) * (len(shape) - 1))]
             if not torch.allclose(z, first.expand(samples), rtol=1e-5, atol=1e-6, equal_nan=True):
-                return "differs between samples or positions"
+                return POSITIONS
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"fails on other values: {error}"
     return None

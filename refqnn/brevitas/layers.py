@@ -27,6 +27,7 @@ from refqnn.brevitas.door import (
     threshold_quantizer,
 )
 from refqnn.brevitas.functions import (
+    POSITIONS,
     SHARED,
     SINGLE,
     SINGLE_FUNCTIONS,
@@ -232,7 +233,7 @@ class Layers:
             return x
         assert x.node is not None
         lo, hi = self.program.ranges[x.node].ends
-        table = Lookup([np.arange(lo, hi + 1) - x.zero_point], lo)
+        table = Lookup(np.arange(lo, hi + 1)[None] - x.zero_point, lo)
         node = self.program.add(f"{name}.centred", table, x.node)
         return replace(x, node=node, zero_point=0, format=None)
 
@@ -360,7 +361,8 @@ class Layers:
         """A quantizer of the float input, with what the module computes on it before."""
         fmt, scale, zero_point = described
         index = np.arange(math.prod(value.shape)) if value.pending is None else value.pending
-        plain = all(step.shaped for step in value.steps) and not (index == PADDING).any()
+        moves = all(step.shaped and not step.per_channel for step in value.steps)
+        plain = moves and not scale.ndim and not (index == PADDING).any()
 
         def codes(x: Tensor) -> Tensor:
             for step in value.steps:
@@ -368,7 +370,7 @@ class Layers:
             return function(x)
 
         quantizer: Quantizer
-        if plain and not scale.ndim:
+        if plain:
             named = proxy.rounding_mode
             quantizer = input_quantizer(
                 function, float(scale), zero_point, fmt, named=named, layer=name, proxy=proxy
@@ -462,12 +464,14 @@ class Layers:
         """
         kind = part if isinstance(part, nn.Module) else getattr(part, "__name__", str(part))
         problem = not_elementwise(function, value.shape)
-        if problem is not None:
+        shaped = problem == POSITIONS and value.node is None  # a door may have an axis of its own
+        if problem is not None and not shaped:
             if required:
                 raise refuse(name, kind, f"a float operation between integers that {problem}")
             return None
         single = not isinstance(part, nn.Module) and part in SINGLE_FUNCTIONS
-        step = Step(name, function, per_channel=per_channel, rounds=not single)
+        own = per_channel or shaped
+        step = Step(name, function, per_channel=own, rounds=not single, shaped=shaped)
         return self._then(value, step, kind)
 
     def _then(self, value: Value, step: Step, part: nn.Module) -> Value:
