@@ -31,6 +31,9 @@ from refqnn.brevitas.functions import (
     SHARED,
     SINGLE,
     SINGLE_FUNCTIONS,
+    adaptive_divisors,
+    adaptive_windows,
+    average_divisors,
     is_identity,
     is_kind,
     not_elementwise,
@@ -510,32 +513,28 @@ class Layers:
         """The sum of the window; its divisor belongs to the function behind it."""
         ceil_mode, include_pad, divisor = options
         kernel, stride, padding = window
+        rest = (ceil_mode, include_pad, divisor)
+        divisors = average_divisors(x.shape[1:], kernel, stride, padding, *rest)
         kernel, stride, pads = self._windows(x, kernel, stride, padding, ceil_mode)
-        ones = torch.ones(1, 1, *((1, *x.shape[1:]) if len(x.shape) == 2 else x.shape[1:]))
-        own = (kernel, stride, tuple(before for before, _ in pads), ceil_mode)
-        mean = F.avg_pool2d(ones, *own, include_pad, divisor)
-        total = F.avg_pool2d(ones, *own, divisor_override=1)
-        return self._sum_pool(x, (kernel, stride, pads), (total / mean).round(), name, part)
+        return self._sum_pool(x, (kernel, stride, pads), divisors, name, part)
 
     def adaptive_pool(
         self, x: Value, size: Any, name: str, part: nn.Module | str, *, greatest: bool = False
     ) -> Value:
-        """Averages or maxima of m windows, from floor(i n / m) to ceil((i + 1) n / m).
+        """Averages or maxima of `adaptive_windows`.
 
         Where they differ or overlap, their values stand side by side first, in equal windows.
         """
         sizes = x.shape[1:]
         wanted = [size] * len(sizes) if isinstance(size, int) else list(size)
         wanted = [n if w is None else w for w, n in zip(wanted, sizes)]
-        kernel, places = [], []
-        inside, count = np.ones(1, dtype=bool), np.ones(1)
+        kernel, places, inside = [], [], np.ones(1, dtype=bool)
         for n, m in zip(sizes, wanted):
-            first, last = np.arange(m) * n // m, -(-np.arange(1, m + 1) * n // m)
+            first, last = adaptive_windows(n, m)
             kernel.append(int((last - first).max()))
             at = first[:, None] + np.arange(kernel[-1])  # [m, k]
             places.append(np.minimum(at, last[:, None] - 1).ravel())
             inside = np.logical_and.outer(inside, (at < last[:, None]).ravel())
-            count = np.multiply.outer(count, last - first)
         x = self._quantized(x, name, part)
         if any(n % m for n, m in zip(sizes, wanted)):  # they differ or overlap
             x = self.program.rising(x, name, part) if greatest else self._operand(x, name, part)
@@ -549,8 +548,8 @@ class Layers:
         window = (tuple(kernel), tuple(kernel), ((0, 0), (0, 0)))
         if greatest:
             return self._pooled(self.program.rising(x, name, part), MaxPool2d(*window), name, part)
-        divisor = torch.from_numpy(count[0]).to(torch.float32)
-        return self._sum_pool(x, window, divisor, name, part)
+        divisors = adaptive_divisors(sizes, tuple(wanted))
+        return self._sum_pool(x, window, divisors, name, part)
 
     def global_average(self, x: Value, name: str, keep: bool) -> Value:
         """The mean over all positions."""
