@@ -40,6 +40,7 @@ from refqnn.brevitas.functions import (
 )
 from refqnn.brevitas.lower import Closing, Program
 from refqnn.brevitas.movement import MODULES, SAMPLES, Movement, movements
+from refqnn.brevitas.outputs import affine
 from refqnn.brevitas.record import Recording
 from refqnn.brevitas.values import (
     Function,
@@ -119,7 +120,8 @@ class Layers:
         if is_kind(part, *MODULES):
             return self.move(part, args[0], name, part)
         if is_kind(part, *SHARED):
-            step = Step(name, part, per_channel=False, rounds=not is_kind(part, *SINGLE))
+            rounds = not is_kind(part, *SINGLE)
+            step = Step(name, part, per_channel=False, rounds=rounds, kind=type(part).__name__)
             return self._then(args[0], step, part)
         return NotImplemented
 
@@ -465,7 +467,7 @@ class Layers:
 
         Returns: None when it is not and `required` is false.  Raises: NotCovered when required.
         """
-        kind = part if isinstance(part, nn.Module) else getattr(part, "__name__", str(part))
+        kind: Any = part if isinstance(part, nn.Module) else getattr(part, "__name__", str(part))
         problem = not_elementwise(function, value.shape)
         shaped = problem == POSITIONS and value.node is None  # a door may have an axis of its own
         if problem is not None and not shaped:
@@ -474,7 +476,15 @@ class Layers:
             return None
         single = not isinstance(part, nn.Module) and part in SINGLE_FUNCTIONS
         own = per_channel or shaped
-        step = Step(name, function, per_channel=own, rounds=not single, shaped=shaped)
+        step = Step(
+            name,
+            function,
+            per_channel=own,
+            rounds=not single,
+            shaped=shaped,
+            kind=kind if isinstance(kind, str) else type(kind).__name__,
+            affine=affine(kind, function, value.shape),
+        )
         return self._then(value, step, kind)
 
     def _then(self, value: Value, step: Step, part: nn.Module) -> Value:
@@ -663,6 +673,10 @@ class Layers:
         found = movements(lambda tensors: function(*tensors), [x.shape])
         if isinstance(found, str):
             raise refuse(name, part, found)
+        if any(not movement.index.shape for movement in found):
+            if len(found) > 1 or math.prod(x.shape) > 1:
+                raise refuse(name, part, "leaves no axis but the batch")
+            return replace(x, shape=())
         moved = [
             self.program.move(x, movement, name if len(found) == 1 else f"{name}.{i}", part)
             for i, movement in enumerate(found)
@@ -709,7 +723,8 @@ def _bias_step(name: str, bias: Tensor) -> Step:
     def add_bias(x: Tensor) -> Tensor:
         return x + along_channels(bias, x.ndim)
 
-    return Step(f"{name}.bias", add_bias, per_channel=True, rounds=False, bias=bias)
+    exact = (torch.ones(()), bias)
+    return Step(f"{name}.bias", add_bias, per_channel=True, rounds=False, bias=bias, affine=exact)
 
 
 def _pair(value: Any, axes: int) -> list[int]:

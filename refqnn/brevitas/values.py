@@ -39,6 +39,8 @@ class Step:
         bias: [channels or 1] when the function is `x + bias`, else None.
         shaped: whether it needs samples of its own shape: of the float input, it moves values or
             (then per_channel) differs between positions.
+        kind: of the module or function.
+        affine: (factor, summand), [channels or 1] each, when the function is x * factor + summand.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Step:
     rounds: bool
     bias: Tensor | None = None
     shaped: bool = False
+    kind: str = ""
+    affine: tuple[Tensor, Tensor] | None = None
 
 
 class Storage:

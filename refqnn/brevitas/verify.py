@@ -31,9 +31,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from refqnn.brevitas.lower import Closing
+from refqnn.brevitas.outputs import Import
 from refqnn.brevitas.record import Recording, record
 from refqnn.brevitas.values import Value, codes_of
-from refqnn.brevitas.walk import Import, as_batch, import_module
+from refqnn.brevitas.walk import as_batch, import_module
 from refqnn.display import Shown
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
 from refqnn.graph import INPUT, inputs_of
@@ -180,7 +181,10 @@ def compare(module: nn.Module, network: Network, batch: Tensor, imported: Import
     step = max(1, min(_BATCH, _VALUES // largest))
     for start in range(0, len(batch), step):
         part = batch[start : start + step]
-        comparison = _Comparison(network, imported, closings, record(module, part), part, start)
+        recording = record(module, part)
+        if imported.head is not None:
+            recording.output = record(imported.head, part).output
+        comparison = _Comparison(network, imported, closings, recording, part, start)
         comparison.run(forced, free)
     report = Report(list(forced.values()), list(free.values()))
     if report.ok and report.warning is not None:
