@@ -2,6 +2,7 @@
 
     from_brevitas(module, example_input)    a trained module in evaluation mode -> Network
     read_brevitas(module, example_input)    the same, and what is left out behind its output
+    to_brevitas(network)                    a module with the network's integers, to train further
     verify_against(module, network, X)      every quantizer of the module against the network
     exact_accumulators()                    Brevitas itself, with integer accumulation
 
@@ -34,6 +35,7 @@ except ImportError as error:
 from refqnn.brevitas.convert import Imported, from_brevitas, read_brevitas
 from refqnn.brevitas.exact import exact_accumulators
 from refqnn.brevitas.verify import LayerReport, Report, verify_against
+from refqnn.brevitas.writer import to_brevitas
 
 __all__ = [
     "Imported",
@@ -42,5 +44,6 @@ __all__ = [
     "exact_accumulators",
     "from_brevitas",
     "read_brevitas",
+    "to_brevitas",
     "verify_against",
 ]
