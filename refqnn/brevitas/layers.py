@@ -16,7 +16,12 @@ import torch.nn.functional as F
 from brevitas.core.quant import BinaryQuant, ClampedBinaryQuant, TernaryQuant
 from brevitas.nn.mixin.base import QuantLayerMixin
 from brevitas.nn.quant_layer import QuantNonLinearActLayer
-from brevitas.quant_tensor import IntQuantTensor
+from brevitas.quant_tensor import (
+    FloatQuantTensor,
+    GroupwiseFloatQuantTensor,
+    GroupwiseIntQuantTensor,
+    IntQuantTensor,
+)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -51,7 +56,7 @@ from refqnn.brevitas.values import (
     integers_of,
     refuse,
 )
-from refqnn.formats import BIPOLAR, MAX_BITS, TERNARY, IntFormat
+from refqnn.formats import BIPOLAR, TERNARY, IntFormat
 from refqnn.network import INPUT
 from refqnn.ops import (
     Add,
@@ -185,17 +190,15 @@ class Layers:
         x = self._operand(self.quantize(x, part.input_quant, f"{name}.input_quant"), name, part)
         weight = self._recorded(part.weight_quant)
         if not isinstance(weight, IntQuantTensor):
-            raise refuse(name, part, "its weights are not quantized to integers")
+            raise refuse(name, part, f"its weights are not quantized to integers{_instead(weight)}")
         if x.step_scale.ndim:
             raise refuse(name, part, "its input has one scale per channel")
-        bits = float(weight.bit_width.max())
-        if bits > MAX_BITS:
-            reason = f"{bits:g}-bit weights; expected at most {MAX_BITS} bits: "
-            raise refuse(name, part, f"{reason}set weight_bit_width, to 8 for example")
         scale = weight.scale.reshape(-1) if weight.scale.numel() > 1 else weight.scale.reshape(())
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise refuse(name, part, "its weight scale is not a positive finite number")
         integers = integers_of(weight)  # zero point taken off
+        if not torch.equal(weight.zero_point, weight.zero_point.round()):
+            raise refuse(name, part, "its weights have a zero point between two integers")
         if not torch.allclose(integers * weight.scale, weight.value, rtol=1e-5, atol=0.0):
             raise refuse(name, part, "its weights are not integer multiples of their scale")
         w = integers.numpy()
@@ -420,7 +423,7 @@ class Layers:
     def _format(self, quantized: Any, proxy: nn.Module, name: str) -> tuple[IntFormat, Tensor, int]:
         """Codes, scale [] or [channels] and zero point, as the module reports them."""
         if not isinstance(quantized, IntQuantTensor):
-            raise refuse(name, proxy, "does not quantize to integers")
+            raise refuse(name, proxy, f"does not quantize to integers{_instead(quantized)}")
         bits, zero_points = float(quantized.bit_width), quantized.zero_point.double().unique()
         if bits != int(bits) or not 1 <= bits <= 16:
             raise refuse(name, proxy, f"bit width {bits:g}; expected an integer from 1 to 16")
@@ -725,6 +728,13 @@ def _bias_step(name: str, bias: Tensor) -> Step:
 
     exact = (torch.ones(()), bias)
     return Step(f"{name}.bias", add_bias, per_channel=True, rounds=False, bias=bias, affine=exact)
+
+
+def _instead(quantized: Any) -> str:
+    """What a quantizer makes that does not make integers."""
+    if isinstance(quantized, (GroupwiseIntQuantTensor, GroupwiseFloatQuantTensor)):
+        return ": one scale for each group of values"
+    return ": minifloats" if isinstance(quantized, FloatQuantTensor) else ""
 
 
 def _pair(value: Any, axes: int) -> list[int]:

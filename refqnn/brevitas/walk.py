@@ -27,7 +27,7 @@ from refqnn.brevitas.layers import Layers
 from refqnn.brevitas.lower import Program
 from refqnn.brevitas.movement import FUNCTIONS, JOINS, METHODS, SAMPLES
 from refqnn.brevitas.outputs import Dropped, Import, finish, head, reads_off
-from refqnn.brevitas.record import Recording, check_module, record
+from refqnn.brevitas.record import Recording, check_module, check_widths, record
 from refqnn.brevitas.values import Value, along_channels, refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
 from refqnn.formats import as_array
@@ -57,6 +57,7 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = f"the module itself fails on it: {error}"
         raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
+    check_widths(module, recording)
     root = nn.Sequential(module) if isinstance(module, QuantLayerMixin) else module
     doors: list[Quantizer] = []
     while True:
