@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import tflite as tflite
     from refqnn import training as training
     from refqnn.brevitas import from_brevitas as from_brevitas
+    from refqnn.brevitas import to_brevitas as to_brevitas
     from refqnn.diagnosis import diagnose as diagnose
     from refqnn.onnx import from_onnx as from_onnx
     from refqnn.onnx import to_onnx as to_onnx
@@ -81,6 +82,7 @@ _LAZY_FUNCTIONS = {
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
     "from_tflite": "refqnn.tflite",
+    "to_brevitas": "refqnn.brevitas",
     "to_onnx": "refqnn.onnx",
 }
 _LAZY_MODULES = frozenset(
