@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from refqnn.errors import FileFormatError, InvalidArgument, NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
 from refqnn.graph import INPUT, Node
-from refqnn.onnx.doors import MAX_BITS, input_quantizer, pad_code, same_quantizer
+from refqnn.onnx.doors import MAX_BITS, floats_of, input_quantizer, pad_code, same_quantizer
 from refqnn.onnx.values import (
     Constant,
     Grid,
@@ -348,6 +348,10 @@ class Program:
         if q.done is None:
             q.done = self._input_codes(q) if isinstance(q.source, Real) else self._close(q)
         return q.done
+
+    def opened(self, v: Value) -> Value:
+        """What a float operator is given: codes, or the floats of a rounding without limits."""
+        return (floats_of(v) or self.codes(v)) if isinstance(v, Quantized) else v
 
     def _input_codes(self, q: Quantized) -> Scaled:
         """The quantizer of the float input becomes the network's first door."""

@@ -39,6 +39,7 @@ from refqnn.onnx.files import (
     type_name,
 )
 from refqnn.onnx.operators import (
+    FLOAT_OPERATORS,
     KEEPS_PADDING,
     ON_GRIDS,
     QUANTIZER_DOMAINS,
@@ -195,7 +196,8 @@ class Reader(Program):
                 f"{c.where}: {REASONS.get(op, f'operator {name} is not covered')}{_way_round(c)}"
             )
         if op not in WANTS_CODES:
-            c.inputs = [self.codes(v) if isinstance(v, Quantized) else v for v in c.inputs]
+            codes = self.opened if op in FLOAT_OPERATORS else self.codes
+            c.inputs = [codes(v) if isinstance(v, Quantized) else v for v in c.inputs]
         if op not in KEEPS_PADDING:
             c.inputs = [
                 self.unpadded(v, c.name) if isinstance(v, Scaled) and v.pad else v for v in c.inputs

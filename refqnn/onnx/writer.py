@@ -26,6 +26,7 @@ from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat, signed_bits
 from refqnn.graph import INPUT, inputs_of
 from refqnn.network import Network
+from refqnn.onnx.doors import OF_MAGNITUDES, ROUNDING_STEPS
 from refqnn.onnx.files import import_onnx
 from refqnn.onnx.values import dtype_of
 from refqnn.ops import (
@@ -68,7 +69,6 @@ _DOMAIN = "qonnx.custom_op.general"
 _FLOAT_MASS = 2**24
 _TWO_PRODUCTS = 2**15 - 1  # some 8-bit kernels add two products in 16 bits, saturating
 
-_SINGLE = frozenset((Rounding.HALF_EVEN, Rounding.FLOOR, Rounding.CEIL))
 _QONNX_ROUNDING = {
     Rounding.HALF_EVEN: "ROUND",
     Rounding.FLOOR: "FLOOR",
@@ -78,26 +78,6 @@ _QONNX_ROUNDING = {
     Rounding.AWAY_FROM_ZERO: "UP",
 }
 # QONNX's HALF_UP computes floor(|x| + 0.5) in floats, which sends 0.49999997 to 1: not written.
-
-# Rounding written with operators that are exact in float32, whatever they get: a half is reached by
-# doubling, floor(x + 1/2) = floor((floor(2 x) + 1) / 2), and modes that are odd act on magnitudes.
-_ROUNDING_STEPS: dict[Rounding, tuple[tuple[str, float | None], ...]] = {
-    Rounding.HALF_EVEN: (("Round", None),),
-    Rounding.FLOOR: (("Floor", None),),
-    Rounding.CEIL: (("Ceil", None),),
-    Rounding.HALF_UP: (
-        ("Mul", 2.0), ("Floor", None), ("Add", 1.0), ("Mul", 0.5), ("Floor", None),
-    ),
-    Rounding.HALF_DOWN: (
-        ("Mul", 2.0), ("Ceil", None), ("Add", -1.0), ("Mul", 0.5), ("Ceil", None),
-    ),
-}  # fmt: skip
-_OF_MAGNITUDES = {
-    Rounding.HALF_AWAY: Rounding.HALF_UP,
-    Rounding.HALF_TOWARD_ZERO: Rounding.HALF_DOWN,
-    Rounding.TOWARD_ZERO: Rounding.FLOOR,
-    Rounding.AWAY_FROM_ZERO: Rounding.CEIL,
-}
 
 
 @dataclass(frozen=True)
@@ -308,45 +288,43 @@ class _Writer:
         if isinstance(q, ThresholdQuantizer):
             return self._thresholds(x, q)
         fmt, mode = q.format, Rounding.of(q.rounding)
-        eight_bits = fmt.bits <= 8 and fmt != BIPOLAR
-        zero_first = isinstance(q, AffineQuantizer) and q.zero_point_first
-        zero = np.unique(np.asarray(getattr(q, "zero_point", 0)))
-        z = int(zero[0])
-        qonnx = self.flavour == "qonnx"
-        named = _QONNX_ROUNDING if qonnx and (z == 0 or zero_first) else _SINGLE
-        one_bit = qonnx and fmt == IntFormat(1, signed=True)  # which QONNX takes for bipolar
-        if eight_bits and (mode not in named or zero.size > 1 or one_bit):
-            return self._thresholds(x, _as_thresholds(q))
-        scale = q.scale.reshape(-1)
-        if q.axis is not None and scale.size > 1:
-            axis = q.axis % (len(x.shape) + 1)
-            scale = scale.reshape([-1 if i == axis else 1 for i in range(len(x.shape) + 1)])
-        if zero.size != 1:
-            raise NotCovered("input quantizer: one zero point per channel, expected 8 bits or one")
         if fmt != BIPOLAR and fmt.bits > 16:
             raise NotCovered(f"input quantizer: {fmt}, expected at most 16 bits")
-        linear = eight_bits and mode is Rounding.HALF_EVEN and not (zero_first and z)
-        if not qonnx and linear and scale.size == 1:
-            return self._quantize_linear(x, scale.reshape(()), z, fmt, "input_codes")
-        y = self.apply("Div", "input_scaled", x, x, scale if scale.size > 1 else scale.reshape(()))
+        zero = np.asarray(getattr(q, "zero_point", 0))
+        zero = zero if zero.any() else np.zeros((), dtype=np.int64)
+        zero_first = zero.any() and isinstance(q, AffineQuantizer) and q.zero_point_first
+        scale, zero = (_along_axis(v, x, q.axis) for v in (q.scale, zero))
+        if self.flavour == "qonnx":
+            named = mode in _QONNX_ROUNDING and (zero_first or not zero.any())
+            named = named and fmt != IntFormat(1, signed=True)  # which QONNX takes for bipolar
+            if not named and fmt != BIPOLAR and fmt.bits <= 8 and q.axis in (None, 1):
+                table = _as_thresholds(q)
+                if table is not None:
+                    return self._thresholds(x, table)
+        elif (
+            mode is Rounding.HALF_EVEN and fmt.bits <= 8 and fmt != BIPOLAR
+            and scale.size == zero.size == 1 and not zero_first
+        ):  # fmt: skip
+            return self._quantize_linear(x, scale, int(zero), fmt, "input_codes")
+        y = self.apply("Div", "input_scaled", x, x, scale)
         if fmt == BIPOLAR:
             return self._bipolar_input(y)
-        if zero_first and z:
-            y = self.add_constant(y, z, "input_shifted")
-        if named is _QONNX_ROUNDING and mode in named:
+        if zero_first:
+            y = self.apply("Add", "input_shifted", y, y, zero)
+        if self.flavour == "qonnx" and named:
             return self.quant(y, fmt, "input_codes", rounding=_QONNX_ROUNDING[mode])
         y = self._rounded(y, mode)
-        offset = 0 if zero_first else z
-        limits = fmt.q_min - offset, fmt.q_max - offset
-        y = self.apply("Clip", "input_clipped", y, y, *limits)
-        return self._input_codes(self.add_constant(y, offset, "input_codes") if offset else y, fmt)
+        if zero.any() and not zero_first:  # floats too great for this are codes at the end anyway
+            y = self.apply("Add", "input_moved", y, y, zero)
+        y = self.apply("Clip", "input_codes", y, y, fmt.q_min, fmt.q_max)
+        return self._input_codes(y, fmt)
 
     def _rounded(self, y: _Tensor, mode: Rounding) -> _Tensor:
-        if mode in _OF_MAGNITUDES:
-            size = self._rounded(self.apply("Abs", "input_size", y), _OF_MAGNITUDES[mode])
+        if mode in OF_MAGNITUDES:
+            size = self._rounded(self.apply("Abs", "input_size", y), OF_MAGNITUDES[mode])
             sign = self.apply("Sign", "input_sign", y)
             return self.apply("Mul", "input_rounded", y, sign, size)
-        for op, value in _ROUNDING_STEPS[mode]:
+        for op, value in ROUNDING_STEPS[mode]:
             y = self.apply(op, "input_rounded", y, y, *(() if value is None else (value,)))
         return y
 
@@ -763,10 +741,23 @@ _WRITERS: dict[type[Op], Callable[..., _Tensor]] = {
 }
 
 
-def _as_thresholds(q: Quantizer) -> ThresholdQuantizer:
-    """The same quantizer as the least float32 of each code."""
+def _along_axis(values: Array, x: _Tensor, axis: int | None) -> Array:
+    """One value, or one for each index of an axis of x, laid out to fit x."""
+    if values.size == 1:
+        return values.reshape(())
+    rank = len(x.shape) + 1
+    return values.reshape([-1 if axis is not None and i == axis % rank else 1 for i in range(rank)])
+
+
+def _as_thresholds(q: Quantizer) -> ThresholdQuantizer | None:
+    """The same quantizer as the least float32 of each code; None where infinities have their own."""
+    greatest = float(np.finfo(np.float32).max)
     rows, levels = q.scale.size, q.format.levels
     rowwise = q if q.axis is None else replace(q, axis=0)  # type: ignore[type-var]
+    ends = np.broadcast_to([-np.inf, -greatest, greatest, np.inf], (rows, 4))
+    lowest, low, high, highest = rowwise.quantize(ends).T
+    if (lowest != low).any() or (high != highest).any():
+        return None
     codes = np.broadcast_to(q.format.q_min + np.arange(1, levels), (rows, levels - 1))
     table = float_thresholds(rowwise.quantize, codes)
     return ThresholdQuantizer(table, q.format, q.axis)
