@@ -196,10 +196,13 @@ def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
     scale, zero_point = (along_one(a, axis)[:, None] for a in parameters)
     steps = [(step, [along_one(a, axis)[:, None] for a in step.args]) for step in real.steps]
 
-    def codes(v: Array) -> Array:
-        y = v
+    def floats(v: Array) -> Array:
         for step, args in steps:
-            y = step(y, *args)
+            v = step(v, *args)
+        return v
+
+    def codes(v: Array) -> Array:
+        y = floats(v)
         if np.isnan(y).any():
             raise NotCovered(f"{q.name}: float arithmetic in front of it reaches NaN")
         return np.broadcast_to(q.codes(y, scale, zero_point), v.shape)
@@ -207,6 +210,12 @@ def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
     rows = 1 if axis is None else real.origin[axis]
     first = 0 if q.bipolar else fmt.q_min  # what q.codes gives for the lowest code
     wanted = np.broadcast_to(first + np.arange(1, fmt.levels), (rows, fmt.levels - 1))
+    last = np.broadcast_to([np.finfo(np.float32).min, np.finfo(np.float32).max], (rows, 2))
+    beyond = last * np.float32(np.inf)
+    limits = floats(beyond)
+    limits = np.where(np.isnan(limits), floats(last), limits)  # where NaN, as the last float
+    if (q.codes(limits, scale, zero_point) != codes(last)).any():
+        raise NotCovered(f"{q.name}: infinities have codes that no finite input reaches")
     thresholds = float_thresholds(codes, wanted)
     return ThresholdQuantizer(thresholds, fmt, None if axis is None else axis + 1)
 

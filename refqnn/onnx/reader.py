@@ -302,9 +302,10 @@ class Reader(Program):
     def _annotation(self, name: str) -> IntFormat | None:
         """The format that a QONNX quantization annotation gives a tensor."""
         for annotation in self.graph.quantization_annotation:
-            for entry in annotation.quant_parameter_tensor_names:
-                if annotation.tensor_name == name and entry.key == "finn_datatype":
-                    return format_of(entry.value)
+            told = {entry.key: entry.value for entry in annotation.quant_parameter_tensor_names}
+            fmt = format_of(told.get("finn_datatype", ""))
+            if annotation.tensor_name == name and fmt is not None:
+                return replace(fmt, narrow=True) if told.get("narrow") == "1" else fmt
         return None
 
     def _final_value(self, output: str | None) -> Scaled:

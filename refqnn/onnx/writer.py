@@ -277,8 +277,9 @@ class _Writer:
 
     def _annotate(self, name: str, fmt: IntFormat) -> None:
         annotation = self.onnx.TensorAnnotation(tensor_name=name)
-        entry = annotation.quant_parameter_tensor_names.add()
-        entry.key, entry.value = "finn_datatype", _finn_type(fmt)
+        told = {"finn_datatype": _finn_type(fmt), **({"narrow": "1"} if fmt.narrow else {})}
+        for key, value in told.items():
+            annotation.quant_parameter_tensor_names.add(key=key, value=value)
         self.annotations.append(annotation)
 
     def _quantize(self, x: _Tensor, q: Quantizer) -> _Tensor:
@@ -701,6 +702,9 @@ class _Writer:
             term = self.cast(value, self.sums, f"{name}_term")
             if abs(m) > self.limit:
                 raise NotCovered(f"node {name!r}: multiplier {m} is too large")
+            if len(x) == 1 and m != 1 and not self.integer:  # a lone product would read as a scale
+                terms.append(self.apply("Mul", f"{name}_term", term, term, -1 if m < -1 else 1))
+                m += 1 if m < -1 else -1
             terms.append(term if m == 1 else self.apply("Mul", f"{name}_term", term, term, m))
         for i in range(1, len(terms) - 1):
             terms[i] = self.apply("Add", f"{name}_partial", terms[i], *terms[i - 1 : i + 1])
@@ -750,7 +754,7 @@ def _along_axis(values: Array, x: _Tensor, axis: int | None) -> Array:
 
 
 def _as_thresholds(q: Quantizer) -> ThresholdQuantizer | None:
-    """The same quantizer as the least float32 of each code; None where infinities have their own."""
+    """The same quantizer as the least float32 of each code; None where infinities differ."""
     greatest = float(np.finfo(np.float32).max)
     rows, levels = q.scale.size, q.format.levels
     rowwise = q if q.axis is None else replace(q, axis=0)  # type: ignore[type-var]
