@@ -155,7 +155,7 @@ def _plain_door(q: Quantized, real: Real) -> Quantizer | None:
         zero, zero_first = shift.astype(np.int64), True
     parameters = [scale, zero, np.ones(zero.shape, np.float32) if divisor is None else divisor]
     axis = varying_axis(parameters, q.name)
-    scale, zero, divisor = (along_one(a, axis) for a in parameters)
+    scale, zero, divisor = np.broadcast_arrays(*(along_one(a, axis) for a in parameters))
     scalings = sum(s.op in ("Mul", "Div") for s in steps) + bool((scale != 1).any())
     if scalings > 1 and q.rounding in _DIRECTED:  # a product that becomes 0 has lost its sign
         return None
@@ -170,8 +170,8 @@ def _plain_door(q: Quantized, real: Real) -> Quantizer | None:
         return SymmetricQuantizer(scale, fmt, q.rounding, door_axis)
     if not (fmt.q_min <= zero.min() and zero.max() <= fmt.q_max):
         return None
-    zeros = zero[0] if (zero == zero[0]).all() else np.broadcast_to(zero, scale.shape)
-    return AffineQuantizer(scale, zeros, fmt, q.rounding, door_axis, zero_point_first=zero_first)
+    zero = zero[0] if (zero == zero[0]).all() else zero
+    return AffineQuantizer(scale, zero, fmt, q.rounding, door_axis, zero_point_first=zero_first)
 
 
 def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:

@@ -161,6 +161,7 @@ class _Writer:
         self.annotations: list[Any] = []
         self.taken = {INPUT, *(node.name for node in network.nodes)}
         self.tensors: dict[str, _Tensor] = {}
+        self.masses: dict[str, int] = {}  # absolute, of the sums of a node
 
     # --- the graph --------------------------------------------------------------------------
 
@@ -255,6 +256,7 @@ class _Writer:
         mass = self.ranges[name].largest
         if isinstance(op, SumOp):
             mass = max(mass, op.prepare(*(self.ranges[i] for i in inputs)))
+        self.masses[name] = mass
         if mass > self.limit:
             expected = f"at most {self.limit} for the {self.flavour} flavour"
             raise NotCovered(mismatch(f"{where}: absolute mass", mass, expected))
@@ -410,6 +412,13 @@ class _Writer:
         kind = int(getattr(self.onnx.TensorProto, dtype))
         return self.apply("Cast", name, x, dtype=dtype, last=last, to=kind)
 
+    def as_floats(self, x: _Tensor, name: str, mass: int) -> _Tensor:
+        """Integers for an operator that ONNX has for 8 bits and floats only."""
+        if mass > _FLOAT_MASS:
+            expected = f"integers of 8 bits, or floats that hold at most {_FLOAT_MASS}"
+            raise NotCovered(mismatch(f"node {name!r}: absolute mass", mass, expected))
+        return self.cast(x, "FLOAT", f"{name}_floats")
+
     def add_constant(
         self, x: _Tensor, values: ArrayLike, name: str, *, last: bool = False
     ) -> _Tensor:
@@ -502,9 +511,10 @@ class _Writer:
         **attributes: Any,
     ) -> _Tensor:
         """MatMul or Conv, or its integer form, and a bias."""
-        lo, hi = x.limits
-        greatest, zero = max(hi, pad_code), 0
-        eight = self._eight_bits(x, weight, greatest, name) if self.integer else None
+        padded = pad_code if any(sum(p) for p in padding) else 0
+        lo, hi = min(x.limits[0], padded), max(x.limits[1], padded)
+        zero, sums = 0, self.sums
+        eight = self._eight_bits(x, weight, lo, hi, name) if self.integer else None
         if eight is not None:
             kind += "Integer"
             x, zero, (weight, dtype, weight_zero) = eight
@@ -512,27 +522,29 @@ class _Writer:
             zeros = [self.constant(z, t, f"{name}_zero") for z, t in
                      ((zero, "UINT8"), (weight_zero, dtype))]  # fmt: skip
         elif not self.integer:
-            w, zeros = self.float_weights(weight, name, greatest, lo < 0), []
+            w, zeros = self.float_weights(weight, name, hi, lo < 0), []
         elif kind == "MatMul":
             x = self.cast(x, "INT32", f"{name}_wide")
             w, zeros = self.constant(weight, "INT32", f"{name}_weight"), []
         else:
-            raise NotCovered(f"node {name!r}: ONNX convolves integers of 8 bits only")
-        if pad_code and any(sum(p) for p in padding):
-            if self.integer and not 0 <= pad_code + zero <= 255:
-                raise NotCovered(f"node {name!r}: it pads with {pad_code}, beyond 8 bits")
+            x, sums = self.as_floats(x, name, self.masses[name]), "FLOAT"
+            w, zeros = self.constant(weight, "FLOAT", f"{name}_weight"), []
+        if padded:
             x = self.padded(x, padding, pad_code + zero, name)
             padding = ((0, 0),) * len(padding)
         if padding:
             attributes["pads"] = _pads(padding)
         shape, last = self.network.shapes[name], bias is None
+        ready = last and sums == self.sums
         y = self.apply(
-            kind, name, x, x, w, *zeros, shape=shape, dtype=self.sums, last=last, **attributes
+            kind, name, x, x, w, *zeros, shape=shape, dtype=sums, last=ready, **attributes
         )
+        if sums != self.sums:
+            y = self.cast(y, self.sums, name, last=last)
         return y if bias is None else self.add_constant(y, bias, name, last=True)
 
     def _eight_bits(
-        self, x: _Tensor, weight: Array, greatest: int, name: str
+        self, x: _Tensor, weight: Array, least: int, greatest: int, name: str
     ) -> tuple[_Tensor, int, tuple[Array, str, int]] | None:
         """(x as uint8, its zero point, weights and theirs), or None when 8 bits do not hold them.
 
@@ -540,13 +552,13 @@ class _Writer:
         point, which every kernel multiplies exactly.
         """
         lo, hi = int(weight.min()), int(weight.max())
-        if x.dtype not in ("UINT8", "INT8") or hi - lo > 255 or lo < -128 or hi > 255:
+        zero = max(0, -least)
+        if greatest + zero > 255 or hi - lo > 255 or lo < -128 or hi > 255:
             return None
-        zero = 0
-        if x.dtype == "INT8":
-            zero = 128
+        if zero:
             wide = self.add_constant(self.cast(x, "INT32", f"{name}_wide"), zero, f"{name}_shifted")
-            x = self.cast(wide, "UINT8", f"{name}_unsigned")
+            x = wide
+        x = self.cast(x, "UINT8", f"{name}_unsigned")
         if hi <= 127 and 2 * (greatest + zero) * max(-lo, hi) <= _TWO_PRODUCTS:
             return x, zero, (weight, "INT8", 0)
         weight_zero = max(0, -lo)
@@ -677,12 +689,14 @@ class _Writer:
         return self.apply("Gather", name, index, table, index, dtype=out, last=True, axis=0)
 
     def max_pool(self, name: str, op: MaxPool2d, codes: _Tensor) -> _Tensor:
+        x = codes
         if codes.dtype == "INT32":
-            raise NotCovered(f"node {name!r}: ONNX pools integers of 8 bits only")
-        return self.apply(
-            "MaxPool", name, codes, shape=self.network.shapes[name], last=True,
+            x = self.as_floats(codes, name, max(map(abs, codes.limits)))
+        y = self.apply(
+            "MaxPool", name, x, shape=self.network.shapes[name], last=x is codes,
             kernel_shape=list(op.kernel), strides=list(op.stride), pads=_pads(op.padding),
         )  # fmt: skip
+        return y if x is codes else self.cast(y, codes.dtype, name, last=True)
 
     def sum_pool(self, name: str, op: SumPool2d, codes: _Tensor) -> _Tensor:
         """A depthwise convolution with ones."""
@@ -702,7 +716,7 @@ class _Writer:
             term = self.cast(value, self.sums, f"{name}_term")
             if abs(m) > self.limit:
                 raise NotCovered(f"node {name!r}: multiplier {m} is too large")
-            if len(x) == 1 and m != 1 and not self.integer:  # a lone product would read as a scale
+            if len(x) == 1 and m != 1:  # a lone product would be read as a scale
                 terms.append(self.apply("Mul", f"{name}_term", term, term, -1 if m < -1 else 1))
                 m += 1 if m < -1 else -1
             terms.append(term if m == 1 else self.apply("Mul", f"{name}_term", term, term, m))
