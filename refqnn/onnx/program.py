@@ -220,6 +220,12 @@ class Program:
         function = partial(np.asarray, dtype=np.int64)
         return unscaled(v, lo, hi, function=function, dtype=v.dtype, name=name)
 
+    def settled(self, v: Scaled, name: str) -> Scaled:
+        """A product as the values of a node, or multiples of one number.  Raises: NotCovered."""
+        if v.integer:
+            return self.plain(v, f"{name}_input")
+        return self._on_grid(v, name, name, f"{name}: it moves products; quantize them first")
+
     def values_of(self, v: Scaled, name: str = "output") -> Scaled:
         """An integer tensor as the values of a node."""
         v = self.plain(v, name)
@@ -474,6 +480,8 @@ class Program:
 
     def moved(self, v: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
         """The values where `movement` takes the entries of an array of their shape."""
+        if v.function is not None and v.rows > 1:  # which knows its channels by their places
+            v = self.settled(v, name)
         op = Gather.of(v.shape, movement)
         if np.array_equal(op.index.ravel(), np.arange(prod(v.shape))):  # no value moves
             return self.reshape(v, op.index.shape, name)

@@ -69,6 +69,19 @@ CASES: dict[str, tuple[list[Any], str, str, int]] = {
     "a constant on a square of a sum": (
         [MM, "Mul m m -> q", ("Add q c -> y", {"c": np.int32([5, -7])})], "UINT8", "INT32", 2,
     ),
+    "sum of products of channels": (
+        [("Max x c -> t", {"c": np.uint8([7, 200])}), "Mul t t -> q", "Add q q -> y"],
+        "UINT8", "UINT8", 2,
+    ),
+    "products of channels change places": (
+        [("Max x c -> t", {"c": np.uint8([7, 200])}), "Mul t t -> q",
+         ("Gather q i -> y", {"i": np.int64([1, 0])}, {"axis": 1})], "UINT8", "UINT8", 2,
+    ),
+    "float products of channels change places": (
+        [("DequantizeLinear x s z -> f", {"s": np.float32(0.5), "z": np.uint8(9)}),
+         ("Mul f k -> g", {"k": np.float32([3, -5])}), "Mul f g -> q",
+         ("Gather q i -> y", {"i": np.int64([1, 0])}, {"axis": 1})], "UINT8", "FLOAT", 2,
+    ),
     "layer on a clipped sum": (
         [MM, "Relu m -> r", ("MatMul r v -> y", {"v": np.int32([[1, 2], [-1, 1]])})],
         "UINT8", "INT32", 2,
