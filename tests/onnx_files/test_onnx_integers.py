@@ -342,6 +342,12 @@ def reference(model: Any, X: np.ndarray) -> np.ndarray | str:
         return "lacks an operator"
 
 
+def clips_64_bits(model: Any) -> bool:
+    """The runtime clips 64-bit integers by their lowest 32 bits: 4294966189 in [32, 43] is 32."""
+    to = [node.attribute[0].i for node in model.graph.node if node.op_type == "Cast"]
+    return TensorProto.INT64 in to and any(node.op_type == "Clip" for node in model.graph.node)
+
+
 PEERS: dict[str, Callable[..., np.ndarray | str]] = {
     "runtime": lambda model, X: runtime(model, X, "ORT_DISABLE_ALL"),
     "optimized": lambda model, X: runtime(model, X, "ORT_ENABLE_ALL"),
@@ -364,8 +370,13 @@ def ending(seed: int, counts: Counter[str]) -> None:
     for peer, run in PEERS.items():
         answer = run(model, X)
         if not isinstance(answer, str):
-            np.testing.assert_array_equal(ours, answer, f"seed {seed}, {peer}")
-            answer = "equal"
+            narrow = peer != "reference" and clips_64_bits(model)
+            if narrow and not np.array_equal(ours, answer):
+                np.testing.assert_array_equal(ours, reference(model, X), f"seed {seed}")
+                answer = "clips integers beyond 32 bits otherwise"
+            else:
+                np.testing.assert_array_equal(ours, answer, f"seed {seed}, {peer}")
+                answer = "equal"
         counts[f"{peer}: {answer}"] += 1
 
 
