@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +17,7 @@ from refqnn.commands import console
 from refqnn.errors import CertificateError
 from refqnn.formats import signed_bits
 from refqnn.inspect import table
+from refqnn.onnx.conversion import write
 from refqnn.ops import Interval
 
 if TYPE_CHECKING:
@@ -23,16 +26,37 @@ if TYPE_CHECKING:
     from refqnn.network import Network
     from refqnn.onnx import Flavour
 
+    Reader = Callable[[Path], Network]
+
+
+def _reads(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how an ONNX file is read, and `read`, which opens a file so."""
+
+    @click.option("--input", "door", help="ONNX tensor to start from, or UINT8, INT4, ...: codes.")
+    @click.option("--output", "stop", help="ONNX tensor to stop at.")
+    @click.option("--strict", is_flag=True, help="Refuse a file whose last operators are left out.")
+    @wraps(command)
+    def with_reader(
+        *args: object, door: str | None, stop: str | None, strict: bool, **options: object
+    ) -> None:
+        def read(file: Path) -> Network:
+            imported = onnx.open_file(file, input=door, output=stop, strict=strict)
+            console.show(*(f"left out behind the output: {node}" for node in imported.dropped))
+            return imported.network
+
+        command(*args, read=read, **options)
+
+    return with_reader
+
 
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=console.FILE)
-def inspect(file: Path) -> None:
+@_reads
+def inspect(file: Path, read: Reader) -> None:
     """Show a network (ours or ONNX) as a table: nodes, formats, proved ranges, bits, parameters."""
-    imported = onnx.open_file(file)
-    network = imported.network
+    network = read(file)
     console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
     console.show(
-        *(f"left out behind the output: {node}" for node in imported.dropped),
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",
         "bits: two's complement; span: after the best constant is added to each neuron.",
     )
@@ -69,6 +93,7 @@ def inspect(file: Path) -> None:
     "--verify", "stated", type=console.FILE, help="Recheck this certificate, prove none anew."
 )
 @click.option("--allow-trusted", is_flag=True, help="--verify accepts what it cannot recheck.")
+@_reads
 def certify(
     file: Path,
     bits: int | None,
@@ -81,6 +106,7 @@ def certify(
     inputs: Path | None,
     stated: Path | None,
     allow_trusted: bool,
+    read: Reader,
 ) -> None:
     """Prove the range of every accumulator of a network (ours or ONNX), for every input.
 
@@ -89,7 +115,7 @@ def certify(
 
     With --verify: exits with 1 when the certificate does not hold for the network.
     """
-    network = onnx.open_network(file)
+    network = read(file)
     if stated is not None:
         certificate = _verified(stated, network, budget, allow_trusted)
     else:
@@ -236,17 +262,11 @@ def _call(target: str) -> tuple[Any, Any]:
     default="qonnx",
     help="Of a target that ends in .onnx.",
 )
-@click.option(
-    "--input", "input_name", help="ONNX tensor to start from, or UINT8, INT4, ...: what comes in."
-)
-@click.option("--output", "output_name", help="ONNX tensor to stop at.")
-def convert(
-    source: Path, target: Path, flavour: str, input_name: str | None, output_name: str | None
-) -> None:
+@_reads
+def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
     """Read SOURCE (ours or ONNX), write TARGET (.onnx, or ours under any other name)."""
-    network = onnx.convert(
-        source, target, flavour=cast("Flavour", flavour), input=input_name, output=output_name
-    )
+    network = read(source)
+    write(network, target, cast("Flavour", flavour))
     console.say(f"wrote {target}: {len(network.nodes)} nodes")
 
 
@@ -259,10 +279,11 @@ def convert(
     type=console.FILE,
     help="A .npy file of samples: floats, or integer input codes.",
 )
-def diff(a: Path, b: Path, inputs: Path) -> None:
+@_reads
+def diff(a: Path, b: Path, inputs: Path, read: Reader) -> None:
     """Run two networks (ours or ONNX) on the same samples; exits with 1 where they part first."""
     samples = console.load_array(inputs)
-    difference = onnx.compare(onnx.open_network(a), onnx.open_network(b), samples)
+    difference = onnx.compare(read(a), read(b), samples)
     if difference is not None:
         console.show(difference)
         raise SystemExit(console.DIFFERENT)

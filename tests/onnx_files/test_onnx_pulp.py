@@ -112,7 +112,7 @@ def golden(x: Integers, p: dict[str, Any]) -> list[int]:
     return [sum(w * v for w, v in zip(row, means)) for row in p["fc"].tolist()]
 
 
-@pytest.mark.parametrize("seed", (0, 1, 2, 4))
+@pytest.mark.parametrize("seed", [0, 1, 2, 4])
 @pytest.mark.parametrize("how", ["Mul", "BatchNormalization", "RequantShift", "PACTOps"])
 def test_integer_networks_of_floats_give_their_golden_outputs(how, seed):
     p = parameters(seed)
