@@ -28,7 +28,7 @@ from refqnn.container import (
     read_file,
     write_atomically,
 )
-from refqnn.doors import Features, Predictions
+from refqnn.doors import Comparisons, Features, Predictions
 from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat
 from refqnn.graph import Node, inputs_of
@@ -59,6 +59,7 @@ _QUANTIZERS: dict[str, type[Quantizer]] = {
     AffineQuantizer.kind: AffineQuantizer,
     ThresholdQuantizer.kind: ThresholdQuantizer,
     Features.kind: Features,
+    Comparisons.kind: Comparisons,
 }
 _DEQUANTIZERS = {"Dequantizer": Dequantizer, Predictions.kind: Predictions}
 
