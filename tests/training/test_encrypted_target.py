@@ -143,7 +143,7 @@ def test_targets() -> None:
 )
 def test_settings_without_a_meaning(parameters: dict[str, object], name: str) -> None:
     model = NeuralNetClassifier(**{**QUICK, **parameters})
-    with pytest.raises(InvalidArgument, match=f"^{name}:"):
+    with pytest.raises(InvalidArgument, match=rf"^{name}:"):
         model.fit(IRIS.data, IRIS.target)
 
 
