@@ -131,16 +131,19 @@ def compile(
         if model == "secret" and lowered.program.linear_in_input:
             raise CircuitError(_LINEAR)
         per_event = None if global_p_error is None else global_p_error / lowered.events
-        build = partial(
-            backend.compiled,
-            p_error=min(p for p in (p_error, per_event) if p is not None),
-            global_p_error=1.0,
-            security_level=security_level,
-            parameter_selection_strategy=parameters,
-            compress_evaluation_keys=compress_keys,
-            compress_input_ciphertexts=True,
-            **options,
-        )
+
+        def build(program: Program) -> fhe.Circuit:
+            return backend.compiled(
+                program,
+                p_error=min(p for p in (p_error, per_event) if p is not None),
+                global_p_error=1.0,
+                security_level=security_level,
+                parameter_selection_strategy=parameters,
+                compress_evaluation_keys=compress_keys,
+                compress_input_ciphertexts=True,
+                **options,
+            )
+
         try:
             circuit = build(lowered.program)
         except RuntimeError as error:

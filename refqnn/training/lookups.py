@@ -34,6 +34,7 @@ __all__ = ["LookupNet", "Settings", "distill", "grid"]
 
 CODE_BITS = 3  # of what a table gives
 _WEIGHT = 7  # the largest weight of the last layer
+_CLIP = 2.5  # where it stands, in mean magnitudes
 
 Standardise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -250,9 +251,10 @@ class _Student(nn.Module):
         step = (high - low).clamp(min=1e-6) / top
         weight = self.weight * step.T
         bias = self.bias + self.weight @ low[:, 0]
-        scale = (weight.detach().abs().max() / _WEIGHT).clamp(min=1e-9)
+        scale = (_CLIP * weight.detach().abs().mean() / _WEIGHT).clamp(min=1e-9)
         codes = _rounded((self.tables - low) / step)
-        return codes, _rounded(weight / scale), _rounded(bias / scale), scale
+        integers = _rounded(weight / scale).clamp(-_WEIGHT, _WEIGHT)
+        return codes, integers, _rounded(bias / scale), scale
 
     @torch.no_grad()
     def finished(self, edges: NDArray[np.float32]) -> LookupNet:
