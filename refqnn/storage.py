@@ -28,7 +28,7 @@ from refqnn.container import (
     read_file,
     write_atomically,
 )
-from refqnn.doors import Features, Predictions
+from refqnn.doors import Comparisons, Features, Predictions
 from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.foreign import refuse_foreign
 from refqnn.formats import BIPOLAR, IntFormat
@@ -60,6 +60,7 @@ _QUANTIZERS: dict[str, type[Quantizer]] = {
     AffineQuantizer.kind: AffineQuantizer,
     ThresholdQuantizer.kind: ThresholdQuantizer,
     Features.kind: Features,
+    Comparisons.kind: Comparisons,
 }
 _DEQUANTIZERS = {"Dequantizer": Dequantizer, Predictions.kind: Predictions}
 

@@ -16,9 +16,17 @@ from dataclasses import dataclass
 from refqnn.errors import CircuitError
 from refqnn.limits import available_memory
 
-__all__ = ["KeySizes", "available_memory", "kept_between_runs", "key_sizes", "require_memory"]
+__all__ = [
+    "KeySizes",
+    "available_memory",
+    "ciphertext_bytes",
+    "kept_between_runs",
+    "key_sizes",
+    "require_memory",
+]
 
 _WORD = 8  # bytes of a torus element
+_LARGEST_MASK = 2**11  # words, where there is no lookup
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _LARGEST = 2**31 - 1  # value of either
@@ -77,6 +85,13 @@ def key_sizes(parameters: bytes) -> KeySizes:
     travelling = seeded if compressed else whole
     unpacked = whole if compressed else 0
     return KeySizes(travelling, travelling + unpacked + bootstrap, bootstrap)
+
+
+def ciphertext_bytes(parameters: bytes) -> int:
+    """Of the largest ciphertext of one integer, from a circuit's encryption parameters."""
+    keys = [key["params"] for key in json.loads(parameters)["keyset"]["lweBootstrapKeys"]]
+    words = max((p["glweDimension"] * p["polynomialSize"] for p in keys), default=_LARGEST_MASK)
+    return int(_WORD * (words + 1))
 
 
 @contextmanager

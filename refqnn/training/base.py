@@ -77,6 +77,7 @@ class Estimator(BaseEstimator):
     """What quantized estimators and their float twins share: parameters, data, training."""
 
     _module_class: ClassVar[type[nn.Module]]
+    _other_modules: ClassVar[tuple[type[nn.Module], ...]] = ()  # that training may leave
     _classify: ClassVar[bool]
     _own: ClassVar[tuple[str, ...]]  # what fit takes from the targets
     _quantized: ClassVar[bool]
@@ -187,7 +188,8 @@ class Estimator(BaseEstimator):
         self._require_floats("input_mean_", "input_scale_", n)
         require("history_", self.history_, isinstance(self.history_, History), "a history")
         sizes = [self.module_.arguments[name] for name in ("input_dim", "n_outputs")]
-        fits = isinstance(self.module_, self._module_class) and sizes == [n, self._n_outputs]
+        kinds = (self._module_class, *self._other_modules)
+        fits = isinstance(self.module_, kinds) and sizes == [n, self._n_outputs]
         require("module", f"sizes {sizes}", fits, f"a {self._module_class.__name__} of this data")
 
     def _require_floats(self, mean: str, scale: str, size: int) -> None:

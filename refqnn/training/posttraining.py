@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 _DAMPING = 0.01  # of the mean square of an input: GPTQ's own choice
 _SHARES = np.linspace(0.3, 1.0, 36)  # of the greatest magnitude: scales that are tried
 _COARSER = np.linspace(1.2, 4.0, 15)  # under a budget also these
-_FAR = 1e3  # from the offset, where a nondecreasing function has risen
+_FAR = 1e6  # where a nondecreasing function has risen
 _PASSING = (nn.Dropout, nn.Identity, nn.Flatten)
 _BEHIND = (
     *(nn.BatchNorm1d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.Softplus),
@@ -96,16 +96,19 @@ def quantize_module(
     for number, (linear, behind) in enumerate(blocks, start=1):
         target = _floats(linear(wanted))
         last = number == len(blocks)
-        weight = _weights(_floats(linear.weight), codes, target, n_bits, fmt, n_accum_bits, last)
+        turned = _turned(behind, len(linear.weight))  # where what stands behind falls, -1
+        real = _floats(linear.weight) * turned[:, None]
+        weight = _weights(real, codes, target, n_bits, fmt, n_accum_bits, last)
+        weight[_fitted(codes @ weight.T, target, last)[0] * turned <= 0] = 0  # worse than nothing
         scale, offset = _fitted(codes @ weight.T, target, last)
+        scale = np.copysign(scale, turned)
         if not behind:
             nodes.append(Node(f"fc{number}", Linear(weight)))
             out = Dequantizer(scale[:1], offset)
             break
-        after = _Behind(behind, scale, offset)
-        weight[after.falling] *= -1
         nodes.append(Node(f"fc{number}", Linear(weight)))
         wanted = behind(_tensor(target))
+        after = _Behind(behind, scale, offset)
         act, fmt, step = after.thresholds(codes @ weight.T, weight, fmt, _floats(wanted), n_bits)
         nodes.append(Node(f"act{number}", act))
         codes, out = act.forward(codes @ weight.T), Dequantizer(step)
@@ -221,16 +224,19 @@ def _fitted(acc: NDArray[np.int64], target: Floats, one_scale: bool) -> tuple[Fl
     return scale, offset
 
 
+def _turned(behind: nn.Sequential, channels: int) -> Floats:
+    """-1 for each channel that falls as its sum rises, else 1: [channels]."""
+    if not behind:
+        return np.ones(channels)
+    low, high = _floats(behind(_tensor(np.array([[-_FAR], [_FAR]]) * np.ones(channels))))
+    return np.where(high < low, -1.0, 1.0)
+
+
 class _Behind:
     """What stands behind a sum: codes as a function of the accumulators of each channel."""
 
     def __init__(self, behind: nn.Sequential, scale: Floats, offset: Floats) -> None:
-        self._behind, self._offset = behind, offset
-        ends = np.array([[-1.0], [1.0]]) * _FAR + offset
-        low, high = _floats(behind(_tensor(ends)))
-        rising = np.broadcast_to(scale, offset.shape) > 0
-        self.falling = np.where(high < low, rising, ~rising)
-        self._scale = np.where(self.falling, -scale, scale)
+        self._behind, self._scale, self._offset = behind, scale, offset
 
     def _values(self, acc: NDArray[np.int64]) -> Floats:
         """Of accumulators [n, channels]."""
