@@ -256,7 +256,7 @@ def table(runs: list[Run]) -> None:
 
 def plot(runs: list[Run], network: Network, path: Path) -> None:
     """Left: every row, one marker a seed, beside the literature.  Right: one QAT network."""
-    from refqnn.plotting import COLOURS, decision_regions, figure
+    from refqnn.plotting import COLOURS, decision_regions, figure, legend_below, save_figure
 
     fig, (left, right) = figure(11.5, 5.0, columns=2)
     rows = list(dict.fromkeys(run.row for run in runs))[::-1]
@@ -286,19 +286,20 @@ def plot(runs: list[Run], network: Network, path: Path) -> None:
     ceiling = mean({run.seed: run.ceiling for run in runs}.values())
     left.axvline(ceiling, color="grey", linewidth=1, linestyle="--", label="ceiling (noise)")
     left.set_yticks(range(len(rows)), rows)
-    left.set_xlabel("test accuracy")
+    left.set_xlabel("accuracy (share of test points)")
     left.set_xlim(0.5, 1.0)
-    left.legend(loc="lower left", bbox_to_anchor=(0.0, 0.02))
+    legend_below(left)
     bits = max(run.widths[i] for run in runs if run.differ is not None for i in range(3))
-    left.set_title(f"QAT: accumulators certified at {bits} bits or fewer")
+    seeds = len({run.seed for run in runs})
+    left.set_title(f"{seeds} seeds; QAT: accumulators certified at {bits} bits or fewer")
 
     data = datasets.load("checkerboard", 0)
     decision_regions(right, network, data.X_test, data.y_test)
     last = [run for run in runs if run.seed == 0][-1]
     shown = f"{last.row}, {max(widths(network))} bits, test accuracy {last.accuracy:.3f}"
-    right.set_title(f"{shown} (seed 0)")
+    right.set_title(f"{shown} of {len(data.y_test):,} (seed 0)")
     right.set_aspect("equal")
-    fig.savefig(path, dpi=150)
+    save_figure(fig, path)
 
 
 def main() -> None:

@@ -156,13 +156,11 @@ def table(pictures: list[Picture]) -> None:
 
 def plot(pictures: list[Picture], path: Path) -> None:
     """Upper row the float twins, lower row ours; the held-out points on top."""
-    from matplotlib.figure import Figure
-
-    from refqnn.plotting import COLOURS
+    from refqnn.plotting import COLOURS, figure, save_figure
 
     first = list({picture.plane: picture for picture in reversed(pictures)}.values())[::-1]
-    fig = Figure(figsize=(2.9 * len(first), 6.4), layout="constrained")
-    grid = fig.subplots(2, len(first), squeeze=False)
+    fig, grid = figure(2.9 * len(first), 6.4, columns=len(first), rows=2)
+    grid = grid.reshape(2, len(first))
     for (above, below), picture in zip(grid.T, first):
         ours, twin = means(pictures, picture.plane)
         bits = max(picture.widths)
@@ -188,8 +186,12 @@ def plot(pictures: list[Picture], path: Path) -> None:
             axes.set_title(title, fontsize=10)
             axes.set_xticks([])
             axes.set_yticks([])
-    fig.suptitle("Held-out points, regions of the first seed, mean accuracy over the seeds")
-    fig.savefig(path, dpi=150)
+    points = len(first[0].y_test)
+    seeds = len(pictures) // len(first)
+    fig.suptitle(
+        f"{points:,} held-out points, regions of the first seed, mean accuracy of {seeds} seeds"
+    )
+    save_figure(fig, path)
 
 
 def main() -> None:

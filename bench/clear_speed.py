@@ -314,14 +314,12 @@ def summary(results: list[dict[str, Any]], key: str) -> dict[str, float]:
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """One panel per batch size: how many times the time of refqnn each peer takes, log axis."""
-    from matplotlib.figure import Figure
-
-    from refqnn.plotting import COLOURS
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     names = list(dict.fromkeys(result["network"] for result in results))
     shown = [p for p in PEERS if p != "refqnn"]
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    for axes, n in zip(figure.subplots(1, len(BATCHES), sharey=True), BATCHES):
+    fig, panels = figure(12, 4.8, columns=len(BATCHES))
+    for axes, n in zip(panels, BATCHES):
         for result in results:
             if result["batch"] != n:
                 continue
@@ -336,14 +334,13 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         axes.axvline(1, color="grey", linewidth=1)
         axes.set_xscale("log")
         axes.set_yticks(range(len(names)), [name.replace(", ", "\n", 1) for name in names])
-        axes.set_title(f"batch {n:,}")
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].invert_yaxis()
-    figure.supxlabel("time / time of refqnn forward (right of 1: slower than refqnn)")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(shown))
-    figure.savefig(path, dpi=150)
+        axes.set_title(f"batch of {n:,}, {ROUNDS} rounds")
+        axes.invert_yaxis()
+        axes.label_outer()
+    told = "time / time of refqnn forward (no unit; right of 1: slower than refqnn)"
+    panels[len(panels) // 2].set_xlabel(told)
+    legend_below(panels[0])
+    save_figure(fig, path)
 
 
 PEERS = (

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -80,8 +81,9 @@ def seconds(call: Call, shortest: float = SHORTEST) -> NDArray[np.float64]:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, interpreter and package versions: what a figure depends on."""
+    """Commit, processor, cores, memory, interpreter, packages: what a figure depends on."""
     return {
+        "commit": commit(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -89,6 +91,20 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
     }
+
+
+def commit() -> str | None:
+    """The commit that was measured, with "+" where files differ from it; None outside of git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(FOLDER), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../refqnn", ".")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write_results(name: str, results: Mapping[str, Any], folder: Path = FOLDER) -> Path:

@@ -131,7 +131,7 @@ def table(runs: list[Fold]) -> None:
 
 
 def plot(runs: list[Fold], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(7.0, 3.8)
     names = list(dict.fromkeys(run.data for run in runs))
@@ -152,12 +152,14 @@ def plot(runs: list[Fold], path: Path) -> None:
             y += values(name)
             x += [position + (number - 1.5) * 0.16] * len(values(name))
         axes.plot(x, y, marker, color=COLOURS[colour], ms=6, alpha=0.75, label=label)
-    axes.set_xticks(range(len(names)), names)
+    rows = {name: sum(r.rows for r in runs if (r.data, r.seed) == (name, 0)) for name in names}
+    axes.set_xticks(range(len(names)), [f"{name}\n{rows[name]:,} rows" for name in names])
     axes.set_ylabel("accuracy on held-out rows")
-    axes.set_title(f"Default arguments, {FOLDS}-fold cross-validation: one marker for each seed")
+    seeds = len({run.seed for run in runs})
+    axes.set_title(f"Default arguments, {FOLDS} folds: a marker for each of {seeds} seeds")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower left")
-    fig.savefig(path, dpi=150)
+    legend_below(axes)
+    save_figure(fig, path)
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def measure(seeds: int, executed: int, report: Callable[[Run], None]) -> list[Ru
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(5.6, 3.6)
     for r in runs:
@@ -102,11 +102,12 @@ def plot(runs: list[Run], path: Path) -> None:
         axes.plot(seeds, values, marker, color=colour, label=name)
     axes.set_xticks(seeds)
     axes.set_xlabel("seed")
-    axes.set_ylabel("R2, held-out patients")
+    axes.set_ylabel("R2 (share of variance explained)")
     widest = max(max(r.widths) for r in runs)
-    axes.set_title(f"Diabetes 10-20-1: certified accumulators of at most {widest} bits")
-    axes.legend()
-    fig.savefig(path, dpi=150)
+    title = f"Diabetes 10-20-1, {runs[0].rows} held-out patients"
+    axes.set_title(f"{title},\nsums of at most {widest} bits: a marker for each seed")
+    legend_below(axes)
+    save_figure(fig, path)
 
 
 def main() -> None:

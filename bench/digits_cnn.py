@@ -34,7 +34,7 @@ from common import Session
 from numpy.typing import NDArray
 
 import refqnn
-from refqnn import Network, certify, datasets
+from refqnn import Accumulator, Network, certify, datasets
 from refqnn.brevitas import verify_against
 from refqnn.training import loop
 from refqnn.training.modules import QuantConvNet
@@ -50,7 +50,7 @@ class Variant:
     """Arguments of QuantConvNet, signed bits of every accumulator (None: no budget), epochs."""
 
     arguments: dict[str, Any]
-    budget: int | None
+    budget: int | Accumulator | None
     epochs: int
 
 
@@ -84,7 +84,10 @@ def images(X: Images) -> Images:
 
 def train(name: str, seed: int, epochs: int | None = None) -> QuantConvNet:
     """The trained module of a variant; equal arguments give equal weights."""
-    variant = VARIANTS[name]
+    return trained(VARIANTS[name], seed, epochs)
+
+
+def trained(variant: Variant, seed: int, epochs: int | None = None) -> QuantConvNet:
     data = datasets.load("digits", seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -177,7 +180,7 @@ def measure(report: Callable[[Run], None]) -> tuple[list[Run], dict[str, Any]]:
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(6.4, 3.8)
     labels = []
@@ -193,12 +196,13 @@ def plot(runs: list[Run], path: Path) -> None:
             f"{name}\n{chosen[0].hidden_values} hidden values\n{hidden} bits, last layer {last}"
         )
     axes.axhline(TARGET, color="grey", linewidth=1, linestyle="--", label=f"target {TARGET}")
-    axes.legend()
+    legend_below(axes)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.5, len(labels) - 0.3)
     axes.set_ylabel("test accuracy, integer network")
-    axes.set_title("Digits, convolutional: one marker per seed, certified widths")
-    fig.savefig(path, dpi=150)
+    seeds = len({r.seed for r in runs})
+    axes.set_title(f"Digits, convolutional, 360 test digits: a marker for each of {seeds} seeds")
+    save_figure(fig, path)
 
 
 def main() -> None:

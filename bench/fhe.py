@@ -27,6 +27,17 @@ from common import FOLDER, machine
 
 FORMS = ("float", "integer", "simulated", "encrypted", "peer")
 
+LABELS = {  # of the networks, as the README's table has them
+    "iris": "iris 4-16-3",
+    "breast_cancer": "breast_cancer 30-128-2, one input each",
+    "digits": "digits 64-64-10",
+    "digits CNN": "digits, convolution of 16 channels",
+    "digits alone": "digits 64-256-10, one input each",
+    "iris w3a3": "iris, 3 bits, sparse",
+    "breast_cancer w3a3": "breast_cancer, 3 bits, sparse",
+    "digits w3a3": "digits, 3 bits, sparse",
+}
+
 Results = dict[str, dict[str, dict[str, Any]]]  # network -> form -> {"seconds": ..., **extra_info}
 
 
@@ -55,7 +66,8 @@ def by_network(content: dict[str, Any]) -> Results:
     found: Results = {}
     for run in content["benchmarks"]:
         form = run["extra_info"]["form"]
-        entry = {"seconds": run["stats"]["median"], **run["extra_info"]}
+        stats = run["stats"]
+        entry = {"seconds": stats["median"], "rounds": stats["rounds"], **run["extra_info"]}
         found.setdefault(run["group"], {})[form] = entry
     return found
 
@@ -104,33 +116,38 @@ def sizes(results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
-    fig, (left, right) = figure(12.0, 4.6, columns=2)
+    fig, (left, right) = figure(13.0, 4.6, columns=2)
     names = list(results)
     places = range(len(names))
     for form, colour, marker in zip(FORMS, COLOURS, "os^Dv"):
         seconds = [results[name][form]["seconds"] for name in names]
         left.plot(seconds, places, marker, color=colour, label=form)
     left.set_xscale("log")
-    left.set_xlabel("seconds for one sample")
-    left.set_title("Clear and encrypted inference")
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(FORMS), fontsize=8)
+    left.set_xlabel("latency of one sample (s)")
+    rounds = [results[name]["encrypted"]["rounds"] for name in names]
+    left.set_title(
+        f"Clear and encrypted inference, medians of {min(rounds)} to {max(rounds)} samples"
+    )
+    legend_below(left)
     ratios = [results[n]["peer"]["seconds"] / results[n]["encrypted"]["seconds"] for n in names]
-    right.barh(places, ratios, color=COLOURS[0])
+    right.hlines(places, 1, ratios, color=COLOURS[0], linewidth=2)  # from equal; bars have no 0
+    right.plot(ratios, places, "o", color=COLOURS[0])
     right.axvline(1, color="black", linewidth=1)
     for place, ratio, name in zip(places, ratios, names):
         limit = results[name]["encrypted"]["limit_seconds"]
         near = f", {results[name]['encrypted']['seconds'] / limit:.2f} x limit" if limit else ""
-        right.text(ratio, place, f" {ratio:.1f}{near}", va="center", fontsize=8)
+        right.text(max(ratio, 1), place, f"  {ratio:.1f}{near}", va="center", fontsize=8)
     right.set_xscale("log")
-    right.set_xlim(0.5, max(ratios) * 8)
-    right.set_xlabel("peer's construction of the same network / ours")
+    right.set_xlim(min(0.5, min(ratios) * 0.8), max(ratios) * 8)
+    right.set_xlabel("latency of the peer's construction / ours (right of 1: ours is faster)")
     right.set_title("Encrypted latency against the peer's construction")
     for axes in (left, right):
-        axes.set_yticks(places, names)
+        axes.set_yticks(places, [LABELS.get(name, name) for name in names])
         axes.invert_yaxis()
-    fig.savefig(path, dpi=150)
+        axes.label_outer()
+    save_figure(fig, path)
 
 
 def main() -> None:

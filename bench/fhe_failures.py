@@ -126,7 +126,7 @@ def measured(name: str, allowed: float, n_simulated: int, n_encrypted: int) -> S
 
 
 def plot(settings: list[Setting], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(7.0, 4.2)
     for i, (name, marker) in enumerate(zip(NETWORKS, "os")):
@@ -155,11 +155,11 @@ def plot(settings: list[Setting], path: Path) -> None:
     axes.set(xscale="log", yscale="log", ylim=(5e-4, 1))
     axes.set_xticks(ALLOWED, [str(allowed) for allowed in ALLOWED])
     axes.minorticks_off()
-    axes.set_xlabel("promised probability that an inference fails, at most")
-    axes.set_ylabel("measured share that failed")
-    axes.set_title("Failures of encrypted inference at loose global_p_error (95 % intervals)")
-    axes.legend(fontsize=7, loc="upper left")
-    fig.savefig(path, dpi=150)
+    axes.set_xlabel("promised probability that an inference fails, at most (share of samples)")
+    axes.set_ylabel("measured share that failed (95 % interval)")
+    axes.set_title("Failures of encrypted inference at loose global_p_error")
+    legend_below(axes, 2)
+    save_figure(fig, path)
 
 
 def written(settings: list[Setting], seconds: float, folder: Path) -> None:

@@ -138,19 +138,19 @@ def travelling_bytes(circuit: fhe.Circuit) -> int:
 
 
 def plot(rows: list[Measured], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, save_figure
 
     fig, (left, right) = figure(9.0, 3.6, columns=2)
     names = [r.backend if r.workers == 1 else f"{r.backend}, {r.workers} workers" for r in rows]
     left.bar(names, [1 / r.seconds_per_sample for r in rows], color=COLOURS[0])
-    left.set_ylabel("samples per second")
-    left.set_title("Keys in place")
+    left.set_ylabel("throughput (samples/s)")
+    left.set_title(f"Keys in place, {rows[0].samples} samples")
     right.bar(names, [r.first_seconds - r.seconds_per_sample for r in rows], color=COLOURS[1])
-    right.set_ylabel("seconds before the first results")
+    right.set_ylabel("before the first results (s)")
     right.set_title("Start: processes, circuit and keys")
     for axes in (left, right):
         axes.tick_params(axis="x", labelrotation=30)
-    fig.savefig(path, dpi=150)
+    save_figure(fig, path)
 
 
 def main() -> None:

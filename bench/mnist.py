@@ -119,7 +119,7 @@ def measure(seeds: int, report: Callable[[Run], None]) -> list[Run]:
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(5.6, 3.6)
     series = {
@@ -131,12 +131,13 @@ def plot(runs: list[Run], path: Path) -> None:
         axes.plot([place - 0.2, place + 0.2], [mean(values)] * 2, color=colour)
         axes.annotate(f"{mean(values):.3f}", (place + 0.24, mean(values)), va="center")
     axes.axhline(TARGET, color="grey", linewidth=1, linestyle="--", label=f"target {TARGET}")
-    axes.legend()
+    legend_below(axes)
     axes.set_xticks(range(len(series)), series)
     axes.set_xlim(-0.5, 1.7)
-    axes.set_ylabel("accuracy, 1,000 held-out digits")
-    axes.set_title(f"MNIST (5,000 digits) 196-{HIDDEN}-10: one marker per seed")
-    fig.savefig(path, dpi=150)
+    axes.set_ylabel("test accuracy, integer network")
+    title = f"MNIST 196-{HIDDEN}-10, 1,000 test digits"
+    axes.set_title(f"{title}:\na marker for each of {len(runs)} seeds, the line is their mean")
+    save_figure(fig, path)
 
 
 def main() -> None:

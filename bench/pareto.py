@@ -109,7 +109,7 @@ def measure(name: str, seeds: int) -> Point:
 
 
 def plot(points: Iterable[Point], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     points = list(points)
     fig, axes = figure(8.4, 4.6)
@@ -143,10 +143,11 @@ def plot(points: Iterable[Point], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlim(right=40)
     axes.set_xlabel("encrypted latency of one image (s)")
-    axes.set_ylabel("test accuracy, encrypted = integer (3 seeds)")
-    axes.set_title("Digits: accuracy, certified hidden accumulator bits, latency")
-    axes.legend(title="widest accumulator", fontsize=8)
-    fig.savefig(path, dpi=150)
+    axes.set_ylabel("test accuracy, encrypted = integer")
+    seeds = max(len(p.accuracies) for p in points)
+    axes.set_title(f"Digits, 360 test digits: mean, least and greatest of {seeds} seeds")
+    legend_below(axes, title="widest accumulator (bits)")
+    save_figure(fig, path)
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def total(table: dict[str, Any], names: Iterable[str]) -> dict[str, int]:
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Bars of mutants killed; by operation with the onnx package beside, and by flag."""
-    from refqnn.plotting import COLOURS, figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, (left, right) = figure(11, 8, columns=2)
     for axes, names, rows, title in (
@@ -116,7 +116,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes.margins(y=0.01)
         axes.invert_yaxis()
         axes.set_xlim(0, max(mutants) * 1.12)
-        axes.set_xlabel("mutants")
+        axes.set_xlabel("wrong implementations (number)")
         axes.set_title(f"killed, {title}", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     theirs = results["onnx"]["operations"]
@@ -129,12 +129,13 @@ def plot(results: dict[str, Any], path: Path) -> None:
         color=COLOURS[1],
         label=f"killed by the {count} integer vectors of onnx",
     )
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    legend_below(left)
     whole = results["total"]
     fig.suptitle(
-        f"{whole['killed']} of {whole['mutants']} wrong implementations told from right ones"
+        f"{whole['killed']} of {whole['mutants']} wrong implementations told from right ones "
+        f"by {results['vectors']} vectors"
     )
-    fig.savefig(path, dpi=150)
+    save_figure(fig, path)
 
 
 def main() -> None:

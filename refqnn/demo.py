@@ -81,6 +81,7 @@ class Demo:
     seconds: dict[str, float]
     encrypted_seconds_per_sample: float
     clear_samples_per_second: float
+    clear_form: str  # what a sample costs there: "numpy", or one look at "a table of all inputs"
     evaluation_key_bytes: int
 
     @property
@@ -212,6 +213,7 @@ def run(
         # The median: the first sample also unpacks the evaluation keys.
         encrypted_seconds_per_sample=float(np.median(np.diff(marks))),
         clear_samples_per_second=_throughput(network, codes),
+        clear_form="a table of all inputs" if network.is_a_table else "numpy",
         evaluation_key_bytes=circuit.evaluation_key_bytes,
     )
     return Run(demo, network, certificate, X, y)

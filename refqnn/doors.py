@@ -6,6 +6,7 @@ encrypted circuit, a file, another runtime) gives the answers of `predict`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
-from refqnn.formats import as_array, as_integers
-from refqnn.quantizers import Dequantizer, FloatArray, ThresholdQuantizer
+from refqnn.formats import IntFormat, as_array, as_integers, is_integer
+from refqnn.quantizers import Dequantizer, FloatArray, ThresholdQuantizer, float_thresholds
 
-__all__ = ["Features", "Predictions"]
+__all__ = ["Comparisons", "Features", "Predictions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +44,32 @@ class Features(ThresholdQuantizer):
             return
         if not all(isinstance(name, str) for name in self.names):
             raise InvalidType(mismatch("names", repr(self.names), "text"))
-        if len(self.names) != len(self.thresholds):
-            expected = f"{len(self.thresholds)}, one for each feature"
+        if len(self.names) != self.width:
+            expected = f"{self.width}, one for each feature"
             raise ShapeMismatch(mismatch("names", f"{len(self.names)} names", expected))
+
+    @classmethod
+    def of_function(
+        cls,
+        codes: Callable[[NDArray[np.float32]], NDArray[np.int64]],
+        features: int,
+        format: IntFormat,
+        names: Iterable[str] | None = None,
+    ) -> Features:
+        """The door of any nondecreasing function of each feature, found with the function itself.
+
+        Args:
+            codes: of float32 rows [n, features].
+            features: how many.
+        """
+        wanted = np.tile(np.arange(format.q_min + 1, format.q_max + 1), (features, 1))
+        thresholds = float_thresholds(lambda columns: codes(columns.T).T, wanted)
+        return cls(thresholds, format, axis=1, names=None if names is None else tuple(names))
+
+    @property
+    def width(self) -> int:
+        """How many features a row has."""
+        return len(self.thresholds)
 
     def quantize(self, x: ArrayLike) -> NDArray[np.int64]:
         """Codes [n, features] of a table: numbers, or a data frame with columns of these names.
@@ -62,7 +86,58 @@ class Features(ThresholdQuantizer):
             table = np.asarray(as_array(x, "x", "a table of numbers"), dtype=np.float64)
         except (TypeError, ValueError):
             raise InvalidType(mismatch("x", type(x).__name__, "a table of numbers")) from None
-        return super().quantize(table)
+        return super().quantize(self._read(table))
+
+    def _read(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The column that each code is made of."""
+        return table
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons(Features):
+    """The input door of chosen comparisons: code j of a row is 1 where x[columns[j]] reaches
+    thresholds[j].
+
+    Args:
+        thresholds, format, axis, names: as for `Features`.
+        columns: integers [codes], from 0 to n_features - 1: which feature each code is made of.
+        n_features: how many features a row has.
+
+    >>> from refqnn import IntFormat
+    >>> bit = IntFormat(1, signed=False)
+    >>> door = Comparisons([[0.5], [2.0], [9.0]], bit, axis=1, columns=[0, 0, 2], n_features=3)
+    >>> door.quantize([[1.0, 0.0, 10.0]]).tolist()
+    [[1, 0, 1]]
+    """
+
+    kind: ClassVar[str] = "Comparisons"
+
+    columns: Any = ()
+    n_features: int = 0
+
+    def __post_init__(self) -> None:
+        columns = np.array(as_integers(self.columns, "columns"))
+        if not is_integer(self.n_features) or self.n_features < 1:
+            raise InvalidArgument(mismatch("n_features", self.n_features, "an integer >= 1"))
+        if columns.ndim != 1 or ((columns < 0) | (columns >= self.n_features)).any():
+            got, expected = repr(self.columns), f"a row of integers below {self.n_features}"
+            raise InvalidArgument(mismatch("columns", got, expected))
+        super().__post_init__()
+        if len(columns) != len(self.thresholds):
+            expected = f"{len(self.thresholds)}, one for each row of thresholds"
+            raise ShapeMismatch(mismatch("columns", f"{len(columns)} columns", expected))
+        columns.flags.writeable = False
+        object.__setattr__(self, "columns", columns)
+
+    @property
+    def width(self) -> int:
+        return self.n_features
+
+    def _read(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        if table.ndim != 2 or table.shape[1] != self.n_features:
+            expected = f"[n, {self.n_features}], a column for each feature"
+            raise ShapeMismatch(mismatch("x", f"shape {table.shape}", expected))
+        return table[:, self.columns]
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,9 +63,8 @@ class MissingExtra(RefqnnError, ImportError):
     """
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(
-            f"{package} is not installed; it comes with: python -m pip install 'refqnn[{extra}]'"
-        )
+        several = "are not installed; they come" if "," in package else "is not installed; it comes"
+        super().__init__(f"{package} {several} with: python -m pip install 'refqnn[{extra}]'")
         self.extra = extra
         self.package = package
 

@@ -14,15 +14,18 @@ act1 Requantize (1,) 0 3 3 3
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from refqnn.arithmetic import Arithmetic
 from refqnn.formats import IntFormat, is_integer, signed_bits, span_bits
 from refqnn.graph import INPUT, Node, inputs_of
-from refqnn.network import Network
 from refqnn.ops import Interval, Op
 from refqnn.ops.base import Shape, is_sum
+
+if TYPE_CHECKING:
+    from refqnn.network import Network
 
 __all__ = ["Row", "describe", "table"]
 

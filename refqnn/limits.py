@@ -7,6 +7,8 @@ again what came from a measurement.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 MAX_VALUES = 2**27
 """Values in one sample of a network, input and nodes together, and of one channel of a padded or
 unfolded input: a small file may ask for any amount of memory (1 GiB here)."""
@@ -41,6 +43,17 @@ def at_a_time(per_sample: int, held: int | None = None) -> int:
     return max(1, (HELD if held is None else held) // max(1, per_sample))
 
 
+def available_memory() -> int | None:
+    """Bytes that a process may still take, or None where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    kilobytes = fields.get("MemAvailable", "").split()
+    return int(kilobytes[0]) * 1024 if kilobytes else None
+
+
 # --- refqnn.plan: where one way becomes faster than another ------------------------------------
 
 BLOCK_VALUES = 1_300_000
@@ -72,6 +85,9 @@ ENUMERATED_WORK = 2**25
 
 EXHAUSTIVE_LIMIT = 2**20
 """Points of a domain that is enumerated: 0.2 seconds for a small network."""
+
+EMULATED_WORK = 2**27
+"""Points times products of a domain that is enumerated under an accumulator: some seconds."""
 
 HELD_VALUES = 2**23
 """Values of the traces that each kind of sample takes when a certificate is held against its

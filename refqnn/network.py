@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +46,9 @@ from refqnn.ops.base import IntArray, Interval, Shape, is_sum
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
 from refqnn.plan import Enumeration, Plan, enumerated, prepare
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
+
+if TYPE_CHECKING:
+    from refqnn.report import Page
 
 __all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
 
@@ -276,17 +279,33 @@ class Network:
                 values[node.name] = _emulated_step(node, values, accumulator)
         return values
 
-    def diff(self, other: Mapping[str, ArrayLike]) -> Difference | None:
+    def diff(
+        self,
+        other: Mapping[str, ArrayLike],
+        codes: ArrayLike | None = None,
+        *,
+        layout: str | None = None,
+    ) -> Difference | None:
         """The first place where another implementation's trace parts from ours, or None.
 
         Args:
-            other: node name -> values [n, *shape]; must hold "input"; other nodes may be missing.
+            other: node name -> values [n, *shape], or flat; other nodes may be missing.
+            codes: what went in, as for `forward`; by default `other` holds it as "input".
+            layout: the order of the axes in `other`, such as "NHWC"; ours is "NCHW".
+
+        Raises: InvalidArgument for unknown names or without input; ShapeMismatch; as `forward`.
         """
-        if INPUT not in other:
-            raise InvalidArgument(
-                mismatch("other", f"names {sorted(other)}", 'the name "input" too')
-            )
-        return diff(self.trace(other[INPUT]), other, self)
+        from refqnn.dumps import arranged
+
+        if codes is None:
+            if INPUT not in other:
+                expected = 'the name "input" too, or codes'
+                raise InvalidArgument(mismatch("other", f"names {sorted(other)}", expected))
+            values = np.size(np.asarray(other[INPUT]))
+            first = {INPUT: other[INPUT]}
+            codes = arranged(self, first, values // prod(self.input_shape), layout)[INPUT]
+        trace = self.trace(codes)
+        return diff(trace, arranged(self, other, len(trace[INPUT]), layout), self)
 
     def ranges(self, domain: Interval | None = None) -> dict[str, Interval]:
         """Interval bounds of every value, for every input in the domain.
@@ -333,6 +352,13 @@ class Network:
         """Other nodes between the same doors."""
         return Network(nodes, **self._frame)
 
+    def with_doors(
+        self, input_quantizer: Quantizer | None, output_dequantizer: Dequantizer | None
+    ) -> Network:
+        """The same nodes between other doors; the format of the input may change its meaning."""
+        doors = {"input_quantizer": input_quantizer, "output_dequantizer": output_dequantizer}
+        return Network(self.nodes, **{**self._frame, **doors})
+
     # --- files ------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
@@ -345,6 +371,12 @@ class Network:
     def load(path: str | Path) -> Network:
         """`refqnn.load`."""
         return load(path)
+
+    def report(self, X: ArrayLike | None = None, **options: Any) -> Page:
+        """A page of HTML on this network: `refqnn.report.report`, with its options."""
+        from refqnn.report import report
+
+        return report(self, X, **options)
 
     @cached_property
     def digest(self) -> str:
@@ -394,6 +426,11 @@ class Network:
         """The program in floats that are proved exact; None where they are not wide enough."""
         plan = prepare(self)
         return None if plan is None else enumerated(plan) or plan
+
+    @property
+    def is_a_table(self) -> bool:
+        """Does `forward` look outputs up in a table of all inputs, which are few?"""
+        return isinstance(self._prepared, Enumeration)
 
     @cached_property
     def _by_name(self) -> dict[str, Node]:

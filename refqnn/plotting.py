@@ -1,4 +1,7 @@
-"""Figures.  Colours are the colour-blind safe set of Okabe and Ito; needs the `plot` extra."""
+"""Figures: one style for all, colours that the colour-blind tell apart; needs the `plot` extra.
+
+A figure has units on its axes, and in its titles how many samples and seeds stand behind it.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
+    "STYLE",
     "certificate_figure",
     "certificate_widths",
     "decision_regions",
     "demo_figure",
     "figure",
     "layer_bits",
+    "legend_below",
     "save_figure",
 ]
 
@@ -34,14 +39,47 @@ __all__ = [
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 
-def figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[Any, Any]:
-    """A matplotlib figure and its axes, without a window.  Raises: MissingExtra."""
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "font.size": 10,
+    "grid.alpha": 0.25,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+}
+"""What matplotlib is told before it makes our axes."""
+
+
+def figure(width: float = 7.0, height: float = 4.0, columns: int = 1, rows: int = 1) -> Any:
+    """A matplotlib figure and its axes, in our style and without a window.  Raises: MissingExtra.
+
+    Returns: (figure, axes), an array of axes where there are several.
+    """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("plot", "matplotlib") from None
-    fig = Figure(figsize=(width, height), layout="constrained")
-    return fig, fig.subplots(1, columns)
+    with rc_context(STYLE):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        return fig, fig.subplots(rows, columns)
+
+
+def legend_below(axes: Any, columns: int | None = None, **options: Any) -> None:
+    """The legend under the axes, where it covers nothing.
+
+    Args:
+        columns: of the legend; all labels in a row by default.
+        options: of matplotlib's legend.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    count = len(labels) if columns is None else columns
+    options = {"fontsize": 9, "frameon": False, **options}
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=max(count, 1), **options)
 
 
 def save_figure(fig: Any, path: str | Path) -> None:
@@ -60,13 +98,14 @@ def save_figure(fig: Any, path: str | Path) -> None:
 def demo_figure(run: Run, path: str | Path) -> None:
     """Decision regions for two inputs, accumulator bits per layer otherwise; written to `path`."""
     fig, axes = figure()
+    name, n = run.demo.dataset, run.demo.test_samples
     if run.network.input_shape == (2,):
         decision_regions(axes, run.network, run.X_test, run.y_test)
         accuracy = run.demo.accuracy["integer"]
-        axes.set_title(f"{run.demo.dataset}: integer network, test accuracy {accuracy:.3f}")
+        axes.set_title(f"{name}: integer network, accuracy {accuracy:.3f} on {n:,} test samples")
     else:
         layer_bits(axes, run.demo.bits)
-        axes.set_title(f"{run.demo.dataset}: accumulator widths")
+        axes.set_title(f"{name}: accumulator widths, observed on {n:,} test samples")
     save_figure(fig, path)
 
 
@@ -93,9 +132,10 @@ def decision_regions(
             linewidth=0.4,
             label=f"class {label}",
         )
-    axes.legend(loc="upper right")
-    axes.set_xlabel("feature 0")
-    axes.set_ylabel("feature 1")
+    axes.grid(False)
+    legend_below(axes)
+    axes.set_xlabel("feature 0 (of the data, no unit)")
+    axes.set_ylabel("feature 1 (of the data, no unit)")
 
 
 def layer_bits(axes: Any, rows: list[LayerBits]) -> None:
@@ -106,17 +146,21 @@ def layer_bits(axes: Any, rows: list[LayerBits]) -> None:
         "certified span": [row.span for row in rows],
     }
     _grouped_bars(axes, [row.layer for row in rows], groups)
-    axes.legend(loc="lower right")
+    legend_below(axes)
 
 
 def certificate_figure(
-    certificate: Certificate, path: str | Path, seen: Mapping[str, Interval] | None = None
+    certificate: Certificate,
+    path: str | Path,
+    seen: Mapping[str, Interval] | None = None,
+    samples: int | None = None,
 ) -> None:
-    """`certificate_widths` as a figure, written to `path`."""
+    """`certificate_widths` as a figure, written to `path`; `samples` is how many were observed."""
     columns = len(certificate.layers)
     fig, axes = figure(width=max(6.4, 2.2 + 1.6 * columns))
     certificate_widths(axes, certificate, seen)
-    axes.set_title(f"Accumulators, {certificate.domain}")
+    observed = "" if seen is None or samples is None else f"; observed on {samples:,} samples"
+    axes.set_title(f"Accumulators, {certificate.domain}{observed}")
     save_figure(fig, path)
 
 
@@ -148,7 +192,7 @@ def certificate_widths(
     proved = groups["proved"]
     marked = [f"{'' if known == bits else '≤'}{bits}" for known, bits in zip(reached, proved)]
     _grouped_bars(axes, list(layers), groups, {"proved": marked})
-    axes.legend(ncols=len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    legend_below(axes)
 
 
 def _grouped_bars(
@@ -164,5 +208,5 @@ def _grouped_bars(
         drawn = axes.bar(places, heights, 0.92 * width, label=label, color=COLOURS[i])
         axes.bar_label(drawn, (texts or {}).get(label, [str(height) for height in heights]))
     axes.set_xticks(positions, names, parse_math=False)  # names come from files
-    axes.set_ylabel("bits (two's complement)")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(False, axis="x")
+    axes.set_ylabel("width (bits, two's complement)")

@@ -28,8 +28,9 @@ from refqnn.container import (
     read_file,
     write_atomically,
 )
-from refqnn.doors import Features, Predictions
+from refqnn.doors import Comparisons, Features, Predictions
 from refqnn.errors import FileFormatError, NotCovered, mismatch
+from refqnn.foreign import refuse_foreign
 from refqnn.formats import BIPOLAR, IntFormat
 from refqnn.graph import Node, inputs_of
 from refqnn.network import Network
@@ -59,6 +60,7 @@ _QUANTIZERS: dict[str, type[Quantizer]] = {
     AffineQuantizer.kind: AffineQuantizer,
     ThresholdQuantizer.kind: ThresholdQuantizer,
     Features.kind: Features,
+    Comparisons.kind: Comparisons,
 }
 _DEQUANTIZERS = {"Dequantizer": Dequantizer, Predictions.kind: Predictions}
 
@@ -74,7 +76,9 @@ def save(network: Network, path: str | Path) -> None:
 
 def load(path: str | Path) -> Network:
     """The network in its own file or an estimator's.  Raises: FileFormatError; OSError as open."""
-    return from_bytes(read_file(path), path)
+    data = read_file(path)
+    refuse_foreign(path)
+    return from_bytes(data, path)
 
 
 def to_bytes(network: Network) -> bytes:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 
+from refqnn.commands import compare as comparing
 from refqnn.commands import console
 from refqnn.errors import InvalidArgument, mismatch
 
@@ -118,14 +119,38 @@ def _named(name: str) -> Bench:
     return found[wanted]
 
 
+def _compare(names: Sequence[str]) -> int:
+    """Print each ratio, committed and now.  Returns: 1 where one has become worse, else 0."""
+    found = [
+        row for bench in map(_named, names) for row in comparing.run_again(bench.name, bench.path)
+    ]
+    console.print_table(
+        "Peer's time / ours",
+        (
+            {
+                "what": row.label,
+                "committed": f"{row.before:.3g}",
+                "now": f"{row.now:.3g}",
+                "": "worse" if row.worse else "",
+            }
+            for row in found
+        ),
+    )
+    return int(any(row.worse for row in found))
+
+
 @click.command(
     cls=console.Command,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     short_help="The experiments: list them, run one.",
 )
+@click.option("--compare", is_flag=True, help="Run, and hold against the committed figures.")
+@console.json_option
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def bench(name: str | None, arguments: tuple[str, ...]) -> None:
+def bench(
+    compare: bool, name: str | None, arguments: tuple[str, ...], json_file: Path | None
+) -> None:
     """List the experiments, or run one: refqnn bench NAME [ARGUMENTS].
 
     Results are committed beside each bench, under bench/, as JSON and PNG; a run writes them anew.
@@ -135,14 +160,19 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
         --output FOLDER    write the results there
 
     refqnn bench NAME --help lists what else a bench takes.
+
+    refqnn bench --compare [NAME] runs one bench that has a peer in it, or all such, and writes
+    nothing.  It exits with 1 where a peer's time, divided by ours in the same run, is more than 1.2
+    times smaller than committed.
     """
+    if compare:
+        raise SystemExit(_compare(list(comparing.RATIOS) if name is None else [name]))
     if name is not None:
         raise SystemExit(subprocess.run(command(_named(name), arguments)).returncode)
-    console.print_table(
-        "Benches",
-        (
-            {"name": item.name, "takes": item.duration, "what it measures": item.summary}
-            for item in benches()
-        ),
-    )
+    rows = [
+        {"name": item.name, "takes": item.duration, "what it measures": item.summary}
+        for item in benches()
+    ]
+    console.print_table("Benches", rows)
     console.show("refqnn bench NAME [--quick] [--output FOLDER]")
+    console.print_json(json_file, rows)

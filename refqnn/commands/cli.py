@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from refqnn import __version__
-from refqnn.commands import bench, conformance, console, demo, fhe, files
+from refqnn.commands import bench, board, conformance, console, demo, doctor, fhe, files
 
 
 @click.group(
@@ -14,7 +14,15 @@ from refqnn.commands import bench, conformance, console, demo, fhe, files
 )
 @click.version_option(__version__, prog_name="refqnn")
 def refqnn() -> None:
-    """Exact integers for quantized networks: check them, bound them, run them encrypted."""
+    """Exact integers for quantized networks: check them, bound them, run them encrypted.
+
+    Completion of commands and options, for a line of the shell's own file:
+
+    \b
+        bash   eval "$(_REFQNN_COMPLETE=bash_source refqnn)"
+        zsh    eval "$(_REFQNN_COMPLETE=zsh_source refqnn)"
+        fish   _REFQNN_COMPLETE=fish_source refqnn | source
+    """
 
 
 for _command in (
@@ -25,9 +33,13 @@ for _command in (
     files.convert,
     files.diff,
     files.diagnose,
+    board.run,
+    board.trace,
+    board.report,
     conformance.conform,
     conformance.vectors,
     fhe.fhe,
     bench.bench,
+    doctor.doctor,
 ):
     refqnn.add_command(_command)

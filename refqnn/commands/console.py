@@ -6,9 +6,11 @@ What comes from files (names of nodes, messages of errors) reaches the terminal 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +24,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from refqnn.container import refuse_keys
+from refqnn.container import refuse_keys, write_atomically
 from refqnn.display import TEXT, cell, safe
 from refqnn.errors import FileFormatError, RefqnnError
+from refqnn.network import Network
 
 # Exit codes; 0 is success.
 DIFFERENT = 1  # also: a certificate that does not hold, an answer that is wrong, a stale file
@@ -42,12 +45,18 @@ _messages = Console(stderr=True)
 
 def show(*lines: object) -> None:
     """Results, to standard output; a line stays a line."""
-    _print(_output, lines)
+    _print(_results(), lines)
 
 
 def say(*lines: object) -> None:
     """What goes on, to standard error."""
     _print(_messages, lines)
+
+
+def _results() -> Console:
+    """Where results go: standard output, or beside it where JSON was asked for there."""
+    context = click.get_current_context(silent=True)
+    return _messages if context is not None and DASH in context.params.values() else _output
 
 
 def _print(stream: Console, lines: Iterable[object]) -> None:
@@ -71,9 +80,9 @@ def print_table(title: str, rows: Iterable[Mapping[str, object]]) -> None:
 
 def print_wide(table: Table) -> None:
     """The table at its full width, on a narrow terminal too: figures are never cut."""
-    unlimited = _output.options.update(width=10_000)
-    width = Measurement.get(_output, unlimited, table).maximum
-    Console(width=max(width, _output.width)).print(table)
+    stream = _results()
+    width = Measurement.get(stream, stream.options.update(width=10_000), table).maximum
+    Console(width=max(width, stream.width), stderr=stream.stderr).print(table)
 
 
 class Bars:
@@ -87,6 +96,7 @@ class Bars:
             TimeElapsedColumn(),
             TextColumn("{task.fields[detail]}", markup=False),
             console=_messages,
+            disable=not _messages.is_terminal,
         )
 
     def __enter__(self) -> Bars:
@@ -125,6 +135,7 @@ class Bars:
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FIGURES = (".png", ".pdf", ".svg")
+DASH = Path("-")  # standard output
 
 
 class NewFile(click.Path):
@@ -133,11 +144,15 @@ class NewFile(click.Path):
     Args:
         endings: that its name may have; any by default.
         keys: may it be a file of private keys?
+        dash: may it be standard output, "-"?
+        folder: is it a folder, which may be there already?
     """
 
-    def __init__(self, *endings: str, keys: bool = False) -> None:
-        super().__init__(dir_okay=False, writable=True, path_type=Path)
-        self.endings, self.keys = endings, keys
+    def __init__(
+        self, *endings: str, keys: bool = False, dash: bool = False, folder: bool = False
+    ) -> None:
+        super().__init__(dir_okay=folder, writable=True, path_type=Path)
+        self.endings, self.keys, self.dash = endings, keys, dash
 
     def convert(
         self,
@@ -146,6 +161,8 @@ class NewFile(click.Path):
         ctx: click.Context | None,
     ) -> Path:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path == DASH and not str(value).startswith("./"):
+            return path if self.dash else self.fail("'-': this does not go to standard output")
         folder = path.parent
         if not folder.is_dir():
             self.fail(f"{str(path)!r}: there is no folder {str(folder)!r}; make it first")
@@ -166,6 +183,30 @@ def save_option(flag: str, name: str, what: str, *endings: str) -> Callable[[F],
     return click.option(flag, name, type=NewFile(*endings), help=what)
 
 
+def json_option(command: F) -> F:
+    """--json FILE, handed to the command as `json_file` for `print_json`."""
+    told = "Write the result as JSON to FILE; to standard output with -, and the rest beside it."
+    return click.option("--json", "json_file", type=NewFile(dash=True), help=told)(command)
+
+
+def print_json(path: Path | None, value: object) -> None:
+    """The result of a command, where `json_option` asked for it."""
+    if path is None:
+        return
+    text = json.dumps(value, default=_plain) + "\n"
+    if path == DASH:
+        click.echo(text, nl=False)
+    else:
+        written(path, lambda file: write_atomically(file, lambda out: out.write(text.encode())))
+
+
+def _plain(value: object) -> object:
+    """What JSON has no form for: fields of a dataclass, items of an array, else text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
+
+
 def written(path: Path | None, write: Callable[[Path], object]) -> None:
     """Write a file that was asked for, and say so."""
     if path is not None:
@@ -180,6 +221,26 @@ def load_array(path: Path) -> NDArray[Any]:
     except (ValueError, EOFError) as error:
         raise FileFormatError(f"{path}: not a .npy file of numbers ({error})") from error
     return array
+
+
+FORM = click.option(
+    "--as",
+    "form",
+    type=click.Choice(["floats", "integers", "classes"]),
+    help="Dequantized, the network's integers, or the index of the largest.  "
+    "[default: floats if the network has output scales, else integers]",
+)
+
+
+def in_form(form: str | None, integers: NDArray[Any], network: Network) -> NDArray[Any]:
+    """Output integers in the form that `FORM` asks for."""
+    scaled = network.output_dequantizer is not None
+    if form == "integers" or (form is None and not scaled):
+        return integers
+    if form != "classes":
+        return network.dequantize_output(integers)
+    scores = network.dequantize_output(integers) if scaled else integers
+    return np.asarray(scores.argmax(axis=1))  # scales may differ between outputs
 
 
 # --- commands ---------------------------------------------------------------------------------

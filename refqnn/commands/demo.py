@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 from rich.table import Table
 
-from refqnn import plotting
+from refqnn import extras, plotting
 from refqnn.commands import console
-from refqnn.container import write_atomically
 from refqnn.demo import DATASETS, Demo, run
 
 
@@ -32,7 +30,7 @@ from refqnn.demo import DATASETS, Demo, run
     default=0,
     help="Of the split, the initial weights and the shuffling.",
 )
-@console.save_option("--json", "json_file", "Write the figures to FILE.")
+@console.json_option
 @console.save_option(
     *("--plot", "plot_file"),
     "Write a figure to FILE: decision regions of 2-D data, else bits per layer.",
@@ -52,12 +50,12 @@ def demo(
 
     Exits with 1 if any integer differs between two stages.
     """
+    extras.require("train", "fhe", *(["plot"] if plot_file is not None else []))
     with console.Bars() as bars:
         finished = run(dataset, bars, seed=seed, encrypted_samples=samples, quick=quick)
     result = finished.demo
     _print_demo(result)
-    text = (json.dumps(result.to_json(), indent=1) + "\n").encode()
-    console.written(json_file, lambda path: write_atomically(path, lambda file: file.write(text)))
+    console.print_json(json_file, result.to_json())
     console.written(network_file, finished.network.save)
     console.written(plot_file, lambda path: plotting.demo_figure(finished, path))
     if not result.exact:
@@ -86,11 +84,12 @@ def _sections(result: Demo) -> dict[str, list[tuple[str, str]]]:
     by_width = ", ".join(f"{count} x {bits}" for bits, count in sorted(result.pbs.items()))
     seconds = result.seconds
     return {
-        "accuracy": [
-            (f"{stage} ({few if stage == 'encrypted' else all_} samples)", f"{value:.3f}")
+        f"accuracy on {all_:,} test samples": [
+            (stage, f"{value:.3f}")
             for stage, value in result.accuracy.items()
+            if stage != "encrypted" or few == all_  # of a few samples it says nothing
         ],
-        "integers that differ": [
+        f"integers that differ, encrypted on {few:,} of these samples": [
             (agreement.stage, f"{_verdict(agreement.differing)} of {agreement.total:,}")
             for agreement in result.mismatches
         ],
@@ -109,7 +108,7 @@ def _sections(result: Demo) -> dict[str, list[tuple[str, str]]]:
             ("key generation", f"{seconds['generate keys']:.2f} s"),
             ("encrypted", f"{result.encrypted_seconds_per_sample:.2f} s/sample"),
             ("simulated", f"{all_ / seconds['simulate test set']:,.0f} samples/s"),
-            ("clear (numpy)", f"{result.clear_samples_per_second:,.0f} samples/s"),
+            (f"clear ({result.clear_form})", f"{result.clear_samples_per_second:,.0f} samples/s"),
         ],
     }
 

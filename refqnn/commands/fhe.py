@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from refqnn.commands import console
 from refqnn.container import array_to_npy, write_atomically
@@ -77,6 +75,7 @@ def fhe() -> None:
     default=0,
     help="Further alternatives to try, about a second each.",
 )
+@console.json_option
 def compile_network(
     network: Path,
     client_file: Path,
@@ -88,6 +87,7 @@ def compile_network(
     parameters: str,
     input_levels: bool,
     trials: int,
+    json_file: Path | None,
 ) -> None:
     """Compile NETWORK (ours or ONNX) and show what it costs.  Needs no sample and no key.
 
@@ -114,6 +114,8 @@ def compile_network(
         f"evaluation keys: {sizes.travelling / 1e6:.1f} MB as they travel, "
         f"{sizes.resident / 1e6:,.0f} MB of the server's memory",
     )
+    told = {"layers": circuit.table(), "global_p_error": circuit.global_p_error}
+    console.print_json(json_file, {**told, "keys": sizes, "reveals": circuit.reveals()})
     console.say(
         f"wrote {client_file} and {server_file}",
         f"next: refqnn fhe client keygen {client_file} --keys KEYS --evaluation-keys EVALUATION",
@@ -187,8 +189,7 @@ def keygen(file: Path, keys: Path, evaluation_keys: Path, force: bool) -> None:
 def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
     """Encrypt the samples of X.npy, floats or integer input codes, into REQUESTS."""
     loaded = _client(file, keys)
-    X = console.load_array(samples)
-    codes = X if np.issubdtype(X.dtype, np.integer) else loaded.quantize(X)
+    codes = loaded.doors.codes_of(console.load_array(samples))
     with console.Bars() as bars, bars.stage("encrypt", len(codes)) as advance:
         loaded.save_requests(codes, requests, advance)
     console.say(
@@ -205,13 +206,7 @@ def encrypt(file: Path, samples: Path, requests: Path, keys: Path) -> None:
 @click.option(
     "--requests", type=console.FILE, required=True, help="What ANSWERS must be the answers to."
 )
-@click.option(
-    "--as",
-    "form",
-    type=click.Choice(["floats", "integers", "classes"]),
-    help="Dequantized, the network's integers, or the index of the largest.  "
-    "[default: floats if the network has output scales, else integers]",
-)
+@console.FORM
 def decrypt(
     file: Path, answers: Path, outputs: Path, keys: Path, requests: Path, form: str | None
 ) -> None:
@@ -219,20 +214,9 @@ def decrypt(
     loaded = _client(file, keys)
     with console.Bars() as bars, bars.stage("decrypt", None) as advance:
         integers = loaded.read_answers(answers, advance, requests=requests)
-    result = _as(form, integers, loaded)
+    result = console.in_form(form, integers, loaded.doors)
     write_atomically(outputs, lambda out: out.write(array_to_npy(result)))
     console.say(f"wrote {outputs}: {result.dtype} of shape {result.shape}")
-
-
-def _as(form: str | None, integers: NDArray[Any], loaded: Client) -> NDArray[Any]:
-    if form is None:
-        form = "integers" if loaded.doors.output_dequantizer is None else "floats"
-    if form == "integers":
-        return integers
-    if form == "floats":
-        return loaded.dequantize(integers)
-    scaled = integers if loaded.doors.output_dequantizer is None else loaded.dequantize(integers)
-    return np.asarray(scaled.argmax(axis=1))  # scales may differ between outputs
 
 
 # --- server -----------------------------------------------------------------------------------

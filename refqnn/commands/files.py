@@ -4,48 +4,101 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from refqnn import accumulator, diagnosis, onnx, plotting, tflite
+from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting, tflite
 from refqnn.commands import console
-from refqnn.errors import CertificateError
+from refqnn.display import safe
+from refqnn.errors import CertificateError, RefqnnError
 from refqnn.formats import signed_bits
-from refqnn.inspect import table
+from refqnn.inspect import describe, table
+from refqnn.onnx.conversion import write
 from refqnn.ops import Interval
+from refqnn.rounding import Rounding
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
     from refqnn.diagnosis.dump import Layout
     from refqnn.network import Network
     from refqnn.onnx import Flavour
+    from refqnn.onnx.reader import Imported
     from refqnn.tflite import Runtime
 
 
-_RUNTIME = click.option(
-    "--runtime",
-    type=click.Choice(list(tflite.RUNTIMES)),
-    default="tflite_ref",
-    help="Of a TFLite model: whose arithmetic.",
-)
+@dataclass(frozen=True)
+class Reader:
+    """Opens a network as the options of a command say; names what an ONNX file has left out."""
+
+    door: str | None
+    stop: str | None
+    strict: bool
+    runtimes: tuple[Runtime, ...]
+
+    def __call__(self, file: Path) -> Network:
+        return self.imported(file).network
+
+    def imported(self, file: Path) -> Imported:
+        """With what is known of the file besides."""
+        if len(self.runtimes) > 1:
+            raise click.UsageError("give --runtime once")
+        imported = onnx.open_file(
+            file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtimes[0]
+        )
+        console.show(*(f"left out behind the output: {node}" for node in imported.dropped))
+        return imported
+
+
+def _reads(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how a foreign file is read, and `read`, which opens a file so."""
+
+    @click.option("--input", "door", help="ONNX tensor to start from, or UINT8, INT4, ...: codes.")
+    @click.option("--output", "stop", help="ONNX tensor to stop at.")
+    @click.option("--strict", is_flag=True, help="Refuse a file whose last operators are left out.")
+    @click.option(
+        "--runtime",
+        "runtimes",
+        type=click.Choice(list(tflite.RUNTIMES)),
+        multiple=True,
+        default=["tflite_ref"],
+        help="Of a TFLite model: whose arithmetic.",
+    )
+    @wraps(command)
+    def with_reader(
+        *args: object,
+        door: str | None,
+        stop: str | None,
+        strict: bool,
+        runtimes: tuple[Runtime, ...],
+        **options: object,
+    ) -> None:
+        command(*args, read=Reader(door, stop, strict, runtimes), **options)
+
+    return with_reader
 
 
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=console.FILE)
-@_RUNTIME
-def inspect(file: Path, runtime: Runtime) -> None:
+@_reads
+@console.json_option
+def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
     """Show a network (ours, ONNX or TFLite): nodes, formats, proved ranges, bits, parameters."""
-    imported = onnx.open_file(file, runtime=runtime)
+    imported = read.imported(file)
     network = imported.network
     console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
     console.show(
-        *(f"left out behind the output: {node}" for node in imported.dropped),
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",
         "bits: two's complement; span: after the best constant is added to each neuron.",
     )
+    told = {"network": network.digest, "nodes": describe(network), "dropped": imported.dropped}
+    console.print_json(json_file, told)
 
 
 # --- certify ----------------------------------------------------------------------------------
@@ -63,7 +116,7 @@ def inspect(file: Path, runtime: Runtime) -> None:
     help="Intervals alone, every input, box search, or a solver; auto takes what is quick.",
 )
 @click.option("--budget", type=click.FloatRange(0), default=60.0, help="Seconds for the searches.")
-@console.save_option("--json", "json_file", "Save the certificate to FILE.")
+@console.json_option
 @console.save_option(
     "--plot",
     "plot_file",
@@ -79,7 +132,7 @@ def inspect(file: Path, runtime: Runtime) -> None:
     "--verify", "stated", type=console.FILE, help="Recheck this certificate, prove none anew."
 )
 @click.option("--allow-trusted", is_flag=True, help="--verify accepts what it cannot recheck.")
-@_RUNTIME
+@_reads
 def certify(
     file: Path,
     bits: int | None,
@@ -92,7 +145,7 @@ def certify(
     inputs: Path | None,
     stated: Path | None,
     allow_trusted: bool,
-    runtime: Runtime,
+    read: Reader,
 ) -> None:
     """Prove the range of every accumulator of a network (ours, ONNX or TFLite), for every input.
 
@@ -100,8 +153,10 @@ def certify(
     when one can, and with 3 when the time ran out before either was found.
 
     With --verify: exits with 1 when the certificate does not hold for the network.
+
+    The result that --json writes is the certificate.
     """
-    network = onnx.open_network(file, runtime=runtime)
+    network = read(file)
     if stated is not None:
         certificate = _verified(stated, network, budget, allow_trusted)
     else:
@@ -112,10 +167,14 @@ def certify(
                 budget_s=budget if method in ("search", "solver") else None,
                 progress=bars.progress,
             )
-    seen = None if inputs is None else accumulator.observed(network, console.load_array(inputs))
+    samples = None if inputs is None else console.load_array(inputs)
+    seen = None if samples is None else accumulator.observed(network, samples)
     _print_certificate(file, certificate, seen)
-    console.written(json_file, certificate.save)
-    console.written(plot_file, lambda path: plotting.certificate_figure(certificate, path, seen))
+    console.print_json(json_file, certificate.to_json())
+    count = None if samples is None else len(samples)
+    console.written(
+        plot_file, lambda path: plotting.certificate_figure(certificate, path, seen, count)
+    )
     if bits is not None:
         with console.Bars() as bars:
             answer = accumulator.find_overflow(
@@ -186,12 +245,14 @@ def _print_overflow(
 @click.command(cls=console.Command, short_help="Check a Brevitas module against its network.")
 @click.argument("target", metavar="PACKAGE.MODULE:FUNCTION")
 @console.save_option("--save", "network_file", "Save the integer network to FILE.")
-def compare(target: str, network_file: Path | None) -> None:
+@console.json_option
+def compare(target: str, network_file: Path | None, json_file: Path | None) -> None:
     """Convert a Brevitas module and compare every code of every quantizer with it.
 
     FUNCTION takes no argument and returns (module, X): a trained Brevitas module and float inputs
     [n, ...].  Exits with 1 if a difference is not a proved near tie.
     """
+    extras.require("train")
     from refqnn.brevitas import from_brevitas, verify_against
 
     module, X = _call(target)
@@ -217,6 +278,7 @@ def compare(target: str, network_file: Path | None) -> None:
             ),
         )
     console.written(network_file, network.save)
+    console.print_json(json_file, {"ok": report.ok, "exact": report.exact, **vars(report)})
     if not report.ok:
         raise SystemExit(console.DIFFERENT)
 
@@ -229,10 +291,17 @@ def _call(target: str) -> tuple[Any, Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(import_module(name), function)()
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise click.BadParameter(f"{target}: {error}") from error
-    if not isinstance(made, tuple) or len(made) != 2:
-        raise click.BadParameter(f"{target} returned {type(made).__name__}, expected (module, X)")
+    except (RefqnnError, OSError):
+        raise
+    except Exception as error:  # of the user's own code, anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{target}: {type(error).__name__}: {error}"
+        if where.filename != __file__:
+            told += f" ({where.filename}, line {where.lineno})"
+        raise click.BadParameter(safe(told)) from error
+    if not isinstance(made, tuple) or len(made) != 2 or not hasattr(made[1], "shape"):
+        got = type(made).__name__
+        raise click.BadParameter(f"{target} returned {got}, expected (module, X), X an array")
     return made
 
 
@@ -248,28 +317,11 @@ def _call(target: str) -> tuple[Any, Any]:
     default="qonnx",
     help="Of a target that ends in .onnx.",
 )
-@click.option(
-    "--input", "input_name", help="ONNX tensor to start from, or UINT8, INT4, ...: what comes in."
-)
-@click.option("--output", "output_name", help="ONNX tensor to stop at.")
-@_RUNTIME
-def convert(
-    source: Path,
-    target: Path,
-    flavour: str,
-    input_name: str | None,
-    output_name: str | None,
-    runtime: Runtime,
-) -> None:
+@_reads
+def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
     """Read SOURCE (ours, ONNX or TFLite), write TARGET (.onnx, or ours under any other name)."""
-    network = onnx.convert(
-        source,
-        target,
-        flavour=cast("Flavour", flavour),
-        input=input_name,
-        output=output_name,
-        runtime=runtime,
-    )
+    network = read(source)
+    write(network, target, cast("Flavour", flavour))
     console.say(f"wrote {target}: {len(network.nodes)} nodes")
 
 
@@ -278,36 +330,65 @@ def convert(
 @click.argument("b", type=console.FILE, required=False)
 @click.option(
     "--inputs",
-    required=True,
     type=console.FILE,
     help="A .npy file of samples: floats, or integer input codes.",
 )
 @click.option(
-    "--runtime",
-    "runtimes",
-    type=click.Choice(list(tflite.RUNTIMES)),
-    multiple=True,
-    help="Given twice, of one TFLite model: two ways of running it.",
+    "--against",
+    "dump",
+    type=click.Path(exists=True, path_type=Path),
+    help="In place of B: integers of another program, an .npz file or a folder of .npy and .txt.",
 )
-def diff(a: Path, b: Path | None, inputs: Path, runtimes: tuple[Runtime, ...]) -> None:
-    """Run two networks on the same samples; exits with 1 where they part first.
+@click.option(
+    "--layout",
+    help="Of the dump: the letters N (samples), C (channels), H, W in its order.  [default: NCHW]",
+)
+@_reads
+@console.json_option
+def diff(
+    a: Path,
+    b: Path | None,
+    inputs: Path | None,
+    dump: Path | None,
+    layout: str | None,
+    read: Reader,
+    json_file: Path | None,
+) -> None:
+    """Find where A and another network or program part first, on the same samples.
 
-    Two files (ours, ONNX or TFLite), or one TFLite model and two of its runtimes; these are also
-    asked how many outputs and classes change.
+    A, B: ours, ONNX or TFLite; or A alone, one TFLite model, and --runtime twice: two of its
+    runtimes, which are also asked how many outputs and classes change.
+
+    A dump names its values as A does, "input" among them or given by --inputs; it may hold some of
+    them, and flat (see `refqnn trace`).  Exits with 1 where they part.
     """
-    samples = console.load_array(inputs)
-    if (b is None) != (len(runtimes) == 2) or (b is not None and runtimes):
-        raise click.UsageError("give two files, or one TFLite model and --runtime twice")
-    if b is None:
-        first, second = runtimes
-        parting = tflite.compare_runtimes(a, first, second, samples)
+    two_runtimes = len(read.runtimes) == 2
+    if sum((b is not None, dump is not None, two_runtimes)) != 1:
+        raise click.UsageError("give B, or --against, or one TFLite model and --runtime twice")
+    if inputs is None and dump is None:
+        raise click.UsageError("give --inputs, the samples to run both networks on")
+    if two_runtimes:
+        assert inputs is not None
+        first, second = read.runtimes
+        parting = tflite.compare_runtimes(a, first, second, console.load_array(inputs))
         console.show(*str(parting).splitlines())
         raise SystemExit(console.DIFFERENT if parting.first else 0)
-    difference = onnx.compare(onnx.open_network(a), onnx.open_network(b), samples)
+    network = read(a)
+    samples = None if inputs is None else console.load_array(inputs)
+    if dump is None:
+        assert b is not None
+        assert samples is not None
+        difference = onnx.compare(network, read(b), samples)
+    else:
+        codes = None if samples is None else network.codes_of(samples)
+        difference = network.diff(dumps.read_dump(dump), codes, layout=layout)
+    told = {"equal": difference is None, "difference": difference}
+    console.print_json(json_file, told)
     if difference is not None:
         console.show(difference)
         raise SystemExit(console.DIFFERENT)
-    console.show(f"equal on {len(samples):,} samples")
+    where = "the values of the dump" if samples is None else f"{len(samples):,} samples"
+    console.show(f"equal on {where}")
 
 
 # --- diagnose ---------------------------------------------------------------------------------
@@ -335,18 +416,24 @@ def diff(a: Path, b: Path | None, inputs: Path, runtimes: tuple[Runtime, ...]) -
     help="Of tensors that are flat.",
 )
 @click.option(
+    "--rounding",
+    type=click.Choice([mode.value for mode in Rounding]),
+    help="That NETWORK's codes were made with, where it is known.",
+)
+@click.option(
     "--budget",
     type=click.FloatRange(0),
     default=60.0,
     help="Seconds for pairs of deviations, for each layer that parts.",
 )
-@console.save_option("--json", "json_file", "Save the findings to FILE.")
+@console.json_option
 def diagnose(
     network_file: Path,
     dump: Path,
     inputs: Path | None,
     renamed: tuple[str, ...],
     layout: str,
+    rounding: str | None,
     budget: float,
     json_file: Path | None,
 ) -> None:
@@ -358,10 +445,11 @@ def diagnose(
         None if inputs is None else console.load_array(inputs),
         names=dict(_pair(text) for text in renamed),
         layout=cast("Layout", layout),
+        rounding=rounding,
         budget_s=budget,
     )
     console.show(*str(found).split("\n"))
-    console.written(json_file, lambda path: path.write_text(json.dumps(found.to_dict(), indent=2)))
+    console.print_json(json_file, found.to_dict())
     if not found.ok:
         raise SystemExit(console.DIFFERENT)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, get_args
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import IntArray, to_int64_if_possible
-from refqnn.errors import FileFormatError, InvalidArgument, InvalidType, mismatch
+from refqnn.dumps import read_dump
+from refqnn.errors import InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers
 from refqnn.network import Network
 from refqnn.ops.base import Shape
@@ -33,16 +33,7 @@ def read(dump: object) -> dict[str, NDArray[Any]]:
     if not isinstance(dump, (str, Path)):
         expected = "a mapping of names to arrays, a .npz file, or a folder of .npy files"
         raise InvalidType(mismatch("dump", type(dump).__name__, expected))
-    path = Path(dump)
-    try:
-        if path.is_dir():
-            return {file.stem: np.load(file) for file in sorted(path.glob("*.npy"))}
-        with np.load(path, allow_pickle=False) as loaded:
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise FileFormatError(f"{path}: one array, expected a .npz of named arrays")
-            return dict(loaded)
-    except (ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
-        raise FileFormatError(f"{path}: not arrays of numbers ({error})") from error
+    return read_dump(dump)
 
 
 def tensors(

@@ -64,6 +64,7 @@ from refqnn.errors import MissingExtra
 
 if TYPE_CHECKING:
     from refqnn.fhe.circuit import Circuit, compile
+    from refqnn.fhe.deployment import FHEModelClient, FHEModelDev, FHEModelServer
     from refqnn.fhe.estimation import Estimate, estimate
     from refqnn.fhe.lowering import Layer, Lowered, lower, proved_ranges
     from refqnn.fhe.parties import Client, Server
@@ -84,6 +85,9 @@ _HOMES = {
     "Circuit": "circuit",
     "Client": "parties",
     "Estimate": "estimation",
+    "FHEModelClient": "deployment",
+    "FHEModelDev": "deployment",
+    "FHEModelServer": "deployment",
     "Layer": "lowering",
     "Lowered": "lowering",
     "Lowering": "tables",
@@ -98,6 +102,9 @@ __all__ = [
     "Circuit",
     "Client",
     "Estimate",
+    "FHEModelClient",
+    "FHEModelDev",
+    "FHEModelServer",
     "Layer",
     "Lowered",
     "Lowering",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from concrete import fhe
@@ -22,11 +22,19 @@ from refqnn.fhe import backend, prices
 from refqnn.fhe.batch import run_all
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
-from refqnn.fhe.memory import KeySizes, kept_between_runs, key_sizes, require_memory
+from refqnn.fhe.memory import (
+    KeySizes,
+    available_memory,
+    ciphertext_bytes,
+    kept_between_runs,
+    key_sizes,
+    require_memory,
+)
 from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
-from refqnn.fhe.security import FAILURE, LEVELS, MODELS, reveals, security_of
+from refqnn.fhe.program import Program
+from refqnn.fhe.security import FAILURE, LEVELS, MODELS, refuse_seeds, reveals, security_of
 from refqnn.fhe.tables import Lowering
-from refqnn.formats import as_array
+from refqnn.formats import as_array, is_integer
 from refqnn.network import Network
 from refqnn.ops import Interval
 from refqnn.simplify import simplify
@@ -42,6 +50,9 @@ _LINEAR = (
 )
 _OUTPUT_PARTS = (2, 4, 8, 16)
 _WIDE_OUTPUT = 7  # bits; narrower outputs cost no table anything
+
+_MOST_IN_BATCH = 64
+_COPIES = 4  # of each value that is looked up: as it enters, keyswitched, looked up, summed
 
 OnSample = Callable[[str], None]
 
@@ -121,9 +132,10 @@ def compile(
         if model == "secret" and lowered.program.linear_in_input:
             raise CircuitError(_LINEAR)
         per_event = None if global_p_error is None else global_p_error / lowered.events
-        try:
-            circuit = backend.compiled(
-                lowered.program,
+
+        def build(program: Program) -> fhe.Circuit:
+            return backend.compiled(
+                program,
                 p_error=min(p for p in (p_error, per_event) if p is not None),
                 global_p_error=1.0,
                 security_level=security_level,
@@ -132,11 +144,14 @@ def compile(
                 compress_input_ciphertexts=True,
                 **options,
             )
+
+        try:
+            circuit = build(lowered.program)
         except RuntimeError as error:
             if "NoParametersFound" not in str(error):
                 raise
             raise CircuitError(_no_parameters(lowered)) from error
-        return Circuit(network, lowered, circuit)
+        return Circuit(network, lowered, circuit, build)
 
     smallest = _smallest(network, certificate, input_levels)
     lowered_as = partial(lower, *smallest, input_levels=input_levels)
@@ -250,11 +265,19 @@ class Circuit:
         layers: what each layer of lookups costs.
     """
 
-    def __init__(self, network: Network, lowered: Lowered, concrete: fhe.Circuit) -> None:
+    def __init__(
+        self,
+        network: Network,
+        lowered: Lowered,
+        concrete: fhe.Circuit,
+        build: Callable[[Program], fhe.Circuit],
+    ) -> None:
         self.network = network
         self.lowered = lowered
         self.layers: list[Layer] = lowered.layers
         self._concrete = concrete
+        self._build = build
+        self._of_batches: dict[int, fhe.Circuit] = {}  # with keys of their own
         self._salt = secrets.token_hex(16)  # nobody but the server may recompute its identity
 
     # --- integers in, integers out ------------------------------------------------------------
@@ -271,11 +294,17 @@ class Circuit:
             results = [self._concrete.simulate(x) for x in arguments]
         return self._results(results)
 
-    def keygen(self, *, force: bool = False) -> float:
+    def keygen(self, force: bool = False, seed: None = None, encryption_seed: None = None) -> float:
         """Make keys unless there are some; returns the seconds it took.
 
-        Raises: CircuitError when the keys would not fit into the memory that is left.
+        Args:
+            force: make new ones all the same.
+            seed, encryption_seed: None alone; whoever knows a seed has the keys.
+
+        Raises: InvalidArgument for a seed; CircuitError when the keys would not fit into the memory
+            that is left.
         """
+        refuse_seeds(seed=seed, encryption_seed=encryption_seed)
         if force or not self._concrete.keys.are_generated:
             require_memory(self.key_sizes.resident, "the keys")
         start = time.perf_counter()
@@ -314,23 +343,33 @@ class Circuit:
         codes: ArrayLike,
         *,
         n_jobs: int | None = None,
+        batch: int | Literal["memory"] = 1,
         on_sample: OnSample | None = None,
     ) -> NDArray[np.int64]:
         """Outputs [n, *output_shape] of codes [n, *input_shape], really encrypted.
 
         Args:
+            batch: how many samples one tensor holds: more take longer together and less each.  The
+                circuit of such a tensor is compiled when it is first used, and has keys of its own.
+                "memory": as many as memory holds, 64 at most.
             n_jobs: None runs here, one sample after the other, each on all cores.  A number runs
                 samples in that many joblib workers: processes of this machine, or, inside
                 `joblib.parallel_config(backend="dask")`, of a cluster.  The order is kept, failed
                 samples are run again, secret keys stay here.
-            on_sample: called with a short text after each sample.
+            on_sample: called with a short text after each sample, or batch.
 
         Raises: as `Network.forward` for codes outside the declared format; CircuitError for a
-            sample that keeps failing.
+            sample that keeps failing, or keys that memory does not hold; InvalidArgument.
         """
+        if batch != "memory" and not (is_integer(batch) and batch >= 1):
+            raise InvalidArgument(mismatch("batch", repr(batch), "an integer >= 1, or 'memory'"))
+        if n_jobs is not None and batch != 1:
+            raise InvalidArgument(mismatch("batch", repr(batch), "1 where n_jobs is given"))
         arguments = self._arguments(codes)
         if n_jobs is not None:
             return self._execute_on_workers(arguments, n_jobs, on_sample)
+        if batch != 1 and len(arguments):
+            return self._execute_in_batches(arguments, batch, on_sample)
         outputs = []
         for argument in arguments:
             start = time.perf_counter()
@@ -340,6 +379,40 @@ class Circuit:
             if on_sample is not None:
                 on_sample(f"{time.perf_counter() - start:.2f} s")
         return self._results(outputs)
+
+    def _execute_in_batches(
+        self, arguments: NDArray[np.int64], batch: int | str, on_sample: OnSample | None
+    ) -> NDArray[np.int64]:
+        if not isinstance(batch, int):
+            batch = min(len(arguments), self._held_in_memory())
+        if batch not in self._of_batches:
+            self._of_batches[batch] = self._build(self.lowered.program.batched(batch))
+        circuit = self._of_batches[batch]
+        if not circuit.keys.are_generated:
+            require_memory(self.key_sizes.resident, "the keys")
+        outputs: list[NDArray[np.int64]] = []
+        for start in range(0, len(arguments), batch):
+            part = arguments[start : start + batch]
+            whole = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+            argument = np.ascontiguousarray(np.moveaxis(whole, 0, -1))
+            begun = time.perf_counter()
+            with held_back(), kept_between_runs(self.key_sizes.bootstrap):
+                result = circuit.run(circuit.encrypt(argument))
+                decrypted = np.asarray(circuit.decrypt(result))
+            outputs += list(np.moveaxis(decrypted, -1, 0)[: len(part)])
+            if on_sample is not None:
+                on_sample(f"{len(part)} samples, {time.perf_counter() - begun:.2f} s")
+        return self._results(outputs)
+
+    def _held_in_memory(self) -> int:
+        """How many samples' ciphertexts fit beside the keys, from 1 to 64."""
+        values = prod(self.lowered.program.input_shape) + self.lowered.output_top.size
+        values += _COPIES * sum(sum(layer.lookups.values()) for layer in self.layers)
+        room = available_memory()
+        if room is None:
+            return 1
+        each = values * ciphertext_bytes(self._parameters)
+        return int(np.clip((room - self.key_sizes.resident) // each, 1, _MOST_IN_BATCH))
 
     def _execute_on_workers(
         self, arguments: NDArray[np.int64], n_jobs: int, on_sample: OnSample | None

@@ -62,7 +62,8 @@ class Encoding:
         >>> encoding.arguments(np.array([[2, 0]])).tolist()
         [[2, 0, 1, 1, 0]]
         """
-        entered = (codes - self.input_low) // self.input_step
+        # Concrete reads an array of several axes in the order of its memory.
+        entered = np.ascontiguousarray((codes - self.input_low) // self.input_step)
         if len(self.read_alone) == 0:
             return entered
         n = len(codes)

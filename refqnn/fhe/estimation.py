@@ -31,7 +31,7 @@ from refqnn.network import Network, Node
 from refqnn.ops import Linear
 from refqnn.ops.requantize import Requantize
 
-__all__ = ["Estimate", "calibrate", "estimate"]
+__all__ = ["Estimate", "calibrate", "calibrated", "estimate"]
 
 _RUNS = 5
 
@@ -84,12 +84,7 @@ def estimate(network: Network, **options: Any) -> Estimate:
 
 def calibrate(*, force: bool = False) -> float:
     """Seconds per unit of work on this machine, all cores; from the cache unless `force`."""
-    file = _cache_file()
-    machine = f"{platform.node()} {platform.machine()} {os.cpu_count()} cores"
-    key = f"work 4, {machine}, concrete-python {version('concrete-python')}"
-    known: dict[str, float] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(file.read_text())
+    file, key, known = _cache_file(), _cache_key(), _cached()
     if force or key not in known:
         known[key] = _measure()
         text = json.dumps(known, indent=1).encode()
@@ -101,6 +96,23 @@ def calibrate(*, force: bool = False) -> float:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, write)
     return float(known[key])
+
+
+def calibrated() -> float | None:
+    """What `calibrate` measured here before, or None."""
+    return _cached().get(_cache_key())
+
+
+def _cache_key() -> str:
+    machine = f"{platform.node()} {platform.machine()} {os.cpu_count()} cores"
+    return f"work 4, {machine}, concrete-python {version('concrete-python')}"
+
+
+def _cached() -> dict[str, float]:
+    with contextlib.suppress(OSError, ValueError):
+        known: dict[str, float] = json.loads(_cache_file().read_text())
+        return known
+    return {}
 
 
 def _cache_file() -> Path:

@@ -12,13 +12,21 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from refqnn.errors import CircuitError
+from refqnn.limits import available_memory
 
-__all__ = ["KeySizes", "available_memory", "kept_between_runs", "key_sizes", "require_memory"]
+__all__ = [
+    "KeySizes",
+    "available_memory",
+    "ciphertext_bytes",
+    "kept_between_runs",
+    "key_sizes",
+    "require_memory",
+]
 
 _WORD = 8  # bytes of a torus element
+_LARGEST_MASK = 2**11  # words, where there is no lookup
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _LARGEST = 2**31 - 1  # value of either
@@ -79,15 +87,11 @@ def key_sizes(parameters: bytes) -> KeySizes:
     return KeySizes(travelling, travelling + unpacked + bootstrap, bootstrap)
 
 
-def available_memory() -> int | None:
-    """Bytes that a process may still take, or None where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    kilobytes = fields.get("MemAvailable", "").split()
-    return int(kilobytes[0]) * 1024 if kilobytes else None
+def ciphertext_bytes(parameters: bytes) -> int:
+    """Of the largest ciphertext of one integer, from a circuit's encryption parameters."""
+    keys = [key["params"] for key in json.loads(parameters)["keyset"]["lweBootstrapKeys"]]
+    words = max((p["glweDimension"] * p["polynomialSize"] for p in keys), default=_LARGEST_MASK)
+    return int(_WORD * (words + 1))
 
 
 @contextmanager

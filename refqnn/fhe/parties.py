@@ -69,6 +69,7 @@ from refqnn.fhe.doors import Encoding
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.memory import kept_between_runs, require_memory
 from refqnn.fhe.messages import Parameters
+from refqnn.fhe.security import refuse_seeds
 from refqnn.formats import as_array
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
@@ -169,11 +170,13 @@ class Client:
 
     # --- keys -------------------------------------------------------------------------------
 
-    def keygen(self, *, force: bool = False) -> None:
-        """Make keys unless there are some.
+    def keygen(self, force: bool = False, seed: None = None, encryption_seed: None = None) -> None:
+        """Make keys unless there are some; as `Circuit.keygen`.
 
-        Raises: CircuitError when the keys would not fit into the memory that is left.
+        Raises: InvalidArgument for a seed; CircuitError when the keys would not fit into the memory
+            that is left.
         """
+        refuse_seeds(seed=seed, encryption_seed=encryption_seed)
         if self._keys is None or force:
             sizes = self._parameters.key_sizes
             require_memory(2 * sizes.travelling, "the keys")  # once more while they are written

@@ -7,8 +7,9 @@ others are declared with one bit and take the width of the values they are summe
 A backend computes the steps.  `InClear` does on numpy arrays, by definition; refqnn.fhe.backend
 builds circuits of Concrete.  One for another library offers
 
-    values     +, - and * between them and with int64 arrays, @ with a matrix on the right, reshape,
-               indexing by slices and by arrays, np.concatenate; exact modulo 2**(bits + 1)
+    values     +, - and * between them and with int64 arrays, @ with a matrix on either side,
+               reshape, indexing by slices and by arrays, np.concatenate, np.transpose; exact modulo
+               2**(bits + 1)
     functions  those of `Backend`; `truncate`, `bits` and `lookup` are exact for t in [0, top]
 
 and takes the width of each value from `Program.tops`.
@@ -19,7 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,29 +127,43 @@ class Step(ABC):
     def apply(self, backend: Backend, *t: Value) -> Value:
         """The result of the sources' values."""
 
+    def batched(self, n: int) -> Step:
+        """The step for n samples, which lie along one more axis, the last."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class MatMul(Step):
-    """t @ weight, [in] to [out]."""
+    """t @ weight, [in] to [out]; on the left of a batch, [in, n] to [out, n]."""
 
     weight: IntVector  # [in, out]
+    of_batch: bool = False
 
     def apply(self, backend: Backend, *t: Value) -> Value:
-        return t[0] @ self.weight
+        return self.weight.T @ t[0] if self.of_batch else t[0] @ self.weight
+
+    def batched(self, n: int) -> Step:
+        return replace(self, of_batch=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Conv(Step):
-    """Correlation of [in, h, w] with weight [out, in / groups, kh, kw]."""
+    """Correlation of [in, h, w], or of a batch, with weight [out, in / groups, kh, kw]."""
 
     weight: IntVector
     stride: Shape
     dilation: Shape
     groups: int
+    of_batch: bool = False
 
     def apply(self, backend: Backend, *t: Value) -> Value:
+        if self.of_batch:
+            return np.transpose(backend.conv(np.transpose(t[0], (3, 0, 1, 2)), self), (1, 2, 3, 0))
         sums = backend.conv(t[0].reshape((1, *t[0].shape)), self)
         return sums.reshape(sums.shape[1:])
+
+    def batched(self, n: int) -> Step:
+        return replace(self, of_batch=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +217,9 @@ class Relabel(Step):
     def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0].reshape(self.shape)
 
+    def batched(self, n: int) -> Step:
+        return replace(self, shape=(*self.shape, n))
+
 
 @dataclass(frozen=True, eq=False)
 class Select(Step):
@@ -232,6 +250,9 @@ class Offset(Step):
     def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0] + self.constant
 
+    def batched(self, n: int) -> Step:
+        return replace(self, constant=self.constant[..., None])
+
 
 @dataclass(frozen=True, eq=False)
 class Scale(Step):
@@ -245,6 +266,9 @@ class Scale(Step):
 
     def apply(self, backend: Backend, *t: Value) -> Value:
         return t[0] * self.constant
+
+    def batched(self, n: int) -> Step:
+        return replace(self, constant=self.constant[..., None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,6 +336,11 @@ class Program:
             with backend.tagged(step.name):
                 values[step.name] = step.apply(backend, *(values[name] for name in step.sources))
         return values[self.steps[-1].name]
+
+    def batched(self, n: int) -> Program:
+        """The program of n samples [*input_shape, n] in one tensor."""
+        steps = tuple(step.batched(n) for step in self.steps)
+        return Program(steps, (*self.input_shape, n), self.input_top)
 
     @property
     def tops(self) -> dict[str, int]:

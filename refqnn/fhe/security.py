@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from math import log2
 
+from refqnn.errors import InvalidArgument, mismatch
 from refqnn.fhe.lowering import Lowered
 
-__all__ = ["FAILURE", "LEVELS", "MODELS", "reveals", "security_of"]
+__all__ = ["FAILURE", "LEVELS", "MODELS", "refuse_seeds", "reveals", "security_of"]
 
 # By notion of security, the probability, at most, that an inference fails: what TFHE-rs asks for.
 FAILURE = {"ind-cpa-d": 2.0**-128, "ind-cpa": 2.0**-64}
@@ -31,6 +32,17 @@ def security_of(global_p_error: float) -> str:
     if global_p_error <= FAILURE["ind-cpa"]:
         return f"ind-cpa: {told}; nobody but the client may learn decrypted results"
     return f"below ind-cpa: {told}; nobody may learn of results, nor that one was wrong"
+
+
+def refuse_seeds(**seeds: object) -> None:
+    """Raises: InvalidArgument where one is given: whoever knows it has the keys or the plaintexts.
+
+    Nor would it make the same keys again in Concrete 2.11.
+    """
+    for name, seed in seeds.items():
+        if seed is not None:
+            expected = "None: keys and noise come from the system's randomness"
+            raise InvalidArgument(mismatch(name, "a seed", expected))
 
 
 def reveals(lowered: Lowered) -> dict[str, list[str]]:

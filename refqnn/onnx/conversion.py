@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from refqnn.errors import NotCovered
+from refqnn.foreign import refuse_foreign
 from refqnn.network import Network, load
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
 from refqnn.tflite import Runtime, from_tflite, is_tflite
 
-__all__ = ["convert", "open_file", "open_network"]
+__all__ = ["convert", "open_file", "open_network", "write"]
 
 _ZIP = b"PK\x03\x04"  # how a file of Network.save begins
 
@@ -20,12 +22,14 @@ def open_file(
     *,
     input: InputDoor | None = None,
     output: str | None = None,
+    strict: bool = False,
     runtime: Runtime = "tflite_ref",
 ) -> Imported:
     """What is in a file of `Network.save`, an ONNX or a TFLite model, told apart by their content.
 
     Args:
         input, output: as for `from_onnx`; they mean nothing for other files.
+        strict: refuse a model whose last operators would be left out (`Imported.dropped`).
         runtime: as for `from_tflite`; it means nothing for other files.
 
     Raises: as `refqnn.load`, `from_onnx` and `from_tflite`.
@@ -36,7 +40,11 @@ def open_file(
         return Imported(load(Path(path)), producer="refqnn")
     if is_tflite(head):
         return Imported(from_tflite(path, runtime), producer="TFLite")
-    return read_onnx(path, input=input, output=output)
+    refuse_foreign(Path(path))
+    imported = read_onnx(path, input=input, output=output)
+    if strict and imported.dropped:
+        raise NotCovered(f"{path}: {', '.join(imported.dropped)} would be left out of the network")
+    return imported
 
 
 def open_network(
@@ -66,8 +74,13 @@ def convert(
     Raises: as `open_network`, `to_onnx` and `Network.save`.
     """
     network = open_network(source, input=input, output=output, runtime=runtime)
+    write(network, target, flavour)
+    return network
+
+
+def write(network: Network, target: str | os.PathLike[str], flavour: Flavour) -> None:
+    """As ONNX where the name ends in .onnx, else as `Network.save`."""
     if Path(target).suffix.lower() == ".onnx":
         to_onnx(network, target, flavour=flavour)
     else:
         network.save(Path(target))
-    return network

@@ -19,6 +19,7 @@ except ImportError as error:  # pragma: no cover - depends on the environment
     raise MissingExtra("train", (error.name or "torch").split(".")[0]) from error
 del _brevitas, _sklearn, _skorch, _torch
 
+from refqnn.training.deployment import deploy, folded
 from refqnn.training.estimators import (
     FloatNeuralNetClassifier,
     FloatNeuralNetRegressor,
@@ -32,6 +33,7 @@ from refqnn.training.modules import (
     QuantConvNet,
     SparseQuantNeuralNetImpl,
 )
+from refqnn.training.posttraining import quantize_module
 from refqnn.training.quantizers import HalfUpRoundSte, calibrate
 
 __all__ = [
@@ -50,6 +52,9 @@ __all__ = [
     "build_float",
     "calibrate",
     "demo_config",
+    "deploy",
     "fit",
+    "folded",
     "predict",
+    "quantize_module",
 ]

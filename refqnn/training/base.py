@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from sklearn.utils import Tags
 
-__all__ = ["LEARNED", "PREFIXES", "Classifier", "Estimator", "Regressor", "require"]
+__all__ = ["LEARNED", "PREFIXES", "Classifier", "Estimator", "Regressor", "as_kept", "require"]
 
 Callbacks = list[tuple[str, skorch.callbacks.Callback]]
 Targets = NDArray[np.int64] | NDArray[np.float32]
@@ -77,6 +77,7 @@ class Estimator(BaseEstimator):
     """What quantized estimators and their float twins share: parameters, data, training."""
 
     _module_class: ClassVar[type[nn.Module]]
+    _other_modules: ClassVar[tuple[type[nn.Module], ...]] = ()  # that training may leave
     _classify: ClassVar[bool]
     _own: ClassVar[tuple[str, ...]]  # what fit takes from the targets
     _quantized: ClassVar[bool]
@@ -136,7 +137,7 @@ class Estimator(BaseEstimator):
         self, X: ArrayLike, y: ArrayLike | None, reset: bool, classes: ArrayLike | None
     ) -> tuple[NDArray[np.float32], Targets]:
         rows = self._rows(X, reset=reset, ensure_min_samples=2)
-        kept = _as_kept(rows)
+        kept = as_kept(rows)
         _warn_of_coarse(rows, kept)
         if y is None:
             raise InvalidArgument(
@@ -153,7 +154,7 @@ class Estimator(BaseEstimator):
     def _scaled(self, X: ArrayLike) -> NDArray[np.float32]:
         """Standardised features, float32 [n, features]; X as the user brings it."""
         check_is_fitted(self, "module_")
-        return self._standardise(_as_kept(self._rows(X)))
+        return self._standardise(as_kept(self._rows(X)))
 
     def _rows(self, X: ArrayLike, reset: bool = False, **checks: int) -> NDArray[np.float64]:
         rows: NDArray[np.float64] = validate_data(
@@ -187,7 +188,8 @@ class Estimator(BaseEstimator):
         self._require_floats("input_mean_", "input_scale_", n)
         require("history_", self.history_, isinstance(self.history_, History), "a history")
         sizes = [self.module_.arguments[name] for name in ("input_dim", "n_outputs")]
-        fits = isinstance(self.module_, self._module_class) and sizes == [n, self._n_outputs]
+        kinds = (self._module_class, *self._other_modules)
+        fits = isinstance(self.module_, kinds) and sizes == [n, self._n_outputs]
         require("module", f"sizes {sizes}", fits, f"a {self._module_class.__name__} of this data")
 
     def _require_floats(self, mean: str, scale: str, size: int) -> None:
@@ -480,7 +482,7 @@ def require(name: str, got: object, holds: bool, expected: str) -> None:
         raise InvalidArgument(mismatch(name, repr(got), expected))
 
 
-def _as_kept(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+def as_kept(rows: NDArray[np.float64]) -> NDArray[np.float32]:
     """Rows as the input door of the network takes them."""
     greatest = float(np.finfo(np.float32).max)
     return np.clip(rows, -greatest, greatest).astype(np.float32)

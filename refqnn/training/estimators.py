@@ -16,6 +16,7 @@ Training is skorch's: its history, callbacks, table of epochs and parameter name
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,18 +29,21 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from skorch.dataset import ValidSplit
+from skorch.history import History
 from torch import nn
 
 from refqnn.accumulator import Certificate, certify
 from refqnn.brevitas import exact_accumulators, from_brevitas
-from refqnn.doors import Features, Predictions, softmax
+from refqnn.doors import Comparisons, Features, Predictions, softmax
 from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, mismatch
 from refqnn.network import Network
-from refqnn.quantizers import Dequantizer, FloatArray, Quantizer, float_thresholds
+from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.training import estimator_files
 from refqnn.training.base import PREFIXES, Callbacks, Classifier, Estimator, Regressor, require
 from refqnn.training.compiling import circuit_options
+from refqnn.training.encrypted import Trained, search
 from refqnn.training.estimator_files import load, stored
+from refqnn.training.lookups import LookupNet
 from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
 from refqnn.training.progress import WeightTransforms
 
@@ -61,6 +65,10 @@ __all__ = [
 
 Fhe = Literal["disable", "simulate", "execute"]
 
+_WHOLE = "None: networks with target='encrypted' are trained whole, by fit(X, y)"
+_CHOSEN = (
+    "its default: with target='encrypted' module__hidden_sizes and module__table_bits can be set"
+)
 _PRUNE_AT = 0.3  # of the epochs: before, weights say little; after, the others must adapt
 
 
@@ -68,6 +76,7 @@ class _QuantizedEstimator(Estimator):
     """The quantized half: integers, certificate, circuit."""
 
     _module_class = SparseQuantNeuralNetImpl
+    _other_modules = (LookupNet,)
     _quantized = True
     fhe_circuit_: Circuit | None
 
@@ -94,11 +103,76 @@ class _QuantizedEstimator(Estimator):
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 1,
+        target: Literal["encrypted"] | None = None,
+        budget_s: float = 60.0,
         **parameters: object,
     ) -> None:
         self._set_parameters(locals(), parameters)
 
     # -- training --------------------------------------------------------------------------------
+
+    def _train(self, X: ArrayLike, y: ArrayLike | None, *others: Any, **options: Any) -> Self:
+        require("target", self.target, self.target in (None, "encrypted"), "None or 'encrypted'")
+        if self.target is None:
+            return super()._train(X, y, *others, **options)
+        return self._train_for_encryption(X, y, *others, **options)
+
+    def _train_for_encryption(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        *,
+        reset: bool,
+        classes: ArrayLike | None = None,
+        start: nn.Module | None = None,
+    ) -> Self:
+        """By refqnn.training.encrypted, which trains whole networks and counts each row once."""
+        sizes, table_bits = self._sizes_for_encryption()
+        budget = self.budget_s
+        require("budget_s", budget, 0.0 < budget < np.inf, "a number of seconds above 0")
+        require("sample_weight", sample_weight, sample_weight is None, _WHOLE)
+        require("partial_fit, warm_start or prune", "a trained network", reset, _WHOLE)
+        rows, targets = self._training_data(X, y, reset, classes)
+        self._learn_scaling(rows, None)
+        history = History()
+
+        def report(done: Trained) -> None:
+            history.new_epoch()
+            for name, value in {"epoch": len(history), **vars(done)}.items():
+                history.record(name, value)
+            if self.verbose:
+                held_out = f"{done.held_out} rows held out" if done.held_out else "all rows"
+                print(
+                    f"{done.lookups:4} lookups, {done.steps} steps: {done.score:.3f} on {held_out}"
+                )
+
+        self.module_ = self.training_module_ = search(
+            self._standardise(rows),
+            targets,
+            self.input_scale_,
+            n_outputs=self._n_outputs,
+            lookups=None if sizes is None else sizes[0],
+            table_bits=table_bits,
+            budget_s=budget,
+            seed=self._seed(),
+            report=report,
+        )
+        self.history_ = history
+        self._finish()
+        return self
+
+    def _sizes_for_encryption(self) -> tuple[Sequence[int] | None, int]:
+        """Hidden sizes and table bits.  Raises: InvalidArgument for what else is set."""
+        usual = inspect.signature(_QuantizedEstimator.__init__).parameters
+        given = self._with_prefix("module__")
+        sizes, table_bits = given.pop("hidden_sizes", None), given.pop("table_bits", 3)
+        for name, value in given.items():
+            known = usual.get(f"module__{name}")
+            require(f"module__{name}", value, known is not None and value == known.default, _CHOSEN)
+        one = sizes is None or (np.ndim(sizes) == 1 and len(sizes) == 1)
+        require("module__hidden_sizes", sizes, one, "None or one number: how many lookups")
+        return sizes, table_bits
 
     def _build(self, n_features: int) -> nn.Module:
         arguments = self._with_prefix("module__")
@@ -123,6 +197,7 @@ class _QuantizedEstimator(Estimator):
         module.calibrate(torch.from_numpy(inputs))
 
     def _reopened(self) -> nn.Module:
+        require("target", self.target, not isinstance(self.module_, LookupNet), _WHOLE)
         module = self.module_.plain_copy()
         self._add_limits(module)
         return module
@@ -153,8 +228,17 @@ class _QuantizedEstimator(Estimator):
     def on_train_end(self, *args: object, **kwargs: object) -> None:
         """Make masks and budgets permanent, and the integer network and its certificate anew."""
         self.module_ = self.training_module_.plain_copy()
-        example = torch.zeros(2, self.n_features_in_)
-        self.network_ = self._with_doors(from_brevitas(self.module_, example))
+        self._finish()
+
+    def _finish(self) -> None:
+        """The integers of the module, and what is proved of them."""
+        if isinstance(self.module_, LookupNet):
+            self.network_ = self.module_.network(
+                self._standardise, self._output_door, self._feature_names()
+            )
+        else:
+            example = torch.zeros(2, self.n_features_in_)
+            self.network_ = self._with_doors(from_brevitas(self.module_, example))
         self.certificate_: Certificate = certify(self.network_)
         if hasattr(self, "fhe_circuit_"):
             self.fhe_circuit_ = None  # of another network
@@ -168,22 +252,16 @@ class _QuantizedEstimator(Estimator):
         inner, outer = network.input_quantizer, network.output_dequantizer
         assert inner is not None
         assert outer is not None
-        fmt, names = inner.format, getattr(self, "feature_names_in_", None)
 
-        def codes(columns: NDArray[np.float32]) -> NDArray[np.int64]:
-            return inner.quantize(self._standardise(columns.T)).T
+        def codes(rows: NDArray[np.float32]) -> NDArray[np.int64]:
+            return inner.quantize(self._standardise(rows))
 
-        wanted = np.tile(np.arange(fmt.q_min + 1, fmt.q_max + 1), (self.n_features_in_, 1))
-        thresholds = float_thresholds(codes, wanted)
-        return Network(
-            network.nodes,
-            input_shape=network.input_shape,
-            input_quantizer=Features(
-                thresholds, fmt, axis=1, names=None if names is None else tuple(names)
-            ),
-            output_dequantizer=self._output_door(outer),
-            output=network.output,
-        )
+        door = Features.of_function(codes, self.n_features_in_, inner.format, self._feature_names())
+        return network.with_doors(door, self._output_door(outer))
+
+    def _feature_names(self) -> tuple[str, ...] | None:
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else tuple(names)
 
     def _output_door(self, door: Dequantizer) -> Dequantizer:
         raise NotImplementedError
@@ -192,7 +270,8 @@ class _QuantizedEstimator(Estimator):
         """Raises: InvalidArgument, ... unless the network of a file is one of this estimator."""
         network, outputs = self.network_, self._n_outputs
         inner, outer = network.input_quantizer, network.output_dequantizer
-        shapes = (network.input_shape, network.shapes[network.output])
+        taken = (inner.width,) if isinstance(inner, Comparisons) else network.input_shape
+        shapes = (taken, network.shapes[network.output])
         expected = ((self.n_features_in_,), (outputs,))
         require("network_", f"shapes {shapes}", shapes == expected, f"shapes {expected}")
         doors = inner is not None and inner.format.bits <= 8 and outer is not None
@@ -395,19 +474,28 @@ class _QuantizedEstimator(Estimator):
             self.on_train_end()
 
     def prune(
-        self, X: ArrayLike, y: ArrayLike, fraction: float, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        n_prune_neurons_percentage: float,
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """A smaller copy: the least important neurons of each hidden layer left out, then trained.
 
         Args:
             X, y, sample_weight: to train the copy on, as in `fit`; ``max_epochs`` epochs.
-            fraction: of each hidden layer's neurons, in [0, 1); rounded down.
+            n_prune_neurons_percentage: of each hidden layer's neurons, a fraction in [0, 1),
+                whatever the name says; rounded down.
 
         Returns: a new fitted estimator.
         """
         check_is_fitted(self)
+        fraction = n_prune_neurons_percentage
         if not 0.0 <= fraction < 1.0:
-            raise InvalidArgument(mismatch("fraction", fraction, "a number in [0, 1)"))
+            raise InvalidArgument(
+                mismatch("n_prune_neurons_percentage", fraction, "a number in [0, 1)")
+            )
+        require("target", self.target, not isinstance(self.module_, LookupNet), _WHOLE)
         keep = []
         for importance in self.module_.neuron_importance():
             order = importance.argsort(stable=True, descending=True)
@@ -557,8 +645,19 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
         warm_start: let fit go on from the network as it is.
         random_state: seed; None takes one from torch's generator.
         verbose: 1 prints a table of epochs, 0 nothing.
+        target: "encrypted": a network of another form, for the least encrypted work; see below.
+        budget_s: with that target, about how many seconds of one core to train; counted in steps,
+            so that equal arguments give equal networks.
         parameters: ``n_w_bits``, ``n_a_bits``, ``n_accum_bits``, ``power_of_two_scaling`` without
             their prefix, and prefixed parameters of skorch.
+
+    With ``target="encrypted"`` the features are compared with chosen thresholds at the input door,
+    each hidden neuron sums 7 of these bits with signs and looks the sum up, 3 bits wide, in a table
+    of its own; no other lookup is needed (refqnn.training.lookups).  It learns from a float model
+    (refqnn.training.teacher), and the number of lookups is chosen on training rows held out
+    (refqnn.training.encrypted), unless ``module__hidden_sizes=(n,)`` gives it.
+    ``module__table_bits`` is 3 unless set.  Any other ``module__`` name is refused, and the
+    parameters of skorch have no effect.
 
     Attributes:
         network_: the integer `refqnn.Network`, from raw rows to labels or targets: standardisation

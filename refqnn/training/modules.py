@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from refqnn.errors import FileFormatError, InvalidArgument, ShapeMismatch, mismatch
 from refqnn.training.blocks import AccumulatorRange, Block, FanIn, QuantNet, weight_codes
+from refqnn.training.lookups import LookupNet
 from refqnn.training.normalization import PowerOfTwoNorm, set_normalization_frozen
 from refqnn.training.quantizers import (
     ConstPowerOfTwoWeight,
@@ -410,7 +411,9 @@ class QuantConvNet(QuantNet):
 
 # --- the parts of a module, for files and pickles ------------------------------------------------
 
-_STORED = {"SparseQuantNeuralNetImpl": SparseQuantNeuralNetImpl, "FloatMLP": FloatMLP}
+_STORED: dict[str, type[nn.Module]] = {
+    module.__name__: module for module in (SparseQuantNeuralNetImpl, FloatMLP, LookupNet)
+}
 
 
 def module_state(module: nn.Module) -> tuple[str, dict[str, object], dict[str, ArrayLike]]:

@@ -9,18 +9,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import preprocessing
 from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 import refqnn
 from refqnn import exact
 from refqnn.doors import Features, Predictions
-from refqnn.errors import FileFormatError, InvalidArgument, InvalidType, NotCovered, ShapeMismatch
+from refqnn.errors import (
+    FileFormatError,
+    InvalidArgument,
+    InvalidType,
+    NotCompiled,
+    NotCovered,
+    ShapeMismatch,
+)
 from refqnn.formats import IntFormat
 from refqnn.training import (
     FloatNeuralNetClassifier,
     NeuralNetClassifier,
     NeuralNetRegressor,
+    deploy,
     estimator_files,
+    folded,
 )
 
 IRIS = load_iris()
@@ -278,3 +292,84 @@ def test_a_client_predicts_through_a_server(tmp_path: Path) -> None:
     few = rows[::20]
     assert client.predict(few, server.run).tolist() == model.predict(few).tolist()
     assert np.array_equal(client.predict_proba(few, server.run), model.predict_proba(few))
+
+
+# --- a pipeline, whole -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("StandardScaler",), ("RobustScaler", "MinMaxScaler")])
+@pytest.mark.parametrize("kind", ["text", "regressor"])
+def test_a_pipeline_is_one_network_of_raw_rows(names: tuple[str, ...], kind: str) -> None:
+    scalers = [getattr(preprocessing, name)() for name in names]
+    X = odd_rows().astype(np.float32)
+    signal = X[:, 0] / 1e9 + X[:, 1] * 1e9
+    make = NeuralNetRegressor if kind == "regressor" else NeuralNetClassifier
+    y = signal * 300 + 1e5 if kind == "regressor" else np.where(signal > 0, "yes", "no")
+    pipeline = make_pipeline(*scalers, "passthrough", make(**QUICK)).fit(X.astype(np.float64), y)
+    network = folded(pipeline)
+    rows = np.vstack([odd_rows(200, seed=1), X * 1e3, -X]).astype(np.float32)
+    # Around every threshold of the door, where a fold that rounds otherwise would show.
+    edges = network.input_quantizer.thresholds
+    edges = np.where(np.isfinite(edges), edges, 0)
+    near = np.concatenate([edges, np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf)], 1).T
+    rows = np.vstack([rows, near.astype(np.float32)])
+    integers = network.forward(network.quantize_input(rows))
+    said = network.output_dequantizer.predict(integers)
+    assert np.array_equal(said, pipeline.predict(rows.astype(np.float64)))
+
+
+def test_what_a_pipeline_cannot_fold_is_named() -> None:
+    X, y = IRIS.data, IRIS.target
+    mixed = make_pipeline(preprocessing.StandardScaler(), PCA(2), NeuralNetClassifier(**QUICK))
+    with pytest.raises(NotCovered, match=r"pca \(PCA\)"):
+        folded(mixed.fit(X, y))
+    with pytest.raises(InvalidType, match="LogisticRegression"):
+        folded(make_pipeline(LogisticRegression()).fit(X, y))
+    with pytest.raises(InvalidType, match="Pipeline"):
+        folded(NeuralNetClassifier(**QUICK))
+    with pytest.raises(NotFittedError):
+        folded(make_pipeline(preprocessing.StandardScaler(), NeuralNetClassifier(**QUICK)))
+
+
+def test_a_pipeline_deploys_whole(tmp_path: Path) -> None:
+    fhe = pytest.importorskip("refqnn.fhe")
+    frame = pd.DataFrame(IRIS.data * 1e3, columns=list("abcd"))
+    y = np.array(["setosa", "versicolor", "virginica"])[IRIS.target]
+    last = NeuralNetClassifier(**{**QUICK, "module__fan_in": 2})
+    pipeline = make_pipeline(preprocessing.StandardScaler().set_output(transform="pandas"), last)
+    deploy(pipeline.fit(frame, y), tmp_path / "c", tmp_path / "s", security="ind-cpa")
+    client, server = fhe.Client.load(tmp_path / "c"), fhe.Server.load(tmp_path / "s")
+    client.keygen()
+    server.load_keys(client.evaluation_keys())
+    assert client.predict(frame[:1], server.run).tolist() == pipeline.predict(frame[:1]).tolist()
+    with pytest.raises(InvalidArgument, match="columns"):
+        client.predict(frame[["b", "a", "c", "d"]][:1], server.run)
+
+
+def test_the_calls_of_concrete_ml(tmp_path: Path) -> None:
+    fhe = pytest.importorskip("refqnn.fhe")
+    X, y = IRIS.data, IRIS.target
+    model = NeuralNetClassifier(**{**QUICK, "module__fan_in": 2}).fit(X, y)
+    with pytest.raises(NotCompiled):
+        fhe.FHEModelDev(tmp_path / "folder", model).save()
+    assert not (tmp_path / "folder").exists()
+    model.compile(X, security="ind-cpa")
+    fhe.FHEModelDev(tmp_path / "folder", model).save()
+    with pytest.raises(InvalidArgument, match=r"client\.zip"):
+        fhe.FHEModelDev(tmp_path / "folder", model).save()
+
+    client = fhe.FHEModelClient(tmp_path / "folder", key_dir=tmp_path / "keys")
+    keys = client.get_serialized_evaluation_keys()
+    request = client.quantize_encrypt_serialize(X[[0]])
+    answer = fhe.FHEModelServer(tmp_path / "folder").run(request, keys)
+    assert all(type(message) is bytes for message in (keys, request, answer))
+    assert np.array_equal(
+        client.deserialize_decrypt_dequantize(answer), model.predict_proba(X[[0]])
+    )
+    with pytest.raises(ShapeMismatch, match="2 rows"):
+        client.quantize_encrypt_serialize(X[:2])
+    again = fhe.FHEModelClient(tmp_path / "folder", key_dir=tmp_path / "keys")
+    assert again.get_serialized_evaluation_keys() == keys
+    for party in (client.client, model.fhe_circuit):
+        with pytest.raises(InvalidArgument, match="seed"):
+            party.keygen(seed=1)
