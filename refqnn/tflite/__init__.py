@@ -47,12 +47,13 @@ sum, / 2**k rounded half up; ratios outside [2**-10, 2**8) go to the optimized k
 float32 under XNNPACK.
 
 **Means.**  AVERAGE_POOL_2D divides the sum of the codes by how many of them lie inside, rounded
-half away (internal/reference/integer_ops/pooling.h); the same everywhere.  MEAN over all axes between
-batch and channels, n values (reduce.cc): the sum of q - z_x is rescaled, "double", by a multiplier
-of s_x / s_y that was shifted left by floor(log2 n) bits (32 at most, 31 + e at most), divided by n
-and floored.  Optimized, over two axes that are kept (internal/optimized/reduce.h): the sum of q is
-rescaled by s_x / (n s_y), in float32, "double", and z_y - z_x s_x / s_y is added, rounded half
-away.  XNNPACK: fl(fl(sum of q - z_x) * s) + z_y in float32, rounded half even, s = s_x / s_y / n.
+half away (internal/reference/integer_ops/pooling.h); the same everywhere.  MEAN over all axes
+between batch and channels, n values (reduce.cc): the sum of q - z_x is rescaled, "double", by a
+multiplier of s_x / s_y that was shifted left by floor(log2 n) bits (32 at most, 31 + e at most),
+divided by n and floored.  Optimized, over two axes that are kept (internal/optimized/reduce.h): the
+sum of q is rescaled by s_x / (n s_y), in float32, "double", and z_y - z_x s_x / s_y is added,
+rounded half away.  XNNPACK: S * s + (z_y - n z_x s), the sum S of q and every step in float32,
+rounded half even, s = s_x / s_y / n (src/reduce-microkernels, src/microparams-init.c).
 
 **Functions of one code** are tables.  RELU, RELU6, RELU_N1_TO_1: rescaled, "double", and clamped.
 LEAKY_RELU: by s_x / s_y from 0 on, by alpha * s_x / s_y below, "double"
@@ -72,6 +73,12 @@ XNNPACK: a table of float32 exponentials (internal/optimized/optimized_ops.h).
 
 **Movement** (RESHAPE, TRANSPOSE, PAD, STRIDED_SLICE, SPLIT, CONCATENATION, RESIZE_NEAREST_NEIGHBOR,
 SQUEEZE, EXPAND_DIMS) keeps codes; operands of other scales than the output's are refused.
+
+**Types.**  int8 is meant above; uint8 is the same, but for DEPTHWISE_CONV_2D, "double" everywhere.
+In int16 (with int8 weights) XNNPACK takes nothing and no kernel is optimized: sums with a 64-bit
+bias are rescaled in the way "reduced" (internal/common.cc), everything else "double".  Refused:
+SOFTMAX and TRANSPOSE_CONV in uint8; FULLY_CONNECTED, SOFTMAX, LOGISTIC, TANH, HARD_SWISH and
+RELU_N1_TO_1 in int16.
 
 **Not compared with a runtime**: all of cmsis_nn (its sources alone say it; its published golden
 data for convolutions agree with the way "double"), operands of ADD and MUL that are broadcast, and

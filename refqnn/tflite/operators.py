@@ -78,10 +78,10 @@ def _sum(
     way: Way | None = None,
 ) -> None:
     """The sum, rescaled to codes: gains s_x * s_w / s_y, one for each output channel."""
-    w, (y,), way = _operand(op, 1), op.outputs, way or r.profile.way(op.kind)
+    w, (y,), way = _operand(op, 1), op.outputs, way or r.way(op)
     acc = r.step(layer, [source], y, "sum")
     (s_x, _), (s_y, _) = x.quantizer, y.quantizer
-    if op.kind == "FULLY_CONNECTED" and w.scale.size == 1 and way in ("double", "double_up"):
+    if op.kind == "FULLY_CONNECTED" and w.scale.size == 1 and way not in ("float32", "float64"):
         gains = gain(way, s_x * w.scale, by=s_y)  # the product in float32
     else:
         gains = gain(way, s_x, w.scale, by=s_y)
@@ -152,9 +152,10 @@ def transpose_conv(r: Reader, op: Operator) -> None:
     )
     spread, conv = layer.as_convolution(r.shape(x))
     source = r.step(replace(spread, fill=zero), [r.value(x)], y, "spread")
+    way = r.way(op)
     # XNNPACK leaves to the optimized kernels what SAME would pad with less than nothing.
     covered = o.Padding() or all(k >= s for k, s in zip(weight.shape[1:3], layer.stride))
-    _sum(r, op, conv, source, x, None if covered else "double")
+    _sum(r, op, conv, source, x, way if covered or way != "float32" else "double")
 
 
 def fully_connected(r: Reader, op: Operator) -> None:
@@ -229,7 +230,7 @@ def add(r: Reader, op: Operator) -> None:
     sign = -1 if op.kind == "SUB" else 1
     (s_a, z_a), (s_b, z_b), (s_y, _) = a.quantizer, b.quantizer, y.quantizer
     ratios = np.array([s_a, s_b], np.float32) / s_y
-    if r.profile.way(op.kind) == "float32" and 2.0**-10 <= ratios.min() <= ratios.max() < 2.0**8:
+    if r.way(op) == "float32" and 2.0**-10 <= ratios.min() <= ratios.max() < 2.0**8:
         shift = 21 - int(np.frexp(ratios.max())[1])
         m_a, m_b = (int(m) for m in np.rint(ratios.astype(np.float64) * 2.0**shift))
         acc = r.step(Add((m_a, sign * m_b)), sources, y, "sum")
@@ -268,7 +269,7 @@ def multiply(r: Reader, op: Operator) -> None:
         table = (np.arange(lo, hi + 1) - z_a - sign * z_b) ** 2 // 4
         quarters.append(r.step(Lookup(table[None], lo), [both], y, f"square of the {what}"))
     acc = r.step(Add((1, -1)), quarters, y, "product")
-    way, real = r.profile.way(op.kind), np.array([s_a * s_b / s_y])  # in float32
+    way, real = r.way(op), np.array([s_a * s_b / s_y])  # in float32
     gains = real if way == "float32" else real.astype(np.float64)
     target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
     r.add(requantize(gains, target, way, r.ends(acc)), [acc], y)
@@ -290,7 +291,7 @@ def leaky_relu(r: Reader, op: Operator) -> None:
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
     alpha, d = np.float32(op.options.Alpha()), x.codes - z_x
     above, below = s_x / s_y, s_x * alpha / s_y
-    if r.profile.way(op.kind) == "float32" and _in_eighth_bits(above, abs(below)):
+    if r.way(op) == "float32" and _in_eighth_bits(above, abs(below)):
         positive, negative = eighth_bits(d, above), eighth_bits(d, below)
     else:
         positive = rescaled(d, float(above))
@@ -345,10 +346,10 @@ def quantize(r: Reader, op: Operator) -> None:
     x, (y,) = _operand(op, 0), op.outputs
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
     d, real, source = x.codes - z_x, float(s_x) / float(s_y), r.value(x)
-    if r.profile.way(op.kind) == "float32" and _in_eighth_bits(s_x / s_y):
+    if r.way(op) == "float32" and _in_eighth_bits(s_x / s_y):
         return r.table(op, source, _saturated(y, z_y + eighth_bits(d, s_x / s_y)))
     away, up = (_saturated(y, z_y + rescaled(d, real, way)) for way in ("double", "double_up"))
-    if r.profile.way(op.kind) == "double" or np.array_equal(away, up):
+    if r.way(op) == "double" or np.array_equal(away, up):
         return r.table(op, source, away)
     size = prod(y.shape)
     last = np.arange(size).reshape(y.shape[1:]) >= size // 16 * 16  # behind the vectors of 16
@@ -488,21 +489,22 @@ def mean(r: Reader, op: Operator) -> None:
     if axes != list(range(1, len(x.shape) - 1)):
         raise NotCovered(f"it averages axes {axes}; expected all between batch and channels")
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
-    n, way, target = prod(x.shape[1:-1]), r.profile.way(op.kind), r.target(op)
+    n, way, target = prod(x.shape[1:-1]), r.way(op), r.target(op)
     acc = r.step(GlobalSumPool(), [r.value(x)], y, "sum")
     if way == "float32":
         scale = s_x / s_y / np.float32(n)
+        bias = np.float32(z_y) - np.float32(n * z_x) * scale
 
         def code(a: NDArray[np.int64]) -> NDArray[np.int64]:
-            value = (a - n * z_x).astype(np.float32) * scale + np.float32(z_y)
+            value = a.astype(np.float32) * scale + bias
             return np.asarray(np.clip(np.rint(value), *target.clip), dtype=np.int64)
 
         lo, hi = (np.array([end]) for end in r.ranges[acc].ends)
         node = Requantize.from_function(code, lo, hi, y.format)
     elif way == "mixed" and len(axes) == 2 and op.options.KeepDims():
-        bias = int(round_float(np.asarray(np.float32(z_x) * s_x / s_y), "half_away"))
+        shift = int(round_float(np.asarray(np.float32(z_x) * s_x / s_y), "half_away"))
         real = np.array([float(s_x / (np.float32(n) * s_y))])
-        shifted = replace(target, zero_point=z_y - bias)
+        shifted = replace(target, zero_point=z_y - shift)
         node = Requantize.from_rescale(fixed_point(real, shifted))
     else:
         real = np.array([float(s_x) / float(s_y)])

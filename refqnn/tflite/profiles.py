@@ -8,7 +8,7 @@ from typing import Literal
 
 from refqnn.tflite.rescaling import Way
 
-__all__ = ["RUNTIMES", "Profile", "Runtime"]
+__all__ = ["RUNTIMES", "SUMS", "Profile", "Runtime"]
 
 Runtime = Literal["tflite_ref", "tflite_optimized", "xnnpack", "cmsis_nn"]
 
@@ -25,12 +25,8 @@ class Profile:
     ways: Mapping[str, Way] = field(default_factory=dict)
     float_softmax: bool = False
 
-    def way(self, kind: str) -> Way:
-        """How an operator of this kind rescales its sums."""
-        return self.ways.get(kind, "double")
 
-
-_SUMS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+SUMS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 RUNTIMES: dict[Runtime, Profile] = {
     "tflite_ref": Profile({"FULLY_CONNECTED": "float64"}),
@@ -42,7 +38,7 @@ RUNTIMES: dict[Runtime, Profile] = {
         float_softmax=True,
     ),
     "xnnpack": Profile(
-        dict.fromkeys((*_SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "MEAN", "QUANTIZE"), "float32"),
+        dict.fromkeys((*SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "MEAN", "QUANTIZE"), "float32"),
         float_softmax=True,
     ),
     "cmsis_nn": Profile(),

@@ -23,8 +23,8 @@ from refqnn.ops.base import Interval, Shape
 from refqnn.quantizers import AffineQuantizer, Dequantizer
 from refqnn.rounding import round_float
 from refqnn.tflite.files import Model, Operator, Tensor
-from refqnn.tflite.profiles import Profile
-from refqnn.tflite.rescaling import Target
+from refqnn.tflite.profiles import SUMS, Profile
+from refqnn.tflite.rescaling import Target, Way
 
 __all__ = ["Imported", "Movement", "Reader", "file_order", "our_order"]
 
@@ -80,6 +80,8 @@ class Reader:
                 place = str(op)
                 if op.kind not in table:
                     raise NotCovered(_REASONS.get(op.kind, "this operator is not covered"))
+                if any(op.kind in _NOT_OF.get(y.type, ()) for y in op.outputs):
+                    raise NotCovered(f"it is not covered for {op.outputs[0].type}")
                 table[op.kind](self, op)
                 self._check(op)
             place = "model"
@@ -167,6 +169,16 @@ class Reader:
         self.nodes.append(Node(unique, op, tuple(inputs)))
         self.ranges[unique] = op.out_range(*ranges)
         return unique
+
+    def way(self, op: Operator) -> Way:
+        """How an operator rescales its sums."""
+        kind, (y, *_) = op.kind, op.outputs
+        if y.type == "INT16":  # XNNPACK takes none, and no kernel is optimized
+            wide = not any(t is not None and t.type == "INT32" for t in op.inputs[2:])
+            return "reduced" if kind in SUMS and wide else "double"
+        if y.type == "UINT8" and kind == "DEPTHWISE_CONV_2D":
+            return "double"  # XNNPACK takes none, and the optimized kernel has no vectors
+        return self.profile.ways.get(kind, "double")
 
     def ends(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Least and greatest value of each channel."""
@@ -262,6 +274,12 @@ def _half_away(value: np.float32) -> int:
     return int(round_float(np.asarray(value), "half_away"))
 
 
+_NOT_OF = {  # kernels of their own, which nothing here tells yet
+    "INT16": frozenset(
+        ("FULLY_CONNECTED", "HARD_SWISH", "LOGISTIC", "RELU_N1_TO_1", "SOFTMAX", "TANH")
+    ),
+    "UINT8": frozenset(("TRANSPOSE_CONV", "SOFTMAX")),
+}
 _RECURRENT = "it keeps a state from one call to the next"
 _REASONS = {
     "SVDF": _RECURRENT,

@@ -8,6 +8,8 @@ with 2**30 <= m < 2**31; a gain below 2**-32 becomes 0.  Then acc * g is
     double_up    the same, both rounded half up
     mixed        double_up for the channels that fill vectors of 8, double for the last C modulo 8
     single       acc * m / 2**(31 - e) rounded half up
+    reduced      acc * m' / 2**(15 - e) rounded half up, m' = m / 2**16 rounded half up, at most
+                 2**15 - 1
     float32      fl(fl(acc) * s) rounded half even, s = fl(fl(s_x * s_w) / s_y) in float32
     float64      fl(acc * g) rounded half away, in float64
 
@@ -40,7 +42,7 @@ __all__ = [
     "rescaled",
 ]
 
-Way = Literal["double", "double_up", "mixed", "single", "float32", "float64"]
+Way = Literal["double", "double_up", "mixed", "single", "reduced", "float32", "float64"]
 Gains = NDArray[np.floating[Any]]
 
 _VECTOR = 8
@@ -98,7 +100,9 @@ def fixed_point(
     if terms > 1:
         bits = np.minimum(min(terms.bit_length() - 1, 32), 31 + e)
         m, e = (m << bits) // terms, e - bits
-    once = way == "single"
+    if way == "reduced":
+        m, e = np.minimum((m + 2**15) >> 16, 2**15 - 1), e + 16
+    once = way in ("single", "reduced")
     return Rescale(
         m if once else m << np.maximum(e, 0),
         31 - e if once else 31 + np.maximum(-e, 0),

@@ -11,11 +11,12 @@ pytest.importorskip("tflite")
 pytest.importorskip("ai_edge_litert")
 
 from tflite_build import O, T, model
-from tflite_cases import CASES, OPTIONS
+from tflite_cases import CASES, OPTIONS, typed
 from tflite_compare import RUNTIMES, compare
 from tflite_litert import run
 
 from refqnn import IntFormat
+from refqnn.errors import NotCovered
 from refqnn.tflite import from_tflite
 from refqnn.tflite.rescaling import Target, Way, gain, requantize
 
@@ -30,6 +31,25 @@ def test_every_operator(tmp_path: Path) -> None:
     assert result.values > 500_000
 
 
+REFUSED = {
+    "uint8": ["SOFTMAX", "TRANSPOSE_CONV"],
+    "int16": ["FULLY_CONNECTED", "HARD_SWISH", "LOGISTIC", "RELU_N1_TO_1", "SOFTMAX", "TANH"],
+}
+
+
+@pytest.mark.parametrize("type", REFUSED)
+def test_other_types(tmp_path: Path, type: str) -> None:
+    rng = np.random.default_rng(3)
+    kinds = [kind for kind in CASES if kind not in REFUSED[type]]
+    models = [typed(kind, type, rng) for kind in kinds for _ in range(2)]
+    result = compare(tmp_path, models, n=4)
+    assert not result.different
+    assert result.values > 100_000
+    for kind in REFUSED[type]:
+        with pytest.raises(NotCovered, match=f"{kind}, .* not covered for {type.upper()}"):
+            from_tflite(typed(kind, type, rng))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 def test_many_of_each(tmp_path: Path, kind: str) -> None:
@@ -37,6 +57,13 @@ def test_many_of_each(tmp_path: Path, kind: str) -> None:
         rng = np.random.default_rng(block + 1)
         result = compare(tmp_path, [CASES[kind](rng) for _ in range(20)], n=20, seed=block)
         assert not result.different
+
+
+@pytest.mark.parametrize("kind", ["SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM", "CUSTOM", "GATHER"])
+def test_others_are_refused_by_name(kind: str) -> None:
+    tensors = [T((1, 4), 0.5, 0), T((1, 4), 0.5, 0)]
+    with pytest.raises(NotCovered, match=f"operator 0 \\({kind}, makes 't1'\\): "):
+        from_tflite(model(tensors, [O(kind, [0], [1])], [0], [1]))
 
 
 def of_biases(kind: str, scales: tuple[np.float32, ...], bias: np.ndarray, each: bool) -> bytes:

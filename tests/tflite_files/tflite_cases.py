@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tflite_build import O, T, model
+from tflite_build import O, T
+from tflite_build import model as written
 
 Rng = np.random.Generator
 
@@ -15,6 +16,43 @@ OPTIONS = {
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
 }
+
+
+_TYPE = ["int8"]
+
+
+def typed(kind: str, type: str, rng: Rng) -> bytes:
+    """A case whose tensors hold uint8, or int16 with weights of int8, instead of int8."""
+    _TYPE[0] = type
+    try:
+        return CASES[kind](rng)
+    finally:
+        _TYPE[0] = "int8"
+
+
+def model(tensors: list[T], *rest: Any) -> bytes:
+    """The file, in the type that was asked for."""
+    change = {"int8": lambda t: t, "uint8": _uint8, "int16": _int16}[_TYPE[0]]
+    return written([change(t) for t in tensors], *rest)
+
+
+def _uint8(t: T) -> T:
+    """Codes 128 higher, one scale, weights with a zero point."""
+    one = None if t.scale is None else np.atleast_1d(t.scale)[:1]
+    if t.type != "int8":
+        return T(t.shape, one, t.zero, t.data, t.type)
+    if t.data is None:
+        return T(t.shape, one, t.zero + 128, None, "uint8")
+    return T(t.shape, one, 100, (t.data.astype(int) + 128).astype(np.uint8), "uint8")
+
+
+def _int16(t: T) -> T:
+    """Activations of 16 bits and no zero point, biases of 64."""
+    if t.scale is not None and t.type == "int32":
+        return T(t.shape, np.asarray(t.scale) / 256, 0, t.data.astype(np.int64), "int64")
+    if t.data is None:
+        return T(t.shape, np.asarray(t.scale) / 256, 0, None, "int16")
+    return t
 
 
 def scale(rng: Rng, low: float = -6, high: float = -1) -> float:

@@ -1,0 +1,74 @@
+"""TFLite files on the command line, and two runtimes of one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tflite")
+pytest.importorskip("click")
+
+from click.testing import CliRunner
+from tflite_build import O, T, model
+
+import refqnn
+from refqnn.commands.cli import refqnn as main
+from refqnn.tflite import compare_runtimes, from_tflite
+
+
+def of_ties() -> bytes:
+    """Four sums x that are halved: ties round away from zero, up, or to even."""
+    tensors = [
+        T((1, 2), 0.5, 0),
+        T((4, 2), 0.5, 0, np.array([[1, 0], [0, 1], [1, 1], [1, -1]], np.int8)),
+        T((1, 4), 0.5, 0),
+    ]
+    op = O("FULLY_CONNECTED", [0, 1, -1], [2], "FullyConnectedOptions", {})
+    return model(tensors, [op], [0], [2])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    (tmp_path / "m.tflite").write_bytes(of_ties())
+    np.save(tmp_path / "x.npy", np.array([[2, 4], [-1, -3], [3, 0]]))
+    return str(tmp_path / "m.tflite"), str(tmp_path / "x.npy")
+
+
+def test_each_runtime_rounds_in_its_way() -> None:
+    halves = {"tflite_ref": [2, -2], "tflite_optimized": [2, -1], "xnnpack": [2, -2]}
+    for runtime, codes in halves.items():
+        network = from_tflite(of_ties(), runtime)  # type: ignore[arg-type]
+        assert network.forward([[3, 0], [-3, 0]])[:, 0].tolist() == codes
+
+
+def test_where_two_runtimes_part() -> None:
+    found = compare_runtimes(of_ties(), "tflite_ref", "xnnpack", [[2, 4], [-1, -3], [3, 0]])
+    assert found.first is not None
+    assert (found.first.index, found.first.expected, found.first.got) == ((1, 0), -1, 0)
+    assert (found.accumulator, found.outputs, found.values) == (-1, 1, 12)
+    assert (found.classes, found.samples) == (0, 3)
+
+
+def test_commands(files: tuple[str, str], tmp_path: Path) -> None:
+    file, x = files
+    runner = CliRunner()
+    assert runner.invoke(main, ["inspect", file]).exit_code == 0
+    assert runner.invoke(main, ["certify", file, "--method", "interval"]).exit_code == 0
+    ours = str(tmp_path / "net.npz")
+    assert runner.invoke(main, ["convert", file, ours, "--runtime", "xnnpack"]).exit_code == 0
+    assert refqnn.load(ours).digest == from_tflite(Path(file).read_bytes(), "xnnpack").digest
+    two = ["--runtime", "tflite_ref", "--runtime", "xnnpack"]
+    parted = runner.invoke(main, ["diff", file, *two, "--inputs", x])
+    assert parted.exit_code == 1
+    assert "accumulator: -1\n1 of 12 outputs differ, and 0 of 3 classes" in parted.output
+    same = runner.invoke(main, ["diff", file, *two[:2] * 2, "--inputs", x])
+    assert (same.exit_code, same.output) == (0, "equal on 3 samples\n")
+    for wrong in ([file], [file, *two[:2]], [file, file, *two]):
+        assert runner.invoke(main, ["diff", *wrong, "--inputs", x]).exit_code == 2
+
+
+def test_an_unknown_runtime() -> None:
+    with pytest.raises(refqnn.errors.InvalidArgument, match="expected one of tflite_ref"):
+        from_tflite(of_ties(), "tpu")  # type: ignore[arg-type]
