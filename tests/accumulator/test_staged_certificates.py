@@ -339,8 +339,10 @@ def test_unknown_names_the_stage(monkeypatch):
     narrow_work(monkeypatch)
     monkeypatch.setattr("refqnn.accumulator.overflow.about_one_sum", lambda *_: None)
     monkeypatch.setattr("refqnn.accumulator.staged.sampled", lambda *_: iter(()))
-    answer = find_overflow(one_layer([[7, 7]]), accumulator=Accumulator([Stage(5)]))
+    network = one_layer([[7, 6], [7, 7], [1, 1]])
+    answer = find_overflow(network, accumulator=Accumulator([Stage(5)]))
     assert isinstance(answer, Unknown)
+    assert answer.neurons == (("fc", (1,)),)
     assert answer.stages[0].verdict is Verdict.OPEN
 
 
