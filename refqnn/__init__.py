@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import brevitas as brevitas
     from refqnn import conformance as conformance
     from refqnn import datasets as datasets
+    from refqnn import diagnosis as diagnosis
     from refqnn import exact as exact
     from refqnn import fhe as fhe
     from refqnn import inspect as inspect
@@ -65,6 +66,7 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import testing as testing
     from refqnn import training as training
     from refqnn.brevitas import from_brevitas as from_brevitas
+    from refqnn.diagnosis import diagnose as diagnose
     from refqnn.onnx import from_onnx as from_onnx
     from refqnn.onnx import to_onnx as to_onnx
 

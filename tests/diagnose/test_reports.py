@@ -96,7 +96,7 @@ def test_a_convolution_per_channel_with_large_inputs() -> None:
             window.tolist(), w[k].transpose(1, 2, 0).ravel().tolist(), 2, lambda v: clamp(v, 16)
         )
     finding = found(one(Conv2d(w), (3, 5, 5), U8), "n0", values, x)
-    assert finding.names == {"groups_of_2_saturate_16_kernel_major"}
+    assert finding.names == {"groups_of_2_saturate_16_channels_last"}
 
 
 def test_three_products_wrap_in_16_bits() -> None:
