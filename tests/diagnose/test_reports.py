@@ -193,8 +193,7 @@ def test_the_number_of_the_report() -> None:
     assert once.forward(np.array([[7984]])).tolist() == [[11]]
 
 
-@pytest.mark.parametrize("multiplier", [1583594044, 1300000001, 2000000011])
-@pytest.mark.parametrize("right", [4, 6, 9])
+@pytest.mark.parametrize(("multiplier", "right"), [(1583594044, 9), (1300000001, 4)])
 def test_two_roundings_instead_of_one(multiplier: int, right: int) -> None:
     """TensorFlow 25087, tflite-micro 3252, CMSIS-NN 214, LiteRT 7441: the reference kernels round
     to 31 bits, then to the code; others round once."""
