@@ -31,7 +31,8 @@ from common import Session
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from refqnn import IntFormat, Linear, Network, Node, Requantize, certify, omega
+from refqnn import Accumulator, IntFormat, Linear, Network, Node, Requantize, certify, omega
+from refqnn.pruning import registers
 from refqnn.training.budget import project_ste, projected, shrink_
 
 WEIGHTS = IntFormat(3, signed=True, narrow=True)
@@ -48,12 +49,14 @@ def round_ste(x: Tensor) -> Tensor:
 class QuantLayer(nn.Module):
     """acc = codes @ weight codes + bias codes, with one learned scale for the weights."""
 
-    def __init__(self, n_in: int, n_out: int, method: str, bits: int) -> None:
+    def __init__(self, n_in: int, n_out: int, method: str, bits: int | Accumulator) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n_out, n_in) / n_in**0.5)
         self.bias = nn.Parameter(torch.zeros(n_out))
         self.scale = nn.Parameter(self.weight.detach().std() * 0.7)
         self.method, self.bits = method, bits
+        last = registers(bits)[-1]
+        self.bias_ends = last.q_min, last.q_max
         self.register_buffer("mask", torch.ones(n_out, n_in))
 
     def codes(self, input_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,10 +64,9 @@ class QuantLayer(nn.Module):
         scale = self.scale.abs() + 1e-6
         real = (self.weight * self.mask / scale).clamp(WEIGHTS.q_min, WEIGHTS.q_max)
         unit = scale * input_scale
-        half = 2 ** (self.bits - 1)
         bias = round_ste(self.bias / unit.detach())
         if self.method == "sign-split":
-            bias = bias + (bias.clamp(-half, half - 1) - bias).detach()
+            bias = bias + (bias.clamp(*self.bias_ends) - bias).detach()
             return project_ste(real, bias, (CODES.q_min, CODES.q_max), self.bits), bias, unit
         if self.method == "a2q":
             # The same rounding under one budget for both signs, bias not counted.
@@ -77,8 +79,7 @@ class QuantLayer(nn.Module):
         """After a step: the real weights back into the budget (projected gradient)."""
         scale = self.scale.abs() + 1e-6
         if self.method == "sign-split":
-            half = 2 ** (self.bits - 1)
-            bias = (self.bias / (scale * input_scale)).round().clamp(-half, half - 1)
+            bias = (self.bias / (scale * input_scale)).round().clamp(*self.bias_ends)
             shrink_(self.weight, scale, bias, (CODES.q_min, CODES.q_max), self.bits)
         elif self.method == "a2q":
             magnitude = self.weight.abs()
@@ -96,7 +97,7 @@ class QuantLayer(nn.Module):
 class Model(nn.Module):
     """Inputs are codes 0..7 of value code / 7."""
 
-    def __init__(self, method: str, bits: int) -> None:
+    def __init__(self, method: str, bits: int | Accumulator) -> None:
         super().__init__()
         self.fc1 = QuantLayer(64, HIDDEN, method, bits)
         self.fc2 = QuantLayer(HIDDEN, 10, method, bits)
@@ -156,7 +157,8 @@ def data(seed: int) -> tuple[NDArray[np.int64], ...]:
     return tuple(train_test_split(codes, y, test_size=0.25, random_state=seed, stratify=y))
 
 
-def train(method: str, bits: int, seed: int, epochs: int) -> Run:
+def trained(method: str, bits: int | Accumulator, seed: int, epochs: int) -> tuple[Network, float]:
+    """The integers, and their accuracy on held-out data."""
     torch.manual_seed(seed)
     X_train, X_test, y_train, y_test = data(seed)
     model = Model(method, bits)
@@ -165,7 +167,7 @@ def train(method: str, bits: int, seed: int, epochs: int) -> Run:
     X, y = torch.tensor(X_train, dtype=torch.float32), torch.tensor(y_train)
     times = {"omega": 1, "4 x omega": 4}.get(method)
     for epoch in range(epochs):
-        if times is not None and epoch == epochs // 2:
+        if times is not None and isinstance(bits, int) and epoch == epochs // 2:
             for layer in (model.fc1, model.fc2):
                 layer.prune(times * omega(bits, WEIGHTS.bits, CODES.bits) * len(layer.weight))
         for batch in torch.randperm(len(X)).split(BATCH):
@@ -177,7 +179,11 @@ def train(method: str, bits: int, seed: int, epochs: int) -> Run:
             model.fc2.constrain(model.step.abs() + 1e-6)
         schedule.step()
     network = model.integers()
-    accuracy = float((network.forward(X_test).argmax(1) == y_test).mean())
+    return network, float((network.forward(X_test).argmax(1) == y_test).mean())
+
+
+def train(method: str, bits: int, seed: int, epochs: int) -> Run:
+    network, accuracy = trained(method, bits, seed, epochs)
     layers = certify(network, method="interval").layers
     return Run(method, bits, seed, accuracy, tuple(v.signed_bits for v in layers.values()))
 

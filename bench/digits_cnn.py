@@ -34,7 +34,7 @@ from common import Session
 from numpy.typing import NDArray
 
 import refqnn
-from refqnn import Network, certify, datasets
+from refqnn import Accumulator, Network, certify, datasets
 from refqnn.brevitas import verify_against
 from refqnn.training import loop
 from refqnn.training.modules import QuantConvNet
@@ -50,7 +50,7 @@ class Variant:
     """Arguments of QuantConvNet, signed bits of every accumulator (None: no budget), epochs."""
 
     arguments: dict[str, Any]
-    budget: int | None
+    budget: int | Accumulator | None
     epochs: int
 
 
@@ -84,7 +84,10 @@ def images(X: Images) -> Images:
 
 def train(name: str, seed: int, epochs: int | None = None) -> QuantConvNet:
     """The trained module of a variant; equal arguments give equal weights."""
-    variant = VARIANTS[name]
+    return trained(VARIANTS[name], seed, epochs)
+
+
+def trained(variant: Variant, seed: int, epochs: int | None = None) -> QuantConvNet:
     data = datasets.load("digits", seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

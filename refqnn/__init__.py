@@ -12,6 +12,7 @@ from refqnn.accumulator import (
     Certificate,
     Domain,
     certify,
+    certify_class,
     find_overflow,
     max_fan_in,
     observed,
@@ -39,6 +40,7 @@ from refqnn.ops import (
     Reshape,
     Softmax,
     SumPool2d,
+    mean_by_count,
 )
 from refqnn.quantizers import (
     AffineQuantizer,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import tflite as tflite
     from refqnn import training as training
     from refqnn.brevitas import from_brevitas as from_brevitas
+    from refqnn.brevitas import to_brevitas as to_brevitas
     from refqnn.diagnosis import diagnose as diagnose
     from refqnn.onnx import from_onnx as from_onnx
     from refqnn.onnx import to_onnx as to_onnx
@@ -79,6 +82,7 @@ _LAZY_FUNCTIONS = {
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
     "from_tflite": "refqnn.tflite",
+    "to_brevitas": "refqnn.brevitas",
     "to_onnx": "refqnn.onnx",
 }
 _LAZY_MODULES = frozenset(
@@ -155,10 +159,12 @@ __all__ = [
     "SymmetricQuantizer",
     "ThresholdQuantizer",
     "certify",
+    "certify_class",
     "diff",
     "find_overflow",
     "load",
     "max_fan_in",
+    "mean_by_count",
     "observed",
     "omega",
     "signed_bits",

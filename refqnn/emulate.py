@@ -20,8 +20,9 @@ every step as at the end; saturation does not, and depends on the order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +34,15 @@ from refqnn.formats import is_integer
 from refqnn.limits import at_a_time
 from refqnn.ops.base import Ends, IntArray, SumOp
 
-__all__ = ["Accumulator", "Accumulators", "Emulated", "Stage", "Sums", "accumulator_of"]
+__all__ = [
+    "PRESETS",
+    "Accumulator",
+    "Accumulators",
+    "Emulated",
+    "Stage",
+    "Sums",
+    "accumulator_of",
+]
 
 _OVERFLOWS = ("wrap", "saturate", "error")
 _WHEN = ("step", "end")
@@ -102,6 +111,11 @@ class Stage:
         q_min = -(2 ** (int(self.width) - 1)) if self.signed else 0
         return q_min, q_min + int(2 ** int(self.width)) - 1
 
+    def holds(self, low: IntArray, high: IntArray) -> NDArray[np.bool_]:
+        """Does the register hold everything from low to high?  Elementwise."""
+        q_min, q_max = self.ends
+        return np.asarray((low >= q_min) & (high <= q_max), dtype=bool)
+
     def fit(self, acc: IntArray) -> IntArray:
         """acc as the register holds it.  Raises: AccumulatorOverflow."""
         q_min, q_max = self.ends
@@ -115,25 +129,28 @@ class Stage:
             return np.asarray(np.minimum(np.maximum(acc, q_min), q_max))
         return np.asarray((acc - q_min) % 2**self.width + q_min)
 
-    def grouped(self, values: IntArray) -> IntArray:
-        """[..., m] as [..., groups, group], the last group filled with zeros."""
-        m = values.shape[-1]
-        size = m if self.group is None else int(self.group)
-        padding = [(0, 0)] * (values.ndim - 1) + [(0, -m % size)]
-        return np.pad(values, padding).reshape(*values.shape[:-1], -1, size)
-
     def sums(self, values: IntArray) -> Sums:
-        """The sums of groups of values [..., m]."""
-        grouped = self.grouped(values)
-        mass = int(magnitude(values).max(initial=0)) * grouped.shape[-1]
+        """The sums of groups of values [..., m], m >= 1."""
+        m = values.shape[-1]
+        size = m if self.group is None else min(m, int(self.group))
+        whole = m - m % size
+        groups = values[..., :whole].reshape(*values.shape[:-1], -1, size)
+        made = [self._sums(groups), *([self._sums(values[..., None, whole:])] if whole < m else [])]
+        parts = zip(*((s.acc, s.least, s.greatest) for s in made))
+        return Sums(*(np.concatenate(part, axis=-1) for part in parts))
+
+    def _sums(self, groups: IntArray) -> Sums:
+        """The sums of [..., groups, size]."""
+        mass = int(magnitude(groups).max(initial=0)) * groups.shape[-1]
         if mass + 2**self.width >= 2**63:
-            grouped = grouped.astype(object)
+            groups = groups.astype(object)
         if self.when == "end":
-            total = np.asarray(grouped.sum(axis=-1))
+            total = np.asarray(groups.sum(axis=-1))
             return Sums(self.fit(total), total, total)
-        acc = least = greatest = np.zeros_like(grouped[..., 0])
-        for k in range(grouped.shape[-1]):
-            total = acc + grouped[..., k]
+        least = greatest = groups[..., 0]
+        acc = self.fit(least)
+        for k in range(1, groups.shape[-1]):
+            total = acc + groups[..., k]
             least, greatest = np.minimum(least, total), np.maximum(greatest, total)
             acc = self.fit(total)
         return Sums(acc, least, greatest)
@@ -207,16 +224,25 @@ class Accumulator:
 
     @classmethod
     def preset(cls, name: str, **parameters: int) -> Accumulator:
-        """The accumulator of a machine or library in use, see `refqnn.machines`.
+        """The accumulator of a machine or library in use.
+
+        Args:
+            name: one of `refqnn.emulate.PRESETS`; help() of an entry says in words what the machine
+                does and where that is written.
+            parameters: what some leave open: "finn" needs width and takes simd.
 
         Raises: InvalidArgument for an unknown name or parameter.
 
         >>> print(Accumulator.preset("x86_maddubs").stages[0])
         2 -> int16, saturate at the end
         """
-        from refqnn.machines import preset
-
-        return preset(name, **parameters)
+        if name not in PRESETS:
+            raise InvalidArgument(mismatch("name", repr(name), f"one of {', '.join(PRESETS)}"))
+        known = signature(PRESETS[name]).parameters
+        needed = {key for key, value in known.items() if value.default is value.empty}
+        if not needed <= set(parameters) <= set(known):
+            raise InvalidArgument(mismatch("parameters", sorted(parameters), f"{list(known)}"))
+        return PRESETS[name](**parameters)
 
     def accumulate(self, op: SumOp, x: tuple[IntArray, ...]) -> IntArray:
         """The node's outputs for operands [n, *shape], [n, *out_shape].
@@ -343,3 +369,100 @@ def accumulator_of(accumulators: Accumulators, node: str) -> Accumulator | None:
         expected = "an Accumulator, an Emulated, or node name -> Accumulator"
         raise InvalidType(mismatch("accumulator", repr(accumulators), expected))
     return found
+
+
+# --- accumulators in use ------------------------------------------------------------------------
+#
+# A lane or register is described, not the lanes beside it.  Where sums wrap at one width from some
+# stage on, their order does not matter (they are congruent), so vector lanes that are added at the
+# end count as the same register.
+
+
+def _int32() -> Accumulator:
+    """Every product into one 32-bit register, wrapping: plain C on int32_t (as compiled), and what
+    ONNX MatMulInteger and ConvInteger compute."""
+    return Accumulator([Stage(32)])
+
+
+def _x86_maddubs() -> Accumulator:
+    """VPMADDUBSW, VPMADDWD with ones, VPADDD: two products of unsigned and signed bytes make an
+    int16 that *saturates*, two of these an int32, and int32 sums wrap.
+
+    Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, PMADDUBSW and PMADDWD;
+    int8 kernels for SSSE3, AVX2 and AVX-512 without VNNI.  Weights of seven bits cannot saturate:
+    2 * 255 * 64 < 2**15.
+    """
+    pairs = Stage(16, group=2, overflow="saturate", when="end")
+    return Accumulator([pairs, Stage(32, group=2, when="end"), Stage(32)], bias="first")
+
+
+def _x86_vnni() -> Accumulator:
+    """VPDPBUSD: four products of unsigned and signed bytes are added to an int32, which wraps.
+
+    Software Developer's Manual, volume 2, VPDPBUSD.
+    """
+    return Accumulator([Stage(32, group=4, when="end"), Stage(32)], bias="first")
+
+
+def _x86_vnni_saturating() -> Accumulator:
+    """VPDPBUSDS: four products are added to an int32 in one sum, which saturates.
+
+    Software Developer's Manual, volume 2, VPDPBUSDS.  For one lane; the lanes' sum wraps.
+    """
+    fours = Stage(32, group=4, when="end")  # at most 4 * 2**15: it always fits
+    return Accumulator([fours, Stage(32, overflow="saturate")], bias="first")
+
+
+def _arm_smlad() -> Accumulator:
+    """SMLAD: two products of int16 are added to an int32, which wraps (and sets the Q flag).
+
+    Armv7-M Architecture Reference Manual, SMLAD; Armv8-M with the DSP extension.
+    """
+    return Accumulator([Stage(32, group=2, when="end"), Stage(32)], bias="first")
+
+
+def _arm_sdot() -> Accumulator:
+    """SDOT, UDOT: four products of bytes are added to an int32 lane, which wraps.
+
+    Arm Architecture Reference Manual for A-profile, SDOT (vector).
+    """
+    return Accumulator([Stage(32, group=4, when="end"), Stage(32)], bias="first")
+
+
+def _cmsis_nn_s8() -> Accumulator:
+    """Convolutions and fully connected layers of int8: an int32 that begins with the bias and
+    wraps; kernel positions outside, channels inside.
+
+    CMSIS-NN, arm_nn_mat_mult_nt_t_s8, arm_nn_vec_mat_mult_t_s8.
+    """
+    return Accumulator([Stage(32)], "channels_last", "first")
+
+
+def _cmsis_nn_s16() -> Accumulator:
+    """Activations of int16: int32 for 512 products by SMLAD, then int64, the bias at the end.
+
+    CMSIS-NN, arm_nn_vec_mat_mult_t_s16 with the DSP extension (MAX_COL_COUNT).  The library keeps
+    the *first* 512 in an int32 and adds all others to the int64 one by one; here all tiles of 512
+    are int32, which is the same up to 512 products and more cautious behind them.
+    """
+    tiles = Stage(32, group=512)
+    return Accumulator([tiles, Stage(64)], "channels_last", "last")
+
+
+def _finn(width: int, simd: int = 1) -> Accumulator:
+    """A matrix-vector unit of FINN: `simd` products at a time into a register of the accumulator
+    type, which wraps; channels inside, the bias in the thresholds behind it.
+
+    finn-hlslib, mac.hpp and mvau.hpp: mac() adds `simd` products to a value of the accumulator
+    type.  PE, the outputs at a time, changes nothing in a sum.
+    """
+    return Accumulator([Stage(width, group=simd), Stage(width)], "channels_last", "outside")
+
+
+PRESETS: dict[str, Callable[..., Accumulator]] = {
+    make.__name__.lstrip("_"): make
+    for make in (
+        *(_int32, _x86_maddubs, _x86_vnni, _x86_vnni_saturating),
+        *(_arm_smlad, _arm_sdot, _cmsis_nn_s8, _cmsis_nn_s16, _finn),
+    )
+}

@@ -86,6 +86,9 @@ ENUMERATED_WORK = 2**25
 EXHAUSTIVE_LIMIT = 2**20
 """Points of a domain that is enumerated: 0.2 seconds for a small network."""
 
+EMULATED_WORK = 2**27
+"""Points times products of a domain that is enumerated under an accumulator: some seconds."""
+
 HELD_VALUES = 2**23
 """Values of the traces that each kind of sample takes when a certificate is held against its
 network; at least 32 samples, at most 256."""

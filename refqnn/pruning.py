@@ -13,19 +13,31 @@ on sum |w| (A2Q) pays for both sides at once, and a bound on the count of weight
 the largest weight every time.  Budgets belong to a row, one neuron, never to a layer: a layer's
 average says nothing about its fullest row.
 
+An accumulator in stages has a budget for every group of every stage: those of the inner registers
+count the products of their tile and no bias, those of the last one the whole row and the bias where
+it enters.  Tiles go first; a row that is still too large is shrunk as a whole, which enlarges no
+weight and so no tile.  With inner registers of p bits and n tiles, p + ceil(log2(n)) bits hold the
+sum of the tiles whatever they are; a narrower last register has a budget of its own, and so has any
+with a bias.  Unsound: a bound on the tiles alone where the last register is narrower than that, a
+bound on the row alone, and any bound that leaves the bias out.
+
 Everything here is defined over the rationals that the floats are, and computed so: no float is
 rounded, ties go to the earlier weight.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refqnn.emulate import Accumulator
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
 from refqnn.formats import as_integers, is_integer
 
-__all__ = ["fan_in_mask", "project", "sign_budgets"]
+__all__ = ["Register", "fan_in_mask", "project", "registers", "sign_budgets"]
 
 Range = tuple[int, int]
 
@@ -57,7 +69,7 @@ def fan_in_mask(weight: ArrayLike, fan_in: int) -> NDArray[np.bool_]:
 
 
 def project(
-    weight: ArrayLike, bias: ArrayLike | None, input_range: Range, bits: int
+    weight: ArrayLike, bias: ArrayLike | None, input_range: Range, bits: int | Accumulator
 ) -> NDArray[np.int64]:
     """Integer weights near `weight` whose accumulators fit signed `bits` for every input.
 
@@ -75,7 +87,9 @@ def project(
             below 2**31.
         bias: integers [out] in units of the accumulator, or None.
         input_range: inclusive (lo, hi) of every input; a range without 0 counts as if it had it.
-        bits: two's complement width, 2 to 62.
+        bits: two's complement width, 2 to 62; or an `Accumulator`: then no sum of any stage leaves
+            its register.  The weight's second axis counts as its channels.  Inner stages project
+            the real weights, later ones the integers that are left.
 
     Returns: int64 of the shape of weight; signs are those of weight, magnitudes are never above
     ceil(|weight|).
@@ -87,17 +101,93 @@ def project(
     [[2, 1, -3, 0]]
     >>> 7 * (2 + 1) + 10, 7 * -3 + 10  # inside [-32, 31]
     (31, -11)
+    >>> from refqnn import Stage
+    >>> tiles = Accumulator([Stage(6, group=2), Stage(7)])
+    >>> project([[3.0, 2.6, 3.0, 2.6]], [10], (0, 7), tiles).tolist()  # 28 in each tile, 28 + 10
+    [[2, 2, 2, 1]]
     """
-    values = _weights(weight)
-    rows = values.reshape(len(values), -1)
+    values, (s, t) = _weights(weight), _input_ends(input_range)
+    rows, b = values.reshape(len(values), -1), _bias(bias, len(values))
+    terms = rows.shape[1]
+    order = np.arange(terms)
+    if isinstance(bits, Accumulator):
+        order = bits.places(terms, values.shape[1])
+    codes: NDArray[Any] = rows[:, order]
+    for register in registers(bits):
+        size = register.products or terms
+        tiles = np.pad(codes, ((0, 0), (0, -terms % size))).reshape(-1, size)
+        rooms = [register.room(v) for v in (b if register.products is None else [0] * len(tiles))]
+        if min(min(room) for room in rooms) < 0:
+            worst, ends = max(b, key=abs), [register.q_min, register.q_max]
+            raise OutOfRange(mismatch("bias", worst, f"a value of the last register, {ends}"))
+        codes = _projected(tiles, rooms, s, t).reshape(len(rows), -1)[:, :terms]
+    codes[:, order] = codes.copy()
+    return np.asarray(codes.astype(np.int64).reshape(values.shape))
+
+
+def _projected(
+    rows: NDArray[np.float64], rooms: list[tuple[int, int]], s: int, t: int
+) -> NDArray[np.int64]:
+    """Integer rows near real ones, with sums that these (up, down) hold."""
     codes = np.rint(rows).astype(np.int64)
     parts = np.maximum(codes, 0), np.maximum(-codes, 0)
-    P, N = (part.sum(axis=1) for part in parts)
-    budgets = sign_budgets(P, N, bias, input_range, bits)
-    for part, sums, budget, sign in zip(parts, (P, N), budgets, (1, -1)):
-        for k in np.flatnonzero(sums > budget):
+    sums = zip(*(part.sum(axis=1).tolist() for part in parts))
+    budgets = [_row_budgets(P, N, *room, s, t) for (P, N), room in zip(sums, rooms)]
+    for part, budget, sign in zip(parts, zip(*budgets), (1, -1)):
+        for k in np.flatnonzero(part.sum(axis=1) > np.array(budget)):
             part[k] = _nearest(np.maximum(sign * rows[k], 0.0).tolist(), int(budget[k]))
-    return np.asarray((parts[0] - parts[1]).reshape(values.shape))
+    return np.asarray(parts[0] - parts[1])
+
+
+@dataclass(frozen=True)
+class Register:
+    """What one stage asks of the weights.
+
+    Attributes:
+        products: in one of its sums; None: the whole row, and the bias.
+        q_min, q_max: what it holds.
+        bias: "result" where only bias and products together have to fit, "any" where the products
+            have to fit without the bias too, "none" where it does not enter.
+    """
+
+    products: int | None
+    q_min: int
+    q_max: int
+    bias: str
+
+    def room(self, bias: int) -> tuple[int, int]:
+        """How far products may go up and down beside a bias; negative where that does not fit."""
+        if self.bias == "none":
+            bias = 0
+        up, down = self.q_max - bias, bias - self.q_min
+        if self.bias == "any" and up >= 0 and down >= 0:
+            return min(up, self.q_max), min(down, -self.q_min)
+        return up, down
+
+
+def registers(bits: int | Accumulator) -> list[Register]:
+    """The registers of an accumulator, innermost first; of signed `bits` in one stage, the one.
+
+    Raises: InvalidType, InvalidArgument.
+
+    >>> registers(8)
+    [Register(products=None, q_min=-128, q_max=127, bias='result')]
+    """
+    if not isinstance(bits, Accumulator):
+        if not is_integer(bits):
+            raise InvalidType(mismatch("bits", repr(bits), "an integer from 2 to 62"))
+        if not 2 <= bits <= 62:
+            raise InvalidArgument(mismatch("bits", bits, "an integer from 2 to 62"))
+        half = 2 ** (int(bits) - 1)
+        return [Register(None, -half, half - 1, "result")]
+    *inner, last = bits.stages
+    found, products = [], 1
+    for stage in inner:
+        products *= stage.group or 1
+        found.append(Register(products, *stage.ends, "none"))
+    behind = bits.bias == "last" and last.when == "step"
+    charged = "none" if bits.bias == "outside" else "any" if behind else "result"
+    return [*found, Register(None, *last.ends, charged)]
 
 
 def sign_budgets(
@@ -127,20 +217,16 @@ def sign_budgets(
     [[17, 2], [1, 18]]
     """
     s, t = _input_ends(input_range)
-    if not is_integer(bits):
-        raise InvalidType(mismatch("bits", repr(bits), "an integer from 2 to 62"))
-    if not 2 <= bits <= 62:
-        raise InvalidArgument(mismatch("bits", bits, "an integer from 2 to 62"))
+    (register,) = registers(bits)
     wanted_P, wanted_N = _sums(P, "P"), _sums(N, "N")
     if len(wanted_P) != len(wanted_N):
         raise ShapeMismatch(mismatch("N", f"{len(wanted_N)} sums", f"{len(wanted_P)}, as of P"))
     b = _bias(bias, len(wanted_P))
-    up = [2 ** (int(bits) - 1) - 1 - v for v in b]
-    down = [2 ** (int(bits) - 1) + v for v in b]
-    if min(up) < 0 or min(down) < 0:
+    rooms = [register.room(v) for v in b]
+    if min(min(room) for room in rooms) < 0:
         worst = max(b, key=abs)
         raise OutOfRange(mismatch("bias", worst, f"a value of {bits} signed bits"))
-    pairs = [_row_budgets(p, n, u, d, s, t) for p, n, u, d in zip(wanted_P, wanted_N, up, down)]
+    pairs = [_row_budgets(p, n, *room, s, t) for p, n, room in zip(wanted_P, wanted_N, rooms)]
     P_max, N_max = np.array(pairs, dtype=np.int64).T
     return P_max, N_max
 

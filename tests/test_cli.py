@@ -179,6 +179,29 @@ def test_convert_and_diff(network_file: Path, tmp_path: Path) -> None:
     assert "not a .npy file" in run("diff", network_file, again, "--inputs", samples, code=2)
 
 
+def test_how_an_onnx_file_is_read(network_file: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model, samples = tmp_path / "net.onnx", tmp_path / "X.npy"
+    np.save(samples, np.array([[0, 7], [7, 0], [3, 3]]))
+    run("convert", network_file, model, "--flavour", "qcdq")
+    proto = onnx.load(model)
+    (end,) = [o.name for o in proto.graph.output]
+    proto.graph.node.append(onnx.helper.make_node("Softmax", [end], ["y"], name="last"))
+    proto.graph.output[0].name = "y"
+    onnx.save(proto, model)
+
+    left_out = "left out behind the output: node 'last' (Softmax)"
+    assert left_out in run("inspect", model)
+    assert left_out in run("convert", model, tmp_path / "again.npz")
+    for command in (["inspect", model], ["convert", model, tmp_path / "strict.npz"]):
+        text = run(*command, "--strict", code=2)
+        assert "node 'last' (Softmax) would be left out" in text.replace("\n", " ")
+    assert not (tmp_path / "strict.npz").exists()
+    assert "left out" not in run("inspect", model, "--strict", "--output", end)
+    assert "[-2, 3]" in run("certify", model, "--input", "UINT1", "--output", "fc1")
+    assert "equal" in run("diff", model, network_file, "--output", end, "--inputs", samples)
+
+
 def test_vectors_as_files(tmp_path: Path) -> None:
     questions, answers = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
     assert "questions" in run("vectors", "emit", questions)

@@ -453,3 +453,28 @@ def test_every_constructor_around_each_of_its_thresholds(seed):
             if ALWAYS < acc < NEVER:
                 code = min(max(value(acc) + zero_point, fmt.q_min), fmt.q_max)
                 assert op.forward(np.array([[acc]])).tolist() == [[code]]
+
+
+@pytest.mark.parametrize("first_shift", [[0, 2], 1])
+def test_clips_and_first_shifts_of_each_channel(first_shift):
+    fmt, clip = IntFormat(4, signed=True), np.array([[-8, 3], [-2, 5]])
+    acc = np.arange(-99, 100)
+    op = Requantize.from_multiplier(
+        *([3, 9], [2, 4], fmt, "half_even"),
+        clip=clip,
+        first_rounding="floor",
+        first_shift=first_shift,
+    )
+    shifted = Requantize.from_shift(2, fmt, "floor", offset=[0, 7], clip=clip)
+    affine = Requantize.from_affine(1, 0, fmt, "floor", clip=clip)
+    for c, (m, s, first) in enumerate(zip([3, 9], [2, 4], np.broadcast_to(first_shift, 2))):
+        lo, hi = clip[c].tolist()
+        for a in acc.tolist():
+            p = a * m // 2 ** int(first)
+            expected = exact.round(Fraction(p, 2 ** (s - int(first))), "half_even")
+            x = np.array([[a, a]])
+            assert op.forward(x)[0, c] == min(max(expected, lo), hi)
+            assert shifted.forward(x)[0, c] == min(max((a + 7 * c) // 4, lo), hi)
+            assert affine.forward(x)[0, c] == min(max(a, lo), hi)
+    with pytest.raises(ShapeMismatch, match="clip"):
+        Requantize.from_affine([1, 2, 3], 0, fmt, "floor", clip=clip)

@@ -4,9 +4,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refqnn import Accumulator, Conv2d, IntFormat, Linear, Network, Node, Stage, exact, testing
-from refqnn.emulate import Emulated
+from refqnn.conformance.making.cases import _MACHINES
+from refqnn.emulate import PRESETS, Emulated
 from refqnn.errors import AccumulatorOverflow, InvalidArgument, InvalidType, ShapeMismatch
-from refqnn.machines import PRESETS
 
 UINT8, INT8, INT16 = (IntFormat(b, signed=s) for b, s in ((8, False), (8, True), (16, True)))
 
@@ -208,6 +208,16 @@ def test_every_preset_says_where_it_comes_from(name):
     accumulator = Accumulator.preset(name, **({"width": 16} if name == "finn" else {}))
     assert eval(repr(accumulator), {"Accumulator": Accumulator, "Stage": Stage}) == accumulator
     assert hash(accumulator) == hash(eval(repr(accumulator)))
+
+
+def test_the_vectors_ask_for_these_machines():
+    for name, (widths, signed, groups, saturates, at_end) in _MACHINES.items():
+        stages = Accumulator.preset(name.replace("-", "_")).stages
+        assert widths == tuple(stage.width for stage in stages)
+        assert signed == tuple(int(stage.signed) for stage in stages)
+        assert (*groups, None) == tuple(stage.group for stage in stages)
+        assert saturates == tuple(int(stage.overflow == "saturate") for stage in stages)
+        assert at_end == tuple(int(stage.when == "end") for stage in stages)
 
 
 # --- bad input ----------------------------------------------------------------------------------

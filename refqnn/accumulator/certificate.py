@@ -16,12 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,13 +38,16 @@ from refqnn.accumulator.bounds import (
     Proof,
     Status,
 )
+from refqnn.accumulator.deciding import decided
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.ladder import Method, climbed
 from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
+from refqnn.accumulator.staged import StagedCertificate, stage_reports
 from refqnn.container import MALFORMED, read_json, write_atomically
 from refqnn.display import html_table, text_table
+from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
@@ -60,6 +64,7 @@ __all__ = [
     "Proof",
     "Row",
     "Status",
+    "about_one_sum",
     "certify",
     "check_usable",
     "load",
@@ -363,6 +368,34 @@ load = Certificate.load
 # --- making -------------------------------------------------------------------------------------
 
 
+@overload
+def certify(
+    network: Network,
+    domain: object = ...,
+    method: Method = ...,
+    *,
+    budget_s: float | None = ...,
+    X: ArrayLike | None = ...,
+    seed: int = ...,
+    progress: Progress | None = ...,
+    accumulator: None = ...,
+) -> Certificate: ...
+
+
+@overload
+def certify(
+    network: Network,
+    domain: object = ...,
+    method: Method = ...,
+    *,
+    budget_s: float | None = ...,
+    X: ArrayLike | None = ...,
+    seed: int = ...,
+    progress: Progress | None = ...,
+    accumulator: Accumulators,
+) -> StagedCertificate: ...
+
+
 def certify(
     network: Network,
     domain: object = None,
@@ -372,7 +405,8 @@ def certify(
     X: ArrayLike | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Certificate:
+    accumulator: Accumulators | None = None,
+) -> Certificate | StagedCertificate:
     """Bounds of every value of a network, for every input of a domain.
 
     Args:
@@ -387,8 +421,11 @@ def certify(
         X: codes [n, *input_shape] inside the domain to take witnesses from.
         seed: of the random starting points of the search.
         progress: called with (what, done, total).
+        accumulator: what the sums go through, as for `Network.trace`; then every stage is judged
+            too, with the budget a second time.
 
     Returns: a certificate whose bounds are all sound; see `Certificate` for what else it says.
+        With an accumulator a `StagedCertificate`, which holds it.
 
     Raises: InvalidArgument, InvalidType, ShapeMismatch, OutOfRange; MissingExtra for `solver`
         without ortools; CertificateError, an internal error, should the network itself contradict
@@ -411,7 +448,35 @@ def certify(
     certificate = _certificate(network, where, bounds, witnesses)
     _hold_against(certificate, network, seed)
     certificate._proved_of = weakref.ref(network)
-    return certificate
+    if accumulator is None:
+        return certificate
+    reports = stage_reports(
+        network, certificate, accumulator, budget_s=budget_s, seed=seed, ask=about_one_sum
+    )
+    return StagedCertificate(certificate, accumulator, tuple(reports))
+
+
+def about_one_sum(
+    network: Network, stage: Stage, domain: Domain, budget_s: float
+) -> NDArray[np.int64] | Proof | None:
+    """Does the one output of a network leave a register?  An input that makes it leave, the proof
+    that none does, or None."""
+    certificate, place = certify(network, domain), (0,)
+    layer, proofs = certificate[network.output], [Proof.INTERVAL]
+    deadline, rng = time.monotonic() + budget_s, np.random.default_rng(0)
+    for end, limit in zip((LO, HI), stage.ends):
+        bound = int((layer.lo, layer.hi)[end][place])
+        if stage.ends[LO] <= bound <= stage.ends[HI]:
+            proofs.append(Proof(int(layer.proof[(end, *place)])))
+            continue
+        answer = decided(
+            *(network, certificate, certificate.domain, network.output, place),
+            *(end, limit, deadline, rng),
+        )
+        if not isinstance(answer, Proof):
+            return answer
+        proofs.append(answer)
+    return max(proofs)
 
 
 def _certificate(

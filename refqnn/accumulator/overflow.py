@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from math import inf, prod
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.accumulator.arguments import generator_seed, index_of, seconds, the_network
 from refqnn.accumulator.bounds import HI, LO, Progress, Proof, Status
-from refqnn.accumulator.certificate import Certificate, certify, check_usable
-from refqnn.accumulator.cone import Cone
+from refqnn.accumulator.certificate import Certificate, about_one_sum, certify, check_usable
+from refqnn.accumulator.deciding import decided
 from refqnn.accumulator.domain import Domain
-from refqnn.accumulator.rungs import exhaustive_bounds
 from refqnn.accumulator.samples import sampled
-from refqnn.accumulator.search import climb, maximise, neuron_box
-from refqnn.accumulator.solver import decide, solver_installed
+from refqnn.accumulator.staged import StageReport, Verdict, stage_reports
 from refqnn.display import Shown
-from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
+from refqnn.emulate import Accumulators
+from refqnn.errors import CertificateError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import is_integer
 from refqnn.graph import INPUT
 from refqnn.network import Network
 from refqnn.ops.base import is_sum
 
-__all__ = ["NoOverflow", "Overflow", "Unknown", "find_overflow"]
+__all__ = [
+    "NoOverflow",
+    "Overflow",
+    "StageOverflow",
+    "Unknown",
+    "find_overflow",
+]
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,42 @@ class Overflow(Shown):
 
 
 @dataclass(frozen=True)
+class StageOverflow(Overflow):
+    """An input that makes a stage of an accumulator overflow, and the result of the neuron wrong.
+
+    Attributes:
+        layer, neuron, witness, value, limits: as for `Overflow`, of the sum in the stage.
+        stage, group: which stage (0 is the innermost), and which of its sums.
+        exact: what the neuron should be.
+        result: what the accumulator makes of it; None for an error.
+    """
+
+    stage: int
+    group: int
+    exact: int
+    result: int | None
+
+    def __str__(self) -> str:
+        got = "an error" if self.result is None else self.result
+        return f"{super().__str__()} in stage {self.stage}: {got} instead of {self.exact}"
+
+
+@dataclass(frozen=True)
 class NoOverflow(Shown):
-    """No input of the domain overflows.
+    """No input of the domain overflows; under an accumulator, none changes a result.
 
     Attributes:
         range: proved (least lower bound, greatest upper bound) of the neurons asked about.
         limits: (lo, hi) of the width asked for.
         proofs: what it took.
+        stages: under an accumulator, what is known of each stage; range and limits are then those
+            of the stage that comes nearest to its limits.
     """
 
     range: tuple[int, int]
     limits: tuple[int, int]
     proofs: tuple[Proof, ...]
+    stages: tuple[StageReport, ...] = ()
 
     def __str__(self) -> str:
         lo, hi = self.limits
@@ -78,11 +107,14 @@ class Unknown(Shown):
         neurons: (layer, neuron) pairs that are open.
         range: proved (lo, hi) over these neurons, which leaves the limits.
         limits: (lo, hi) of the width asked for.
+        stages: under an accumulator, what is known of each stage; range and limits are then those
+            of the first that is open, and neurons one of its layer.
     """
 
     neurons: tuple[tuple[str, tuple[int, ...]], ...]
     range: tuple[int, int]
     limits: tuple[int, int]
+    stages: tuple[StageReport, ...] = ()
 
     def __str__(self) -> str:
         (layer, neuron), others = self.neurons[0], len(self.neurons) - 1
@@ -103,8 +135,9 @@ def find_overflow(
     allow_trusted: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    accumulator: Accumulators | None = None,
 ) -> Overflow | NoOverflow | Unknown:
-    """Can an accumulator leave the integers of a width?
+    """Can an accumulator leave the integers of a width, or a stage of it change a result?
 
     Args:
         network: the integer program.
@@ -119,9 +152,12 @@ def find_overflow(
         allow_trusted: as for `Certificate.verify`.
         seed: of the random starting points.
         progress: called with (what, done, total).
+        accumulator: what the sums go through, as for `Network.trace`; bits and signed are not
+            looked at then.
 
     Returns: `Overflow` with an input that was replayed; `NoOverflow`, a proof for every input of
-        the domain; or `Unknown` when the time ran out.
+        the domain; or `Unknown` when the time ran out.  With an accumulator, `StageOverflow` for a
+        result that is wrong; sums that wrap and change none are in `NoOverflow.stages`.
 
     Raises: InvalidArgument, InvalidType; CertificateError for a certificate of something else.
 
@@ -152,6 +188,8 @@ def find_overflow(
         certificate = certify(network, where, progress=progress)
     else:
         check_usable(certificate, network, where, allow_trusted=allow_trusted)
+    if accumulator is not None:
+        return _staged(network, certificate, accumulator, layer, only, budget, seed)
     deadline = time.monotonic() + (inf if budget is None else budget)
     suspects = _suspects(certificate, names, only, limits)
     proofs = _proofs_of_the_rest(certificate, names, only)
@@ -163,7 +201,7 @@ def find_overflow(
         left = max(1, min(len(suspects) - done, 16))
         now = time.monotonic()
         until = now + (deadline - now) / left
-        answer = _decide(network, certificate, where, name, index, end, limits[end], until, rng)
+        answer = decided(network, certificate, where, name, index, end, limits[end], until, rng)
         if isinstance(answer, np.ndarray):
             return _replayed(network, name, index, answer, limits)
         if answer is None:
@@ -183,6 +221,52 @@ def find_overflow(
     _hold_against(network, where, names, only, limits, seed)
     proved = max(lo, limits[LO]), min(hi, limits[HI])
     return NoOverflow(proved, limits, tuple(sorted(proofs)))
+
+
+def _staged(
+    network: Network,
+    certificate: Certificate,
+    accumulators: Accumulators,
+    layer: str | None,
+    neuron: tuple[int, ...] | None,
+    budget: float | None,
+    seed: int,
+) -> StageOverflow | NoOverflow | Unknown:
+    reports = tuple(
+        stage_reports(
+            network,
+            certificate,
+            accumulators,
+            layer=layer,
+            neuron=neuron,
+            budget_s=inf if budget is None else budget,
+            seed=seed,
+            ask=about_one_sum,
+        )
+    )
+    if not reports:
+        raise InvalidArgument(mismatch("accumulator", "none for these nodes", "one or more"))
+    for report in reports:
+        found = report.found
+        if report.verdict is Verdict.HARMFUL and found is not None:
+            return StageOverflow(
+                *(report.layer, found.neuron, found.witness, found.value, report.stage.ends),
+                *(report.number, found.group, found.exact, found.result),
+            )
+    for report in reports:
+        if not report.verdict.proved:
+            place = tuple(0 for _ in network.shapes[report.layer]) if neuron is None else neuron
+            return Unknown(((report.layer, place),), report.range, report.stage.ends, reports)
+    nearest = min(
+        reports, key=lambda r: min(r.range[0] - r.stage.ends[0], r.stage.ends[1] - r.range[1])
+    )
+    proofs = {report.proof for report in reports}
+    return NoOverflow(nearest.range, nearest.stage.ends, tuple(sorted(proofs)), reports)
+
+
+def _slack(report: StageReport) -> int:
+    (lo, hi), (q_min, q_max) = report.range, report.stage.ends
+    return min(lo - q_min, q_max - hi)
 
 
 def _hold_against(
@@ -249,63 +333,6 @@ def _proofs_of_the_rest(
             chosen = chosen[:, position]
         used |= {Proof(p) for p in np.unique(chosen).tolist()}
     return used
-
-
-def _decide(
-    network: Network,
-    certificate: Certificate,
-    domain: Domain,
-    name: str,
-    index: tuple[int, ...],
-    end: int,
-    limit: int,
-    deadline: float,
-    rng: np.random.Generator,
-) -> NDArray[np.int64] | Proof | None:
-    """An input beyond the limit, the proof that there is none, or None."""
-    known = certificate.witness(network, name, index, end)
-    if known is not None:
-        return known
-    if not domain.is_box:
-        return _among_rows(network, domain, name, index, end, limit)
-    try:
-        cone = Cone(network, certificate.ranges, name, index)
-    except NotCovered:  # a kind of the user's own that nobody can look into
-        return None
-    lo, hi = neuron_box(cone, domain)
-    sign = 1 if end == HI else -1
-    goal = sign * limit
-    points = domain.sample(4, rng).reshape(4, prod(network.input_shape))[:, cone.inputs]
-    now = time.monotonic()
-    starts = climb(
-        cone, lo, hi, sign, points, step=domain.step, deadline=now + (deadline - now) / 4
-    )
-    with_solver = solver_installed()
-    now = time.monotonic()
-    until = now + (deadline - now) / (2 if with_solver else 1)
-    found = maximise(cone, lo, hi, sign, step=domain.step, starts=starts, goal=goal, deadline=until)
-    short = found.x if found.best is not None and found.best > goal else None
-    if short is None and found.bound <= goal:
-        return found.proof
-    if short is None and with_solver:
-        answer, short = decide(cone, lo, hi, sign, goal + 1, step=domain.step, deadline=deadline)
-        if answer is False:
-            return Proof.SOLVER
-    if short is None:
-        return None
-    codes = domain.hull.lo.copy()
-    codes.reshape(-1)[cone.inputs] = short
-    return codes
-
-
-def _among_rows(
-    network: Network, domain: Domain, name: str, index: tuple[int, ...], end: int, limit: int
-) -> NDArray[np.int64] | Proof:
-    bounds, where = exhaustive_bounds(network, domain)
-    value = int(bounds[name].end(end)[index])
-    if value > limit if end == HI else value < limit:
-        return np.asarray(domain.at(where[name][(end, *index)][None])[0])
-    return Proof.EXHAUSTIVE
 
 
 def _replayed(

@@ -3,10 +3,18 @@
 `omega` is the formula of the literature on pruned networks under homomorphic encryption; it is
 right for unsigned weights, unsigned inputs, an unsigned accumulator and no bias.  `max_fan_in` is
 right for all ranges.
+
+Both take an accumulator in stages too: every register has to hold what may come.  A group of n
+products whose register holds any n of them is no limit; one that holds fewer is a limit for the
+row, whose products might all stand in it.  The last register counts the bias where it enters.  It
+says nothing about tiles to ask the last register alone, nor about the row to ask a tile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from refqnn.emulate import Accumulator, Stage
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, mismatch
 from refqnn.formats import is_integer
 
@@ -17,11 +25,11 @@ Range = tuple[int, int]
 _MOST_BITS = 2**16  # 2**bits is computed
 
 
-def omega(n_max: int, n_weights: int, n_inputs: int) -> int:
+def omega(n_max: int | Accumulator, n_weights: int, n_inputs: int) -> int:
     """Omega = floor((2**n_max - 1) / ((2**n_weights - 1) * (2**n_inputs - 1))), in integers.
 
     Args:
-        n_max: bits of the accumulator.
+        n_max: bits of the accumulator, or an `Accumulator`, whose stages count as unsigned.
         n_weights, n_inputs: bits of weights and inputs; all three positive.
 
     Returns: how many products of *unsigned* weights and *unsigned* inputs an *unsigned* accumulator
@@ -37,7 +45,13 @@ def omega(n_max: int, n_weights: int, n_inputs: int) -> int:
     (28, 14)
     >>> max_fan_in((-2, 1), (0, 3), (0, 0), (-128, 127))
     21
+    >>> omega(Accumulator([Stage(6, False, group=4), Stage(8, False)]), 2, 2)
+    28
     """
+    if isinstance(n_max, Accumulator):
+        found = _over_stages(n_max, lambda stage: omega(stage.width, n_weights, n_inputs))
+        assert found is not None
+        return found
     for name, bits in (("n_max", n_max), ("n_weights", n_weights), ("n_inputs", n_inputs)):
         if not is_integer(bits):
             raise InvalidType(mismatch(name, repr(bits), "a positive integer"))
@@ -53,7 +67,7 @@ def max_fan_in(
     weight_range: Range,
     input_range: Range,
     bias_range: Range,
-    accumulator_range: Range,
+    accumulator_range: Range | Accumulator,
 ) -> int | None:
     """The largest K such that bias + any k <= K products stay inside the accumulator.
 
@@ -66,7 +80,8 @@ def max_fan_in(
     inputs or weights, pass the range of x - z or w - z.
 
     Args:
-        weight_range, input_range, bias_range, accumulator_range: inclusive (lo, hi) pairs.
+        weight_range, input_range, bias_range, accumulator_range: inclusive (lo, hi) pairs; for the
+            last also an `Accumulator`.
 
     Returns: K, or None when every product is 0 or moves away from the ends, so that no number of
         them overflows.
@@ -77,7 +92,12 @@ def max_fan_in(
     >>> narrow = IntFormat(2, signed=True, narrow=True)
     >>> max_fan_in((narrow.q_min, narrow.q_max), (0, 3), (-5, 5), (-128, 127))
     40
+    >>> tiles = Accumulator([Stage(8, group=16), Stage(12)])  # 16 products fit 8 bits
+    >>> max_fan_in((-2, 1), (0, 3), (0, 0), tiles), 2**11 // 6
+    (341, 341)
     """
+    if isinstance(accumulator_range, Accumulator):
+        return _staged_fan_in(weight_range, input_range, bias_range, accumulator_range)
     w_lo, w_hi = _range(weight_range, "weight_range")
     x_lo, x_hi = _range(input_range, "input_range")
     b_lo, b_hi = _range(bias_range, "bias_range")
@@ -92,6 +112,33 @@ def max_fan_in(
     if p_min < 0:
         limits.append((b_lo - acc_lo) // -p_min)
     return min(limits, default=None)
+
+
+def _staged_fan_in(
+    weight_range: Range, input_range: Range, bias_range: Range, accumulator: Accumulator
+) -> int | None:
+    b_lo, b_hi = _range(bias_range, "bias_range")
+    last = accumulator.stages[-1]
+    if accumulator.bias == "last" and last.when == "step":  # the products stand there without it
+        b_lo, b_hi = min(b_lo, 0), max(b_hi, 0)
+
+    def most(stage: Stage) -> int | None:
+        biased = stage is last and accumulator.bias != "outside"
+        bias = (b_lo, b_hi) if biased else (0, 0)
+        return max_fan_in(weight_range, input_range, bias, stage.ends)
+
+    return _over_stages(accumulator, most)
+
+
+def _over_stages(accumulator: Accumulator, most: Callable[[Stage], int | None]) -> int | None:
+    """The least of what the stages hold, of those that a row could fill."""
+    products, found = 1, []
+    for stage in accumulator.stages:
+        products *= stage.group or 1
+        held = most(stage)
+        if held is not None and (stage.group is None or held < products):
+            found.append(held)
+    return min(found, default=None)
 
 
 def _range(pair: Range, argument: str) -> Range:

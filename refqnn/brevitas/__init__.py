@@ -1,6 +1,8 @@
 """Brevitas modules, integer for integer.
 
     from_brevitas(module, example_input)    a trained module in evaluation mode -> Network
+    read_brevitas(module, example_input)    the same, and what is left out behind its output
+    to_brevitas(network)                    a module with the network's integers, to train further
     verify_against(module, network, X)      every quantizer of the module against the network
     exact_accumulators()                    Brevitas itself, with integer accumulation
 
@@ -30,8 +32,18 @@ try:
 except ImportError as error:
     raise MissingExtra("train", "brevitas") from error
 
-from refqnn.brevitas.convert import from_brevitas
+from refqnn.brevitas.convert import Imported, from_brevitas, read_brevitas
 from refqnn.brevitas.exact import exact_accumulators
 from refqnn.brevitas.verify import LayerReport, Report, verify_against
+from refqnn.brevitas.writer import to_brevitas
 
-__all__ = ["LayerReport", "Report", "exact_accumulators", "from_brevitas", "verify_against"]
+__all__ = [
+    "Imported",
+    "LayerReport",
+    "Report",
+    "exact_accumulators",
+    "from_brevitas",
+    "read_brevitas",
+    "to_brevitas",
+    "verify_against",
+]

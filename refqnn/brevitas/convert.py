@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -13,9 +15,23 @@ from refqnn.errors import NotCovered
 from refqnn.network import Network
 from refqnn.quantizers import ThresholdQuantizer
 
-__all__ = ["from_brevitas"]
+__all__ = ["Imported", "from_brevitas", "read_brevitas"]
 
 _SAMPLES = 256  # that a network is compared on before it is handed out
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What `read_brevitas` returns.
+
+    Attributes:
+        network: the integer program.
+        dropped: what the module does behind the network's output, left out (softmax, argmax, a
+            last sigmoid, the one output of a sample without its axis), in the module's words.
+    """
+
+    network: Network
+    dropped: tuple[str, ...] = ()
 
 
 def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Network:
@@ -26,8 +42,10 @@ def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Netwo
         example_input: float32 [n, *input_shape], n >= 1; its values only run the module once.
 
     Returns: a Network whose nodes bear the names of the module's layers.  The input quantizer is
-        the module's first quantizer; the last layer is left as accumulators, with their scale and
-        float bias in the output dequantizer.
+        the module's first quantizer with the float arithmetic before it; the last layer is left as
+        accumulators, with their scale and float bias in the output dequantizer, and products, sums
+        and batch normalization behind them too.  What only reads off the result is left out:
+        `read_brevitas` names it.
 
     Raises: NotCovered naming the layer and the reason (no input quantizer, weights that are not
         quantized, learned, stochastic or delayed quantization, a float operation between integers
@@ -43,13 +61,25 @@ def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Netwo
     >>> network.nodes[0].name, network.shapes["1"], network.input_quantizer.format
     ('1', (2,), IntFormat(bits=3, signed=True, narrow=False))
     """
+    return read_brevitas(module, example_input).network
+
+
+def read_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Imported:
+    """As `from_brevitas`, with the names of what is left out behind the network's output.
+
+    >>> import torch
+    >>> from brevitas.nn import QuantIdentity, QuantLinear
+    >>> layers = QuantIdentity(bit_width=3), QuantLinear(4, 2, bias=False), torch.nn.Softmax(1)
+    >>> read_brevitas(torch.nn.Sequential(*layers).eval(), torch.zeros(1, 4)).dropped
+    ('2',)
+    """
     imported = import_module(module, example_input)
     samples = _varied(as_batch(example_input, "example_input"), imported.network)
     for layer in compare(module, imported.network, samples, imported).teacher_forced:
         if layer.unexplained:
             reason = "the module computes something there that its trace does not show"
             raise NotCovered(f"{layer}; {reason}")
-    return imported.network
+    return Imported(imported.network, imported.dropped)
 
 
 def _varied(example: Tensor, network: Network) -> Tensor:

@@ -4,7 +4,7 @@ Inside the context, a sum over quantized operands is computed on their integers,
 holds them exactly, and rounded to float32 once:
 
     acc = sum c_i k_i (+ bias on the accumulator's grid)
-    v   = fl32(fl32(acc) * s) (+ float bias)                 linear, conv1d, conv2d
+    v   = fl32(fl32(acc) * s) (+ float bias)                 linear, convolutions
     v   = fl32(fl32(S) * s) / count,  S = sum c_i            average pooling, mean
     v   = fl32(fl32(m_1 c_1 + m_2 c_2) * s)                  addition
 
@@ -14,9 +14,9 @@ subclass that remembers the scale, through the operations that keep integers int
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +26,9 @@ from brevitas.quant_tensor import IntQuantTensor, _unpack_quant_tensor
 from brevitas.quant_tensor.int_torch_handler import INT_QUANT_TENSOR_FN_HANDLER
 from torch import Tensor
 
+from refqnn.brevitas.functions import adaptive_divisors, average_divisors
 from refqnn.brevitas.layers import common_scale
+from refqnn.brevitas.movement import FUNCTIONS, METHODS
 from refqnn.brevitas.values import along_channels, integers_of
 from refqnn.errors import NotCovered
 
@@ -66,11 +68,11 @@ class _Scaled(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*_plain(args), **_plain(kwargs))
         x = args[0] if args else None
-        if not (isinstance(x, _Scaled) and isinstance(result, Tensor)):
+        if not isinstance(x, _Scaled):
             return result
         per_channel = x.scale.ndim > 0
         keeps = func in _KEEPING_CHANNELS or (func in _KEEPING and not per_channel)
-        return _Scaled.of(result, x.scale) if keeps else result
+        return _scaled(result, x.scale) if keeps else result
 
 
 _KEEPING_CHANNELS = {
@@ -87,18 +89,19 @@ _KEEPING_CHANNELS = {
     Tensor.detach,
     Tensor.clone,
 }
-_KEEPING = _KEEPING_CHANNELS | {
-    torch.flatten,
-    Tensor.flatten,
-    torch.reshape,
-    Tensor.reshape,
-    Tensor.view,
-    torch.unsqueeze,
-    Tensor.unsqueeze,
-    torch.squeeze,
-    Tensor.squeeze,
-    Tensor.unflatten,
+_KEEPING = {
+    *_KEEPING_CHANNELS,
+    *FUNCTIONS,
+    *(getattr(Tensor, name) for name in METHODS),
+    *(Tensor.__getitem__, F.adaptive_max_pool1d, F.adaptive_max_pool2d),
 }
+
+
+def _scaled(result: Any, scale: Tensor) -> Any:
+    """What a function that keeps integers integers returns, with the scale."""
+    if isinstance(result, Tensor):
+        return _Scaled.of(result, scale)
+    return type(result)(_scaled(part, scale) for part in result)
 
 
 @contextmanager
@@ -128,7 +131,9 @@ def exact_accumulators() -> Iterator[None]:
         return
     for function, handler in _EXACT.items():
         INT_QUANT_TENSOR_FN_HANDLER[function] = _or_plain(function, handler)
-    for function in (F.linear, F.conv1d, F.conv2d):
+    for function in FUNCTIONS - handlers.keys():
+        INT_QUANT_TENSOR_FN_HANDLER[function] = _moving(function)
+    for function in (F.linear, F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d):
         INT_QUANT_TENSOR_FN_HANDLER[function] = _layer(function, handlers[function])
     for function in (F.avg_pool2d, F.adaptive_avg_pool2d):
         INT_QUANT_TENSOR_FN_HANDLER[function] = _pool(function, handlers[function])
@@ -210,6 +215,17 @@ def _or_plain(function: Handler, handler: Handler) -> Handler:
     return either
 
 
+def _moving(function: Handler) -> Handler:
+    """A function that moves values, its results with the scale where one is for all channels."""
+
+    def handler(x: Any, *args: Any, **kwargs: Any) -> Any:
+        scale = _scale_of(x)
+        result = function(*_unpack_quant_tensor((x, *args)), **_unpack_quant_tensor(kwargs))
+        return result if scale is None or scale.ndim else _scaled(_plain(result), scale)
+
+    return handler
+
+
 def _layer(function: Handler, inexact: Handler) -> Handler:
     """linear or convolution over integers."""
 
@@ -221,7 +237,7 @@ def _layer(function: Handler, inexact: Handler) -> Handler:
         if scale_in.ndim:
             raise NotCovered(f"{name}: got an input with one scale per channel")
         w = integers_of(weight).double()
-        if float(codes.abs().max()) * float(w.flatten(1).abs().sum(dim=1).max()) >= _LIMIT:
+        if float(codes.abs().max()) * float(w.abs().sum()) >= _LIMIT:
             raise NotCovered(f"{name}: accumulators may exceed 2**53")
         acc = function(codes, w, None, *args, **kwargs)
         scale_w = _scale_of(weight)
@@ -264,21 +280,21 @@ def _pool(function: Handler, inexact: Handler | None) -> Handler:
         if inexact is not None and isinstance(x, IntQuantTensor):
             plain = inexact(x.set(value=_value(x)), *args, **kwargs)
             return plain.set(value=value)
-        return _Scaled.of(value, scale / count)
+        one = count.reshape(-1)[0]
+        return _Scaled.of(value, scale / one) if (count == one).all() else value
 
     return handler
 
 
-def _count(function: Handler, x: Tensor, y: Tensor, args: Any, kwargs: Any) -> int:
-    """The divisor of an average."""
+def _count(function: Handler, x: Tensor, y: Tensor, args: Any, kwargs: Any) -> Tensor:
+    """The divisors of an average y of x: one, or [1, 1, *positions]."""
     if function in (F.avg_pool1d, F.avg_pool2d):
         names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
         given = dict(zip((*names, "divisor_override"), args)) | kwargs
-        axes = 1 if function is F.avg_pool1d else 2
-        kernel = given["kernel_size"]
-        kernel = kernel if isinstance(kernel, (tuple, list)) else (kernel,) * axes
-        return int(given.get("divisor_override") or math.prod(kernel))
-    return x[0, 0].numel() // max(y[0, 0].numel(), 1)
+        return average_divisors(tuple(x.shape[2:]), **given)
+    if y.ndim < x.ndim:
+        return torch.tensor(float(x[0, 0].numel() // y[0, 0].numel()))
+    return adaptive_divisors(tuple(x.shape[2:]), tuple(y.shape[2:]))
 
 
 def _sum(a: Any, b: Any, **options: Any) -> Any:
@@ -298,14 +314,16 @@ def _difference(a: Any, b: Any, **options: Any) -> Any:
     return _sum(a, negated, **options)
 
 
-def _concatenation(tensors: Any, dim: int = 0, **options: Any) -> Any:
+def _concatenation(
+    tensors: Any, dim: int = 0, function: Handler = torch.cat, **options: Any
+) -> Any:
     scales = [_scale_of(t) for t in tensors]
     if (
         any(s is None or s.ndim for s in scales)
         or len({float(s) for s in scales if s is not None}) > 1
     ):
         return NotImplemented
-    joined = torch.cat([_value(t) for t in tensors], dim, **options)
+    joined = function([_value(t) for t in tensors], dim, **options)
     assert scales[0] is not None
     return _Scaled.of(joined, scales[0])
 
@@ -326,6 +344,7 @@ _EXACT: dict[Any, Handler] = {
     Tensor.__sub__: _difference,
     torch.cat: _concatenate,
     torch.concat: _concatenate,
+    torch.stack: partial(_concatenation, function=torch.stack),
     torch.mean: _pool(torch.mean, None),
     Tensor.mean: _pool(Tensor.mean, None),
     F.avg_pool1d: _pool(F.avg_pool1d, None),

@@ -16,7 +16,12 @@ import torch.nn.functional as F
 from brevitas.core.quant import BinaryQuant, ClampedBinaryQuant, TernaryQuant
 from brevitas.nn.mixin.base import QuantLayerMixin
 from brevitas.nn.quant_layer import QuantNonLinearActLayer
-from brevitas.quant_tensor import IntQuantTensor
+from brevitas.quant_tensor import (
+    FloatQuantTensor,
+    GroupwiseFloatQuantTensor,
+    GroupwiseIntQuantTensor,
+    IntQuantTensor,
+)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,15 +32,20 @@ from refqnn.brevitas.door import (
     threshold_quantizer,
 )
 from refqnn.brevitas.functions import (
+    POSITIONS,
     SHARED,
     SINGLE,
     SINGLE_FUNCTIONS,
+    adaptive_divisors,
+    adaptive_windows,
+    average_divisors,
     is_identity,
     is_kind,
     not_elementwise,
 )
 from refqnn.brevitas.lower import Closing, Program
 from refqnn.brevitas.movement import MODULES, SAMPLES, Movement, movements
+from refqnn.brevitas.outputs import affine
 from refqnn.brevitas.record import Recording
 from refqnn.brevitas.values import (
     Function,
@@ -46,7 +56,7 @@ from refqnn.brevitas.values import (
     integers_of,
     refuse,
 )
-from refqnn.formats import BIPOLAR, MAX_BITS, TERNARY, IntFormat
+from refqnn.formats import BIPOLAR, TERNARY, IntFormat
 from refqnn.network import INPUT
 from refqnn.ops import (
     Add,
@@ -115,7 +125,8 @@ class Layers:
         if is_kind(part, *MODULES):
             return self.move(part, args[0], name, part)
         if is_kind(part, *SHARED):
-            step = Step(name, part, per_channel=False, rounds=not is_kind(part, *SINGLE))
+            rounds = not is_kind(part, *SINGLE)
+            step = Step(name, part, per_channel=False, rounds=rounds, kind=type(part).__name__)
             return self._then(args[0], step, part)
         return NotImplemented
 
@@ -179,17 +190,15 @@ class Layers:
         x = self._operand(self.quantize(x, part.input_quant, f"{name}.input_quant"), name, part)
         weight = self._recorded(part.weight_quant)
         if not isinstance(weight, IntQuantTensor):
-            raise refuse(name, part, "its weights are not quantized to integers")
+            raise refuse(name, part, f"its weights are not quantized to integers{_instead(weight)}")
         if x.step_scale.ndim:
             raise refuse(name, part, "its input has one scale per channel")
-        bits = float(weight.bit_width.max())
-        if bits > MAX_BITS:
-            reason = f"{bits:g}-bit weights; expected at most {MAX_BITS} bits: "
-            raise refuse(name, part, f"{reason}set weight_bit_width, to 8 for example")
         scale = weight.scale.reshape(-1) if weight.scale.numel() > 1 else weight.scale.reshape(())
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise refuse(name, part, "its weight scale is not a positive finite number")
         integers = integers_of(weight)  # zero point taken off
+        if not torch.equal(weight.zero_point, weight.zero_point.round()):
+            raise refuse(name, part, "its weights have a zero point between two integers")
         if not torch.allclose(integers * weight.scale, weight.value, rtol=1e-5, atol=0.0):
             raise refuse(name, part, "its weights are not integer multiples of their scale")
         w = integers.numpy()
@@ -232,7 +241,7 @@ class Layers:
             return x
         assert x.node is not None
         lo, hi = self.program.ranges[x.node].ends
-        table = Lookup([np.arange(lo, hi + 1) - x.zero_point], lo)
+        table = Lookup(np.arange(lo, hi + 1)[None] - x.zero_point, lo)
         node = self.program.add(f"{name}.centred", table, x.node)
         return replace(x, node=node, zero_point=0, format=None)
 
@@ -360,7 +369,8 @@ class Layers:
         """A quantizer of the float input, with what the module computes on it before."""
         fmt, scale, zero_point = described
         index = np.arange(math.prod(value.shape)) if value.pending is None else value.pending
-        plain = all(step.shaped for step in value.steps) and not (index == PADDING).any()
+        moves = all(step.shaped and not step.per_channel for step in value.steps)
+        plain = moves and not scale.ndim and not (index == PADDING).any()
 
         def codes(x: Tensor) -> Tensor:
             for step in value.steps:
@@ -368,7 +378,7 @@ class Layers:
             return function(x)
 
         quantizer: Quantizer
-        if plain and not scale.ndim:
+        if plain:
             named = proxy.rounding_mode
             quantizer = input_quantizer(
                 function, float(scale), zero_point, fmt, named=named, layer=name, proxy=proxy
@@ -413,7 +423,7 @@ class Layers:
     def _format(self, quantized: Any, proxy: nn.Module, name: str) -> tuple[IntFormat, Tensor, int]:
         """Codes, scale [] or [channels] and zero point, as the module reports them."""
         if not isinstance(quantized, IntQuantTensor):
-            raise refuse(name, proxy, "does not quantize to integers")
+            raise refuse(name, proxy, f"does not quantize to integers{_instead(quantized)}")
         bits, zero_points = float(quantized.bit_width), quantized.zero_point.double().unique()
         if bits != int(bits) or not 1 <= bits <= 16:
             raise refuse(name, proxy, f"bit width {bits:g}; expected an integer from 1 to 16")
@@ -460,14 +470,24 @@ class Layers:
 
         Returns: None when it is not and `required` is false.  Raises: NotCovered when required.
         """
-        kind = part if isinstance(part, nn.Module) else getattr(part, "__name__", str(part))
+        kind: Any = part if isinstance(part, nn.Module) else getattr(part, "__name__", str(part))
         problem = not_elementwise(function, value.shape)
-        if problem is not None:
+        shaped = problem == POSITIONS and value.node is None  # a door may have an axis of its own
+        if problem is not None and not shaped:
             if required:
                 raise refuse(name, kind, f"a float operation between integers that {problem}")
             return None
         single = not isinstance(part, nn.Module) and part in SINGLE_FUNCTIONS
-        step = Step(name, function, per_channel=per_channel, rounds=not single)
+        own = per_channel or shaped
+        step = Step(
+            name,
+            function,
+            per_channel=own,
+            rounds=not single,
+            shaped=shaped,
+            kind=kind if isinstance(kind, str) else type(kind).__name__,
+            affine=affine(kind, function, value.shape),
+        )
         return self._then(value, step, kind)
 
     def _then(self, value: Value, step: Step, part: nn.Module) -> Value:
@@ -506,32 +526,28 @@ class Layers:
         """The sum of the window; its divisor belongs to the function behind it."""
         ceil_mode, include_pad, divisor = options
         kernel, stride, padding = window
+        rest = (ceil_mode, include_pad, divisor)
+        divisors = average_divisors(x.shape[1:], kernel, stride, padding, *rest)
         kernel, stride, pads = self._windows(x, kernel, stride, padding, ceil_mode)
-        ones = torch.ones(1, 1, *((1, *x.shape[1:]) if len(x.shape) == 2 else x.shape[1:]))
-        own = (kernel, stride, tuple(before for before, _ in pads), ceil_mode)
-        mean = F.avg_pool2d(ones, *own, include_pad, divisor)
-        total = F.avg_pool2d(ones, *own, divisor_override=1)
-        return self._sum_pool(x, (kernel, stride, pads), (total / mean).round(), name, part)
+        return self._sum_pool(x, (kernel, stride, pads), divisors, name, part)
 
     def adaptive_pool(
         self, x: Value, size: Any, name: str, part: nn.Module | str, *, greatest: bool = False
     ) -> Value:
-        """Averages or maxima of m windows, from floor(i n / m) to ceil((i + 1) n / m).
+        """Averages or maxima of `adaptive_windows`.
 
         Where they differ or overlap, their values stand side by side first, in equal windows.
         """
         sizes = x.shape[1:]
         wanted = [size] * len(sizes) if isinstance(size, int) else list(size)
         wanted = [n if w is None else w for w, n in zip(wanted, sizes)]
-        kernel, places = [], []
-        inside, count = np.ones(1, dtype=bool), np.ones(1)
+        kernel, places, inside = [], [], np.ones(1, dtype=bool)
         for n, m in zip(sizes, wanted):
-            first, last = np.arange(m) * n // m, -(-np.arange(1, m + 1) * n // m)
+            first, last = adaptive_windows(n, m)
             kernel.append(int((last - first).max()))
             at = first[:, None] + np.arange(kernel[-1])  # [m, k]
             places.append(np.minimum(at, last[:, None] - 1).ravel())
             inside = np.logical_and.outer(inside, (at < last[:, None]).ravel())
-            count = np.multiply.outer(count, last - first)
         x = self._quantized(x, name, part)
         if any(n % m for n, m in zip(sizes, wanted)):  # they differ or overlap
             x = self.program.rising(x, name, part) if greatest else self._operand(x, name, part)
@@ -545,8 +561,8 @@ class Layers:
         window = (tuple(kernel), tuple(kernel), ((0, 0), (0, 0)))
         if greatest:
             return self._pooled(self.program.rising(x, name, part), MaxPool2d(*window), name, part)
-        divisor = torch.from_numpy(count[0]).to(torch.float32)
-        return self._sum_pool(x, window, divisor, name, part)
+        divisors = adaptive_divisors(sizes, tuple(wanted))
+        return self._sum_pool(x, window, divisors, name, part)
 
     def global_average(self, x: Value, name: str, keep: bool) -> Value:
         """The mean over all positions."""
@@ -660,6 +676,10 @@ class Layers:
         found = movements(lambda tensors: function(*tensors), [x.shape])
         if isinstance(found, str):
             raise refuse(name, part, found)
+        if any(not movement.index.shape for movement in found):
+            if len(found) > 1 or math.prod(x.shape) > 1:
+                raise refuse(name, part, "leaves no axis but the batch")
+            return replace(x, shape=())
         moved = [
             self.program.move(x, movement, name if len(found) == 1 else f"{name}.{i}", part)
             for i, movement in enumerate(found)
@@ -706,7 +726,15 @@ def _bias_step(name: str, bias: Tensor) -> Step:
     def add_bias(x: Tensor) -> Tensor:
         return x + along_channels(bias, x.ndim)
 
-    return Step(f"{name}.bias", add_bias, per_channel=True, rounds=False, bias=bias)
+    exact = (torch.ones(()), bias)
+    return Step(f"{name}.bias", add_bias, per_channel=True, rounds=False, bias=bias, affine=exact)
+
+
+def _instead(quantized: Any) -> str:
+    """What a quantizer makes that does not make integers."""
+    if isinstance(quantized, (GroupwiseIntQuantTensor, GroupwiseFloatQuantTensor)):
+        return ": one scale for each group of values"
+    return ": minifloats" if isinstance(quantized, FloatQuantTensor) else ""
 
 
 def _pair(value: Any, axes: int) -> list[int]:

@@ -346,7 +346,10 @@ def _of_channels(value: Value, shape: Shape, rows: NDArray[np.int64]) -> Value:
 
     def step_on_rows(step: Step) -> Step:
         bias = None if step.bias is None else selected(step.bias)
-        return replace(step, function=on_rows(step.function), bias=bias)
+        affine = (
+            None if step.affine is None else (selected(step.affine[0]), selected(step.affine[1]))
+        )
+        return replace(step, function=on_rows(step.function), bias=bias, affine=affine)
 
     return replace(
         value,

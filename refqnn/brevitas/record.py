@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from refqnn.brevitas.values import refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
+from refqnn.formats import MAX_BITS
 
-__all__ = ["Recording", "check_module", "record"]
+__all__ = ["Recording", "check_module", "check_widths", "record"]
 
 
 class Recording:
@@ -60,6 +61,19 @@ def _copy(tensor: Any) -> Any:
     if isinstance(tensor, IntQuantTensor):
         return tensor.set(value=tensor.value.clone())
     return tensor.clone() if isinstance(tensor, Tensor) else tensor
+
+
+def check_widths(module: nn.Module, recording: Recording) -> None:
+    """Raises: NotCovered naming the first layer with weights that no format holds.
+
+    Such a layer makes infinities of its gradients, and in training of everything before it.
+    """
+    for name, part in module.named_modules():
+        for _, weight in recording.calls[id(getattr(part, "weight_quant", None))]:
+            bits = float(getattr(weight, "bit_width", torch.ones(())).max())
+            if bits > MAX_BITS:
+                reason = f"{bits:g}-bit weights; expected at most {MAX_BITS} bits: "
+                raise refuse(name, part, f"{reason}set weight_bit_width, to 8 for example")
 
 
 def check_module(module: object) -> None:

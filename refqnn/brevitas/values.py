@@ -37,7 +37,10 @@ class Step:
         per_channel: whether channels differ.
         rounds: whether evaluating it twice may round differently (vectorized and scalar kernels).
         bias: [channels or 1] when the function is `x + bias`, else None.
-        shaped: whether it needs samples of its own shape: it moves values of the float input.
+        shaped: whether it needs samples of its own shape: of the float input, it moves values or
+            (then per_channel) differs between positions.
+        kind: of the module or function.
+        affine: (factor, summand), [channels or 1] each, when the function is x * factor + summand.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Step:
     rounds: bool
     bias: Tensor | None = None
     shaped: bool = False
+    kind: str = ""
+    affine: tuple[Tensor, Tensor] | None = None
 
 
 class Storage:

@@ -31,9 +31,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from refqnn.brevitas.lower import Closing
+from refqnn.brevitas.outputs import Import
 from refqnn.brevitas.record import Recording, record
 from refqnn.brevitas.values import Value, codes_of
-from refqnn.brevitas.walk import Import, as_batch, import_module
+from refqnn.brevitas.walk import as_batch, import_module
 from refqnn.display import Shown
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
 from refqnn.graph import INPUT, inputs_of
@@ -180,7 +181,10 @@ def compare(module: nn.Module, network: Network, batch: Tensor, imported: Import
     step = max(1, min(_BATCH, _VALUES // largest))
     for start in range(0, len(batch), step):
         part = batch[start : start + step]
-        comparison = _Comparison(network, imported, closings, record(module, part), part, start)
+        recording = record(module, part)
+        if imported.head is not None:
+            recording.output = record(imported.head, part).output
+        comparison = _Comparison(network, imported, closings, recording, part, start)
         comparison.run(forced, free)
     report = Report(list(forced.values()), list(free.values()))
     if report.ok and report.warning is not None:
@@ -223,7 +227,7 @@ class _Comparison:
         self.recording = recording
         self.x = x
         self.start = start
-        self.own_input = network.quantize_input(x.numpy())
+        self.own = network.trace(network.quantize_input(x.numpy()))
         self.theirs = {name: self._codes(closing) for name, closing in closings.items()}
         self.values: dict[str, NDArray[Any]] = {}  # teacher-forced
         self._errors: dict[str, NDArray[np.float64]] = {}
@@ -231,10 +235,10 @@ class _Comparison:
     def run(self, forced: dict[str, LayerReport], free: dict[str, LayerReport]) -> None:
         """Add this batch to the reports."""
         network = self.network
-        own = network.trace(self.own_input)
+        own = self.own
         # teacher-forced, before the teacher's code takes its place
-        computed = {INPUT: self.own_input}
-        self.values[INPUT] = self.theirs.get(INPUT, self.own_input)
+        computed = {INPUT: own[INPUT]}
+        self.values[INPUT] = self.theirs.get(INPUT, own[INPUT])
         for node in network.nodes:
             inputs = (self.values[name] for name in inputs_of(node))
             computed[node.name] = node.op.forward(*inputs)
@@ -268,9 +272,7 @@ class _Comparison:
         codes = codes_of(output).numpy()
         if closing.layout is None:
             return codes.reshape(-1, *shape)
-        placed = np.zeros((len(codes), *shape), dtype=np.int64)
-        if closing.node == INPUT:  # some of it may not be read
-            placed = self.own_input.copy()
+        placed = self.own[closing.node].copy()  # some of it may not be read
         read = closing.layout.ravel() != PADDING
         positions = placed.reshape(len(codes), -1)  # a view
         positions[:, closing.layout.ravel()[read]] = codes.reshape(len(codes), -1)[:, read]
@@ -359,13 +361,15 @@ class _Comparison:
 
     def _growth(self, name: str) -> float:
         """(K + 8) u of the sum behind a node."""
+        if name == INPUT:
+            return 8 * _U
         node = self.network[name]
         sources = inputs_of(node)
         if is_sum(node.op):
             shapes = (self.network.shapes[source] for source in sources)
             return (node.op.fan_in(*shapes) + 8) * _U
         if node.op.role in (Role.WINDOW, Role.RELABEL):
-            return self._growth(sources[0]) if sources[0] != INPUT else 8 * _U
+            return self._growth(sources[0])
         return (len(sources) + 8) * _U
 
     def _error(self, name: str) -> NDArray[np.float64]:

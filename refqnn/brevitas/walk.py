@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,17 +24,17 @@ from torch import Tensor, fx, nn
 from refqnn.brevitas.door import AnotherDoor
 from refqnn.brevitas.functions import is_identity
 from refqnn.brevitas.layers import Layers
-from refqnn.brevitas.lower import Closing, Program
+from refqnn.brevitas.lower import Program
 from refqnn.brevitas.movement import FUNCTIONS, JOINS, METHODS, SAMPLES
-from refqnn.brevitas.record import Recording, check_module, record
+from refqnn.brevitas.outputs import Dropped, Import, finish, head, reads_off
+from refqnn.brevitas.record import Recording, check_module, check_widths, record
 from refqnn.brevitas.values import Value, along_channels, refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
 from refqnn.formats import as_array
-from refqnn.network import INPUT, Network
 from refqnn.ops.base import Shape
-from refqnn.quantizers import Dequantizer, Quantizer
+from refqnn.quantizers import Quantizer
 
-__all__ = ["Import", "as_batch", "import_module"]
+__all__ = ["as_batch", "import_module"]
 
 _SIZE_METHODS = {"size", "dim", "ndimension", "numel"}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
@@ -45,16 +44,6 @@ _IN_PLACE = {
     *(operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor),
 }
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
-
-
-@dataclass(frozen=True, eq=False)
-class Import:
-    """A network, and for each quantizer of the module the node that stands for it."""
-
-    network: Network
-    closings: list[Closing]
-    output: Value
-    zero_points: dict[str, int]
 
 
 def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Import:
@@ -68,6 +57,7 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = f"the module itself fails on it: {error}"
         raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
+    check_widths(module, recording)
     root = nn.Sequential(module) if isinstance(module, QuantLayerMixin) else module
     doors: list[Quantizer] = []
     while True:
@@ -75,7 +65,10 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
         try:
             with torch.no_grad():
                 output = walker.run()
-            return _finish(walker.program, output)
+            imported = finish(walker.program, output)
+            if not imported.dropped:
+                return imported
+            return replace(imported, head=head(root, *walker.trail, imported.output))
         except AnotherDoor as found:
             doors = found.doors
 
@@ -108,40 +101,6 @@ def as_batch(x: ArrayLike | Tensor, argument: str) -> Tensor:
     return tensor.to(torch.float32)
 
 
-def _finish(program: Program, output: Any) -> Import:
-    """The network of the nodes that the output needs."""
-    if isinstance(output, (tuple, list)):
-        raise NotCovered(f"the module returns {len(output)} tensors; expected one")
-    if not isinstance(output, Value) or output.node is None or program.input_quantizer is None:
-        raise NotCovered("the module: its output does not come from a quantized layer")
-    if output.node == INPUT:
-        raise NotCovered("the module: it has an input quantizer and no layer behind it")
-    if output.pending is not None:
-        reason = "a scale or bias of its own for each feature along the last axis"
-        raise NotCovered(f"{output.node}: leaves the network with {reason}; use one, or none")
-    offset = torch.zeros(())
-    for step in output.steps:
-        if step.bias is None:
-            reason = "stands behind the last layer without a quantizer; leave it to the caller"
-            raise NotCovered(f"{step.name}: a float function {reason}")
-        offset = offset + step.bias
-    scale = output.step_scale if output.sign is None else output.step_scale * output.sign
-    offset = offset - output.zero_point * scale
-    needed = {output.node}
-    for node in reversed(program.nodes):
-        if node.name in needed:
-            needed.update(node.inputs or ())
-    network = Network(
-        [node for node in program.nodes if node.name in needed],
-        input_shape=program.input_shape,
-        input_quantizer=program.input_quantizer,
-        output_dequantizer=Dequantizer(scale.numpy(), offset.numpy()),
-        output=output.node,
-    )
-    closings = [c for c in program.closings if c.node in needed]
-    return Import(network, closings, output, program.zero_points)
-
-
 class _Tracer(fx.Tracer):
     """Leaves: Brevitas layers, and every module that contains none."""
 
@@ -167,7 +126,7 @@ class _Walker:
         self.recording = recording
         self.program = Program(input_shape)
         self.layers = Layers(self.program, recording, doors)
-        self.counts: dict[str, int] = defaultdict(int)
+        self.trail: tuple[fx.Graph, dict[fx.Node, Any]] = (fx.Graph(), {})  # of the root
 
     def run(self) -> Any:
         """The output of the root for its float input."""
@@ -178,6 +137,8 @@ class _Walker:
         graph = _trace(module, prefix)
         inputs = iter(arguments)
         values: dict[fx.Node, Any] = {}
+        if not prefix:
+            self.trail = graph, values
         output: Any = None
 
         def look_up(argument: Any) -> Any:
@@ -195,12 +156,11 @@ class _Walker:
                 values[node] = _attribute(module, node.target).detach()
             elif node.op == "call_module":
                 part = module.get_submodule(node.target)
-                values[node] = self._module(part, prefix + node.target, args, kwargs)
-            elif node.op == "call_method":
-                name = prefix + node.name
-                values[node] = self._method(node.target, name, args, kwargs)
+                values[node] = self._applied(self._module, part, prefix + node.target, args, kwargs)
             else:
-                values[node] = self._function(node.target, prefix + node.name, args, kwargs)
+                apply = self._method if node.op == "call_method" else self._function
+                name = prefix + node.name
+                values[node] = self._applied(apply, node.target, name, args, kwargs)
             value = values.get(node)
             if isinstance(value, Value) and _in_place(node, module):
                 (target, *_) = (a for a in _flat(args) if isinstance(a, Value))
@@ -209,6 +169,22 @@ class _Walker:
             if isinstance(value, Value) and value.exclusive and _readers(node) > 1:
                 values[node] = replace(value, exclusive=False)
         return output
+
+    def _applied(
+        self, apply: Callable[..., Any], target: Any, name: str, args: Any, kwargs: Any
+    ) -> Any:
+        """The result of a module, function or method; `Dropped` where it only reads off one."""
+        arguments = _flat((args, kwargs))
+        values = [a for a in arguments if isinstance(a, Value)]
+        if dropped := [a for a in arguments if isinstance(a, Dropped)]:
+            computes = isinstance(target, nn.Module) and _has_quantizers(target)
+            return dropped[0].behind(name, computes or bool(values))
+        if len(values) == 1 and values[0].node is not None and reads_off(target):
+            return Dropped(values[0], name, _label(target))
+        result = apply(target, name, args, kwargs)
+        if isinstance(result, Value) and not result.shape:  # one value, without an axis
+            return Dropped(values[0], name, _label(target))
+        return result
 
     # --- modules ----------------------------------------------------------------------------
 
@@ -299,7 +275,7 @@ class _Walker:
     ) -> Value:
         if len(values) > 1:
             reason = "a float operation on two quantized tensors is not a function of one integer"
-            raise refuse(name, getattr(target, "__name__", str(target)), reason)
+            raise refuse(name, _label(target), reason)
 
         def function(x: Tensor) -> Any:
             def put(argument: Any) -> Any:
@@ -307,7 +283,7 @@ class _Walker:
 
             return target(*_mapped(args, put), **_mapped(kwargs, put))
 
-        constants = any(isinstance(a, Tensor) for a in _flat((args, kwargs)))
+        constants = any(isinstance(a, Tensor) and a.numel() > 1 for a in _flat((args, kwargs)))
         result = self.layers.function(
             values[0], function, name, target, required=True, per_channel=constants
         )
@@ -333,8 +309,9 @@ class _Walker:
         raise refuse(name, f"attribute {attribute}", "is not known before the module runs")
 
     def _moved(self, target: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
-        label = getattr(target, "__name__", str(target))
-        return self.layers.move(lambda x: target(x, *args[1:], **kwargs), args[0], name, label)
+        return self.layers.move(
+            lambda x: target(x, *args[1:], **kwargs), args[0], name, _label(target)
+        )
 
     def _mean(self, name: str, args: Any, kwargs: Any) -> Value:
         value = args[0]
@@ -345,6 +322,13 @@ class _Walker:
         if rank < 3 or axes != set(range(2, rank)):
             raise refuse(name, "mean", f"over axes {dims}; expected all spatial axes")
         return self.layers.global_average(value, name, keep)
+
+
+def _label(target: Any) -> str:
+    """What a module, function or method is called in messages."""
+    if isinstance(target, nn.Module):
+        return type(target).__name__
+    return str(getattr(target, "__name__", target))
 
 
 def _trace(module: nn.Module, prefix: str) -> fx.Graph:

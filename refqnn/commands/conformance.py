@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from refqnn.commands import console
+from refqnn.container import write_atomically
 
 if TYPE_CHECKING:
     from refqnn.conformance import Report
@@ -29,6 +30,7 @@ _REPORT = console.save_option("--report", "report_file", "Write verdicts as JSON
 @click.option("--operation", "operations", multiple=True, help="Ask these operations alone.")
 @click.option("--profile", "profiles", multiple=True, help="Choices the program shares.")
 @_REPORT
+@console.save_option("--transcript", "transcript", "Write every line that the program was sent.")
 @console.json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def conform(
@@ -37,24 +39,31 @@ def conform(
     operations: tuple[str, ...],
     profiles: tuple[str, ...],
     report_file: Path | None,
+    transcript: Path | None,
     json_file: Path | None,
 ) -> None:
     """Ask every test vector of a program: refqnn conform -- ./program args.
 
     The program speaks JSON lines on its standard input and output (see vectors/README.md).
     Exits with 1 if an answer is wrong, with 2 if the program cannot be talked to.
+
+    With --transcript, "reproduce:" replays the whole conversation up to a wrong answer.
     """
     from refqnn import conformance
 
     report = conformance.conform(
-        command, operations=operations or None, profiles=profiles or None, seconds=seconds
+        command,
+        operations=operations or None,
+        profiles=profiles or None,
+        seconds=seconds,
+        transcript=transcript,
     )
     _finish(report, report_file, json_file)
 
 
 @click.group(cls=console.Group)
 def vectors() -> None:
-    """The test vectors: generate, emit questions, verify answers."""
+    """The test vectors: generate, emit questions, verify answers, start a program."""
 
 
 @vectors.command()
@@ -77,6 +86,18 @@ def emit(file: Path) -> None:
     from refqnn import conformance
 
     console.show(f"wrote {conformance.emit(file)} questions to {file}")
+
+
+@vectors.command()
+@click.option("--language", type=click.Choice(["c", "js", "python"]), required=True)
+@click.argument("file", type=console.NewFile())
+def template(language: str, file: Path) -> None:
+    """Write a program for refqnn conform to FILE, its operations to be filled in."""
+    from refqnn.conformance import template
+
+    text = template.template(language)
+    write_atomically(file, lambda out: out.write(text.encode()))
+    console.show(f"wrote {file}: it skips every question so far")
 
 
 @vectors.command()

@@ -5,37 +5,95 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting
+from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting, tflite
 from refqnn.commands import console
 from refqnn.display import safe
 from refqnn.errors import CertificateError, RefqnnError
 from refqnn.formats import signed_bits
 from refqnn.inspect import describe, table
+from refqnn.onnx.conversion import write
 from refqnn.ops import Interval
+from refqnn.rounding import Rounding
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
     from refqnn.diagnosis.dump import Layout
     from refqnn.network import Network
     from refqnn.onnx import Flavour
+    from refqnn.onnx.reader import Imported
+    from refqnn.tflite import Runtime
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Opens a network as the options of a command say; names what an ONNX file has left out."""
+
+    door: str | None
+    stop: str | None
+    strict: bool
+    runtimes: tuple[Runtime, ...]
+
+    def __call__(self, file: Path) -> Network:
+        return self.imported(file).network
+
+    def imported(self, file: Path) -> Imported:
+        """With what is known of the file besides."""
+        if len(self.runtimes) > 1:
+            raise click.UsageError("give --runtime once")
+        imported = onnx.open_file(
+            file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtimes[0]
+        )
+        console.show(*(f"left out behind the output: {node}" for node in imported.dropped))
+        return imported
+
+
+def _reads(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how a foreign file is read, and `read`, which opens a file so."""
+
+    @click.option("--input", "door", help="ONNX tensor to start from, or UINT8, INT4, ...: codes.")
+    @click.option("--output", "stop", help="ONNX tensor to stop at.")
+    @click.option("--strict", is_flag=True, help="Refuse a file whose last operators are left out.")
+    @click.option(
+        "--runtime",
+        "runtimes",
+        type=click.Choice(list(tflite.RUNTIMES)),
+        multiple=True,
+        default=["tflite_ref"],
+        help="Of a TFLite model: whose arithmetic.",
+    )
+    @wraps(command)
+    def with_reader(
+        *args: object,
+        door: str | None,
+        stop: str | None,
+        strict: bool,
+        runtimes: tuple[Runtime, ...],
+        **options: object,
+    ) -> None:
+        command(*args, read=Reader(door, stop, strict, runtimes), **options)
+
+    return with_reader
 
 
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=console.FILE)
+@_reads
 @console.json_option
-def inspect(file: Path, json_file: Path | None) -> None:
-    """Show a network (ours or ONNX) as a table: nodes, formats, proved ranges, bits, parameters."""
-    imported = onnx.open_file(file)
+def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
+    """Show a network (ours, ONNX or TFLite): nodes, formats, proved ranges, bits, parameters."""
+    imported = read.imported(file)
     network = imported.network
     console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
     console.show(
-        *(f"left out behind the output: {node}" for node in imported.dropped),
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",
         "bits: two's complement; span: after the best constant is added to each neuron.",
     )
@@ -74,6 +132,7 @@ def inspect(file: Path, json_file: Path | None) -> None:
     "--verify", "stated", type=console.FILE, help="Recheck this certificate, prove none anew."
 )
 @click.option("--allow-trusted", is_flag=True, help="--verify accepts what it cannot recheck.")
+@_reads
 def certify(
     file: Path,
     bits: int | None,
@@ -86,8 +145,9 @@ def certify(
     inputs: Path | None,
     stated: Path | None,
     allow_trusted: bool,
+    read: Reader,
 ) -> None:
-    """Prove the range of every accumulator of a network (ours or ONNX), for every input.
+    """Prove the range of every accumulator of a network (ours, ONNX or TFLite), for every input.
 
     With --bits: exits with 0 when no accumulator can overflow, with 1 and an input that overflows
     when one can, and with 3 when the time ran out before either was found.
@@ -96,7 +156,7 @@ def certify(
 
     The result that --json writes is the certificate.
     """
-    network = onnx.open_network(file)
+    network = read(file)
     if stated is not None:
         certificate = _verified(stated, network, budget, allow_trusted)
     else:
@@ -248,7 +308,7 @@ def _call(target: str) -> tuple[Any, Any]:
 # --- convert and diff -------------------------------------------------------------------------
 
 
-@click.command(cls=console.Command, short_help="Convert between our files and ONNX.")
+@click.command(cls=console.Command, short_help="Convert ONNX and TFLite to ours, ours to ONNX.")
 @click.argument("source", type=console.FILE)
 @click.argument("target", type=console.NewFile())
 @click.option(
@@ -257,17 +317,11 @@ def _call(target: str) -> tuple[Any, Any]:
     default="qonnx",
     help="Of a target that ends in .onnx.",
 )
-@click.option(
-    "--input", "input_name", help="ONNX tensor to start from, or UINT8, INT4, ...: what comes in."
-)
-@click.option("--output", "output_name", help="ONNX tensor to stop at.")
-def convert(
-    source: Path, target: Path, flavour: str, input_name: str | None, output_name: str | None
-) -> None:
-    """Read SOURCE (ours or ONNX), write TARGET (.onnx, or ours under any other name)."""
-    network = onnx.convert(
-        source, target, flavour=cast("Flavour", flavour), input=input_name, output=output_name
-    )
+@_reads
+def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
+    """Read SOURCE (ours, ONNX or TFLite), write TARGET (.onnx, or ours under any other name)."""
+    network = read(source)
+    write(network, target, cast("Flavour", flavour))
     console.say(f"wrote {target}: {len(network.nodes)} nodes")
 
 
@@ -289,6 +343,7 @@ def convert(
     "--layout",
     help="Of the dump: the letters N (samples), C (channels), H, W in its order.  [default: NCHW]",
 )
+@_reads
 @console.json_option
 def diff(
     a: Path,
@@ -296,23 +351,34 @@ def diff(
     inputs: Path | None,
     dump: Path | None,
     layout: str | None,
+    read: Reader,
     json_file: Path | None,
 ) -> None:
-    """Find where A (ours or ONNX) and another network or program part first, on the same samples.
+    """Find where A and another network or program part first, on the same samples.
+
+    A, B: ours, ONNX or TFLite; or A alone, one TFLite model, and --runtime twice: two of its
+    runtimes, which are also asked how many outputs and classes change.
 
     A dump names its values as A does, "input" among them or given by --inputs; it may hold some of
     them, and flat (see `refqnn trace`).  Exits with 1 where they part.
     """
-    if (b is None) == (dump is None):
-        raise click.UsageError("give either B or --against")
+    two_runtimes = len(read.runtimes) == 2
+    if sum((b is not None, dump is not None, two_runtimes)) != 1:
+        raise click.UsageError("give B, or --against, or one TFLite model and --runtime twice")
     if inputs is None and dump is None:
         raise click.UsageError("give --inputs, the samples to run both networks on")
-    network = onnx.open_network(a)
+    if two_runtimes:
+        assert inputs is not None
+        first, second = read.runtimes
+        parting = tflite.compare_runtimes(a, first, second, console.load_array(inputs))
+        console.show(*str(parting).splitlines())
+        raise SystemExit(console.DIFFERENT if parting.first else 0)
+    network = read(a)
     samples = None if inputs is None else console.load_array(inputs)
     if dump is None:
         assert b is not None
         assert samples is not None
-        difference = onnx.compare(network, onnx.open_network(b), samples)
+        difference = onnx.compare(network, read(b), samples)
     else:
         codes = None if samples is None else network.codes_of(samples)
         difference = network.diff(dumps.read_dump(dump), codes, layout=layout)
@@ -350,6 +416,11 @@ def diff(
     help="Of tensors that are flat.",
 )
 @click.option(
+    "--rounding",
+    type=click.Choice([mode.value for mode in Rounding]),
+    help="That NETWORK's codes were made with, where it is known.",
+)
+@click.option(
     "--budget",
     type=click.FloatRange(0),
     default=60.0,
@@ -362,6 +433,7 @@ def diagnose(
     inputs: Path | None,
     renamed: tuple[str, ...],
     layout: str,
+    rounding: str | None,
     budget: float,
     json_file: Path | None,
 ) -> None:
@@ -373,6 +445,7 @@ def diagnose(
         None if inputs is None else console.load_array(inputs),
         names=dict(_pair(text) for text in renamed),
         layout=cast("Layout", layout),
+        rounding=rounding,
         budget_s=budget,
     )
     console.show(*str(found).split("\n"))

@@ -135,6 +135,7 @@ _THRESHOLDS = {
         "int64 where none reaches it, the smallest where all do",
     )
 }
+_EACH = "[] or [1] for all channels, or [channels]"
 _ZERO_POINT = Field("int", "added after rounding")
 _WEIGHT = Field("int_tensor", "[out, in]")
 _BIAS = Field("int_tensor", "[out], in units of the accumulator", optional=True)
@@ -296,6 +297,35 @@ _ALL = [
         _THRESHOLDS,
     ),
     Operation(
+        "rescale",
+        {
+            "multiplier": Field("int_tensor", f"0 to 2^62 - 1, {_EACH}"),
+            "shift": Field("int_tensor", f"0 to 62, {_EACH}"),
+            "zero_point": Field("int_tensor", f"added after rounding, {_EACH}"),
+            "offset": Field("int_tensor", f"added to acc, {_EACH}"),
+            **_FORMAT,
+            "clip": Field(
+                "int_tensor",
+                "lowest and highest code let through, inside the format, [channels or 1, 2]; null: "
+                "all of the format",
+                optional=True,
+            ),
+            "rounding": _ROUNDING,
+            "first_rounding": Field(
+                "choice", "mode of a first rounding", optional=True, choices=MODES
+            ),
+            "first_shift": Field(
+                "int_tensor", f"of the first rounding and read with it alone, 0 to shift, {_EACH}"
+            ),
+        },
+        _ACC,
+        _CODES,
+        "codes = clip(round((acc + offset) * multiplier / 2^shift) + zero_point), over the "
+        "integers, of any size; with first_rounding, p = round_first((acc + offset) * multiplier / "
+        "2^first_shift), then round(p / 2^(shift - first_shift))",
+        node="Rescale",
+    ),
+    Operation(
         "linear",
         {
             "weight": _WEIGHT,
@@ -328,6 +358,36 @@ _ALL = [
         _SUM,
         "acc starts at 0; acc = fit(acc + term) for each term in the order given (step), or "
         "acc = fit(sum of terms) (end); single products are exact",
+    ),
+    Operation(
+        "accumulate_stages",
+        {
+            "weight": Field("int_tensor", "[out, channels, kernel]"),
+            "bias": _BIAS,
+            "widths": Field("ints", "bits of the register of each stage, innermost first, 1 to 64"),
+            "signed": Field("ints", "1: two's complement, 0: unsigned, of each stage"),
+            "groups": Field(
+                "ints", "how many values make one sum, of each stage but the last, which takes all"
+            ),
+            "saturates": Field("ints", "1: it saturates, 0: it wraps, of each stage"),
+            "at_end": Field("ints", "1: a sum is fitted once, 0: after every value, of each stage"),
+            "order": Field(
+                "choice",
+                "of the products: channel by channel; the reverse of that; kernel position by "
+                "position, all channels in it",
+                choices=("forward", "reverse", "channels_last"),
+            ),
+            "bias_at": Field(
+                "choice",
+                "the first or the last value of the last stage, or added exactly behind it",
+                choices=("first", "last", "outside"),
+            ),
+        },
+        {"x": Field("int_tensor", "[n, channels, kernel], one window")},
+        _SUM,
+        "the values of the first stage are weight[k, c, v] * x[n, c, v] in the order given; a "
+        "stage makes one value of each `groups` consecutive ones, the last of what is left: acc "
+        "starts at 0, acc = fit(acc + value) for each, or acc = fit(sum of values) (at_end)",
     ),
     Operation(
         "conv1d",

@@ -29,6 +29,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from refqnn.conformance.encoding import Data, decode_fields
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Values
@@ -41,6 +42,7 @@ from refqnn.conformance.suite import (
     load_vectors,
     select,
 )
+from refqnn.container import write_atomically
 from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
 
 __all__ = ["PROTOCOL", "REFUSED", "HarnessError", "conform", "read_answer"]
@@ -71,8 +73,10 @@ class _Fault(Exception):
 class _Process:
     """One run of the program."""
 
-    def __init__(self, command: Sequence[str], seconds: float) -> None:
+    def __init__(self, command: Sequence[str], seconds: float, sent: list[str]) -> None:
         self._seconds = seconds
+        self._sent = sent  # the lines that this and former runs were sent
+        self.first = len(sent) + 1
         try:
             self._process = subprocess.Popen(
                 list(command),
@@ -121,29 +125,31 @@ class _Process:
     def ask(self, message: Values) -> Values:
         """One line there, one line back.  Raises: _Fault."""
         assert self._process.stdin is not None
+        line = json.dumps(message)
+        self._sent.append(line)
         watch = threading.Timer(self._seconds, self._end)  # it may never read
         watch.start()
         try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             raise _Fault(self._death()) from None
         finally:
             watch.cancel()
         try:
-            line = self._lines.get(timeout=self._seconds)
+            said = self._lines.get(timeout=self._seconds)
         except queue.Empty:
             raise _Fault(f"no answer within {self._seconds:g} s") from None
-        if line is None:
+        if said is None:
             raise _Fault(self._death())
-        if len(line) > _LINE:
-            raise _Fault(f"a line of more than {_LINE} bytes: {line[:200]!r}")
+        if len(said) > _LINE:
+            raise _Fault(f"a line of more than {_LINE} bytes: {said[:200]!r}")
         try:
-            answer = json.loads(line)
+            answer = json.loads(said)
         except (ValueError, RecursionError):
-            raise _Fault(f"not a line of JSON: {line[:200]!r}") from None
+            raise _Fault(f"not a line of JSON: {said[:200]!r}") from None
         if not isinstance(answer, dict):
-            raise _Fault(f"not a JSON object: {line[:200]!r}")
+            raise _Fault(f"not a JSON object: {said[:200]!r}")
         return answer
 
     def _death(self) -> str:
@@ -183,6 +189,7 @@ def conform(
     profiles: Iterable[str] | None = None,
     seconds: float = 10.0,
     name: str | None = None,
+    transcript: str | Path | None = None,
 ) -> Report:
     """Ask every vector of a program.
 
@@ -191,13 +198,16 @@ def conform(
         operations, profiles: as for `run`.
         seconds: time limit of one answer.
         name: for the report; what the program calls itself by default.
+        transcript: a file for every line that the program was sent.  `reproduction` then replays
+            the conversation from the program's start, and not the one question alone.
 
     Raises: HarnessError when the program cannot be talked to, InvalidArgument.
     """
     if not command:
         raise InvalidArgument(mismatch("command", "nothing", "a program and its arguments"))
     vectors = select(load_vectors(), operations, profiles)
-    process = _Process(command, seconds)
+    sent: list[str] = []
+    process = _Process(command, seconds, sent)
     about, outcomes, restarts = process.about, [], 0
     known = set(about["operations"])
     try:
@@ -215,6 +225,11 @@ def conform(
                 "operation": vector.operation,
                 "arguments": encoded_arguments(vector),
             }
+            first, last = process.first, len(sent) + 1
+            again = _reproduction(command, message)
+            if transcript is not None:
+                file = shlex.quote(str(transcript))
+                again = f"sed -n {first},{last}p {file} | {shlex.join(command)}"
             try:
                 answer = process.ask(message)
                 if not _same(answer.get("seq"), seq):
@@ -225,11 +240,14 @@ def conform(
                 verdict = Answer("fault", message=str(fault))
                 process.kill()
                 restarts += 1
-                process = _Process(command, seconds)
-            outcomes.append(judge(vector, verdict, _reproduction(command, message)))
+                process = _Process(command, seconds, sent)
+            outcomes.append(judge(vector, verdict, again))
         process.stop()
     finally:
         process.kill()
+        if transcript is not None:
+            text = "".join(line + "\n" for line in sent)
+            write_atomically(Path(transcript), lambda out: out.write(text.encode()))
     return report_on(name or about["name"], outcomes)
 
 
@@ -271,6 +289,7 @@ def _text(said: Data) -> str:
 
 
 def _reproduction(command: Sequence[str], message: Values) -> str:
+    """A line of shell that asks this question of a program that has just started."""
     start = json.dumps({"cmd": "start", "protocol": PROTOCOL})
     lines = (start, json.dumps({**message, "seq": 1}), '{"cmd": "stop"}')
     return f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} | {shlex.join(command)}"

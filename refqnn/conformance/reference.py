@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from refqnn.accumulator import omega as _omega
 from refqnn.arithmetic import to_int64_if_possible
 from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
 from refqnn.conformance.suite import Rejected
-from refqnn.emulate import Emulated
+from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import (
     InvalidArgument,
     NotCovered,
@@ -61,6 +61,8 @@ from refqnn.pruning import sign_budgets as _sign_budgets
 from refqnn.quantizers import AffineQuantizer, Dequantizer, SymmetricQuantizer
 from refqnn.rounding import round_ratio as _round_ratio
 
+Kind = TypeVar("Kind", bound=Op)
+
 __all__ = ["FUNCTIONS", "network_of", "node_and_operands", "node_of"]
 
 
@@ -73,6 +75,18 @@ def _linear(
     if x_zero_point or np.any(weight_zero_point):
         raise OutOfRange("zero points inside a network are folded into weights and biases")
     return Linear(weight, bias)
+
+
+def _limited(make: Callable[..., Kind]) -> Callable[..., Kind]:
+    """Limits of shifts and multipliers are their own, no range that another argument declares."""
+
+    def limited(**parameters: Any) -> Kind:
+        try:
+            return make(**parameters)
+        except OutOfRange as error:
+            raise InvalidArgument(str(error)) from error
+
+    return limited
 
 
 def _rescale(bits: int, signed: bool, narrow: bool, **parameters: Any) -> Rescale:
@@ -89,7 +103,7 @@ _NODES: dict[str, Callable[..., Op]] = {
     "Conv2d": Conv2d,
     "ConvTranspose2d": ConvTranspose2d,
     "Requantize": _requantize,
-    "Rescale": _rescale,
+    "Rescale": _limited(_rescale),
     "Lookup": Lookup,
     "MaxPool2d": MaxPool2d,
     "SumPool2d": SumPool2d,
@@ -214,18 +228,6 @@ def _requantized(
     return {"codes": _apply(op, acc), "thresholds": op.thresholds}
 
 
-def _limited(make: Callable[..., Requantize]) -> Callable[..., Requantize]:
-    """Limits of shifts and mantissas are their own, no range that another argument declares."""
-
-    def limited(**parameters: Any) -> Requantize:
-        try:
-            return make(**parameters)
-        except OutOfRange as error:
-            raise InvalidArgument(str(error)) from error
-
-    return limited
-
-
 def requantize_scale(**arguments: Any) -> Values:
     return _requantized(Requantize.from_scale, **arguments)
 
@@ -270,6 +272,32 @@ def accumulate(
     op, accumulator = Linear(weight, bias), emulated.of("linear")
     assert accumulator is not None
     return {"acc": accumulator.accumulate(op, tuple(_read(op, x)))}
+
+
+def accumulate_stages(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    widths: Sequence[int],
+    signed: Sequence[int],
+    groups: Sequence[int],
+    saturates: Sequence[int],
+    at_end: Sequence[int],
+    order: Literal["forward", "reverse", "channels_last"],
+    bias_at: Literal["first", "last", "outside"],
+) -> Values:
+    if {len(signed), len(saturates), len(at_end), len(groups) + 1} != {len(widths)}:
+        raise ShapeMismatch(mismatch("stages", "lists of other lengths", f"{len(widths)}"))
+    stages = [
+        Stage(w, bool(s), group, "saturate" if clips else "wrap", "end" if end else "step")
+        for w, s, group, clips, end in zip(widths, signed, (*groups, None), saturates, at_end)
+    ]
+    op = Conv1d(weight, bias)
+    if np.shape(x)[1:] != op.weight.shape[1:]:
+        got, expected = f"shape {np.shape(x)}", f"windows {op.weight.shape[1:]}"
+        raise ShapeMismatch(mismatch("x", got, expected))
+    acc = Accumulator(stages, order, bias_at).accumulate(op, tuple(_read(op, x)))
+    return {"acc": acc.reshape(acc.shape[:2])}
 
 
 # --- widths and bounds ------------------------------------------------------------------------

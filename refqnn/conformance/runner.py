@@ -54,6 +54,7 @@ class Outcome:
         message: what the implementation said.
         resembles: mutants that give this very answer, and in a report all answers of the operation.
         reproduction: how to see it again.
+        others: in a report, how many mutants more give this answer, but not all the others.
     """
 
     vector: Vector
@@ -62,6 +63,7 @@ class Outcome:
     message: str = ""
     resembles: tuple[str, ...] = ()
     reproduction: str = ""
+    others: int = 0
 
     def to_json(self) -> Values:
         """One line of the report."""
@@ -86,6 +88,7 @@ class Outcome:
             "message": self.message,
             "flags": {name: NOTES[name].effect for name in v.flags},
             "resembles": list(self.resembles),
+            "others": self.others,
             "reproduction": self.reproduction,
         }
 
@@ -98,6 +101,9 @@ class Outcome:
             lines.append(
                 f"  gives the answer of {len(self.resembles)} mutants: not told apart here"
             )
+        if self.others:
+            more = f"{self.others} {'more' if self.resembles else 'mutants'}"
+            lines.append(f"  {more} would give it, but not all answers of {self.vector.operation}")
         if self.mismatch is not None and not self.resembles and self.vector.flags:
             lines.append(f"  may be: {', '.join(NOTES[f].bug_type for f in self.vector.flags[:4])}")
         return "\n".join([*lines, f"  reproduce: {self.reproduction}"])
@@ -252,7 +258,8 @@ def report_on(name: str, outcomes: Sequence[Outcome]) -> Report:
 
 def _with_causes(outcome: Outcome, explained: Mapping[str, set[str]]) -> Outcome:
     known = explained.get(outcome.vector.operation, set())
-    return replace(outcome, resembles=tuple(c for c in outcome.resembles if c in known))
+    kept = tuple(c for c in outcome.resembles if c in known)
+    return replace(outcome, resembles=kept, others=len(outcome.resembles) - len(kept))
 
 
 def passes(function: Function, vector: Vector) -> bool:

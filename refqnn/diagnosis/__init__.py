@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from refqnn.accumulator.arguments import seconds, the_network
 from refqnn.arithmetic import IntArray
-from refqnn.diagnosis.catalogue import CATALOGUE
+from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.diagnosis.deviation import Deviation
 from refqnn.diagnosis.dump import Dump, Layout, tensors
 from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
@@ -27,6 +27,9 @@ from refqnn.diagnosis.search import Part, explained
 from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network, diff
+from refqnn.rounding import Rounding
+
+CATALOGUE = with_roundings()
 
 __all__ = ["CATALOGUE", "Applied", "Deviation", "Diagnosis", "Explanation", "Finding", "diagnose"]
 
@@ -38,6 +41,7 @@ def diagnose(
     *,
     names: Mapping[str, str] | None = None,
     layout: Layout = "channels_first",
+    rounding: Rounding | str | None = None,
     catalogue: Sequence[Deviation] | None = None,
     budget_s: float | None = 60.0,
 ) -> Diagnosis:
@@ -51,6 +55,8 @@ def diagnose(
             network's own input quantizer.
         names: their name -> ours.
         layout: of tensors that are flat: "channels_first" or "channels_last".
+        rounding: the mode that the network's codes were made with, where it is known: thresholds
+            alone leave it open, and with it what another mode would give.
         catalogue: the deviations to try; `CATALOGUE` by default.
         budget_s: seconds for pairs of deviations, for each value that parts; None for no limit.
 
@@ -79,7 +85,9 @@ def diagnose(
         given[INPUT] = network.check_codes(given[INPUT])
     _check_samples(given)
     budget = seconds(budget_s)
-    found = _Walk(network, given, CATALOGUE if catalogue is None else catalogue, budget)
+    if catalogue is None:
+        catalogue = CATALOGUE if rounding is None else with_roundings(Rounding.of(rounding))
+    found = _Walk(network, given, catalogue, budget)
     found.walk()
     return Diagnosis(tuple(found.findings), tuple(found.equal), tuple(found.unchecked), notes)
 
@@ -144,7 +152,7 @@ class _Walk:
         return found[::-1] if needed <= made | set(self.known) else None
 
     def _compare(self, part: Part) -> None:
-        plain = part.plain()
+        plain = part.plain
         name, expected = part.target, plain[part.target]
         if expected.shape == part.theirs.shape:
             difference = diff({name: expected}, {name: part.theirs})

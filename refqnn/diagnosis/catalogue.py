@@ -22,9 +22,10 @@ from refqnn.diagnosis.deviation import Deviation, Operands
 from refqnn.formats import IntFormat
 from refqnn.ops.base import Op
 from refqnn.ops.requantize import ALWAYS, NEVER
+from refqnn.ops.windows import pad
 from refqnn.rounding import Rounding, round_ratio
 
-__all__ = ["CATALOGUE"]
+__all__ = ["CATALOGUE", "with_roundings"]
 
 CATALOGUE: list[Deviation] = []
 
@@ -153,14 +154,33 @@ for _bits in _WIDTHS:
 _sum = _of(*_SUMS)
 
 
-def _terms(op: Any, x: Operands) -> IntArray:
-    return np.asarray(op.terms(*x))
+def _terms(op: Any, x: Operands, order: str = "") -> IntArray | None:
+    """The summands, the bias last; in another order where one is named and is another one."""
+    terms = np.asarray(op.terms(*x))
+    has_bias = getattr(op, "bias", None) is not None
+    if order == "reverse":
+        return np.asarray(terms[..., ::-1])
+    if order == "bias_first":
+        return np.asarray(np.roll(terms, 1, axis=-1)) if has_bias else None
+    if order == "kernel_major":
+        if op.kind not in _CONVS or 1 in op.by_channel.shape[1:]:
+            return None
+        products, bias = (terms[..., :-1], terms[..., -1:]) if has_bias else (terms, terms[..., :0])
+        by_kernel = products.reshape(*products.shape[:-1], op.weight.shape[1], -1)
+        turned = by_kernel.swapaxes(-1, -2).reshape(products.shape)
+        return np.asarray(np.concatenate([turned, bias], -1))
+    return terms
 
 
-def _by_steps(op: Op, x: Operands, fit: Callable[[IntArray], IntArray]) -> IntArray | None:
+def _by_steps(
+    op: Op, x: Operands, order: str, fit: Callable[[IntArray], IntArray]
+) -> IntArray | None:
     """Every partial sum in a register, in the order of the terms."""
-    terms = _terms(op, x)
-    if np.array_equal(fit(np.cumsum(terms, axis=-1)), np.cumsum(terms, axis=-1)):
+    terms = _terms(op, x, order)
+    if terms is None:
+        return None
+    sums = np.cumsum(terms, axis=-1)
+    if np.array_equal(fit(sums), sums):
         return None
     acc = np.zeros_like(terms[..., 0])
     for k in range(terms.shape[-1]):
@@ -168,9 +188,13 @@ def _by_steps(op: Op, x: Operands, fit: Callable[[IntArray], IntArray]) -> IntAr
     return acc
 
 
-def _grouped(op: Op, x: Operands, size: int, fit: Callable[[IntArray], IntArray]) -> IntArray:
+def _grouped(
+    op: Op, x: Operands, size: int, order: str, fit: Callable[[IntArray], IntArray]
+) -> IntArray | None:
     """Sums of `size` neighbouring products in a narrow register, added up in a wide one."""
-    terms = _terms(op, x)
+    terms = _terms(op, x, order)
+    if terms is None:
+        return None
     has_bias = getattr(op, "bias", None) is not None
     products, rest = (terms[..., :-1], terms[..., -1]) if has_bias else (terms, 0)
     short = -products.shape[-1] % size
@@ -182,45 +206,53 @@ def _grouped(op: Op, x: Operands, size: int, fit: Callable[[IntArray], IntArray]
     return np.asarray(acc.sum(axis=-1) + rest)
 
 
-def _float_sum(op: Op, x: Operands, dtype: Any) -> IntArray:
-    terms = _terms(op, x).astype(dtype)
+def _float_sum(op: Any, x: Operands, dtype: Any) -> IntArray:
+    terms = np.asarray(op.terms(*x)).astype(dtype)
     acc = np.zeros_like(terms[..., 0])
     for k in range(terms.shape[-1]):
         acc = acc + terms[..., k]
     return _in_float(np.rint(acc), np.float64)
 
 
+_TERM_ORDERS = {
+    "": "",
+    "reverse": ", from the last term to the first",
+    "bias_first": ", the bias first",
+    "kernel_major": ", the channels of a position together",
+}
 for _bits in _WIDTHS:
     _sum(f"acc_int{_bits}", f"sums in {_bits} bits that wrap",
          result=lambda op, y, n=_bits: _wrapped(y, n))
     _sum(f"acc_uint{_bits}", f"sums in {_bits} unsigned bits that wrap",
          result=lambda op, y, n=_bits: _wrapped(y, n, signed=False))
-    _sum(f"acc_saturates_{_bits}", f"sums in {_bits} bits that saturate at every step",
-         compute=lambda op, x, n=_bits: _by_steps(op, x, partial(_clipped, bits=n)))
+    for _way, _told in _TERM_ORDERS.items():
+        _sum(f"acc_saturates_{_bits}{_way and '_' + _way}",
+             f"sums in {_bits} bits that saturate at every step{_told}",
+             compute=partial(_by_steps, order=_way, fit=partial(_clipped, bits=_bits)))
     _sum(f"acc_saturates_{_bits}_at_end", f"saturates the final sum at {_bits} bits",
          result=lambda op, y, n=_bits: _clipped(y, n))
     _sum(f"acc_saturates_unsigned_{_bits}_at_end",
          f"saturates the final sum at {_bits} unsigned bits",
          result=lambda op, y, n=_bits: _clipped(y, n, signed=False))
     _sum(f"product_int{_bits}", f"multiplies in {_bits} bits that wrap",
-         compute=lambda op, x, n=_bits: _grouped(op, x, 1, partial(_wrapped, bits=n)))
+         compute=partial(_grouped, size=1, order="", fit=partial(_wrapped, bits=_bits)))
     _sum(f"product_saturates_{_bits}", f"multiplies in {_bits} bits that saturate",
-         compute=lambda op, x, n=_bits: _grouped(op, x, 1, partial(_clipped, bits=n)))
+         compute=partial(_grouped, size=1, order="", fit=partial(_clipped, bits=_bits)))
 for _size in (2, 3, 4, 8, 9, 16, 32):
     for _bits in (8, 12, 16):
-        _sum(f"groups_of_{_size}_saturate_{_bits}",
-             f"sums {_size} neighbouring products in {_bits} bits that saturate",
-             compute=lambda op, x, s=_size, n=_bits: _grouped(op, x, s, partial(_clipped, bits=n)))
-        _sum(f"groups_of_{_size}_wrap_{_bits}",
-             f"sums {_size} neighbouring products in {_bits} bits that wrap",
-             compute=lambda op, x, s=_size, n=_bits: _grouped(op, x, s, partial(_wrapped, bits=n)))
+        for _way, _told in (("", ""), ("kernel_major", _TERM_ORDERS["kernel_major"])):
+            for _name, _fit in (("saturate", _clipped), ("wrap", _wrapped)):
+                _sum(f"groups_of_{_size}_{_name}_{_bits}{_way and '_' + _way}",
+                     f"sums {_size} neighbouring products in {_bits} bits that {_name}{_told}",
+                     compute=partial(_grouped, size=_size, order=_way,
+                                     fit=partial(_fit, bits=_bits)))
 for _type in (np.float16, np.float32, np.float64):
     _sum(f"acc_{_type.__name__}", f"sums in {_type.__name__}, one term after the other",
          compute=lambda op, x, t=_type: _float_sum(op, x, t))
     _sum(f"acc_{_type.__name__}_at_end", f"keeps the final sum in {_type.__name__}",
          result=lambda op, y, t=_type: _in_float(y, t))
-_sum("float_operands_tf32", "keeps 11 significant bits of each product",
-     compute=lambda op, x: _in_float(_terms(op, x), np.float16).sum(axis=-1))
+_sum("product_float16", "keeps 11 significant bits of each product",
+     compute=lambda op, x: _in_float(op.terms(*x), np.float16).sum(axis=-1))
 for _shift in range(1, 9):
     _sum(f"shifted_left_{_shift}", f"gives 2**{_shift} times the sum",
          result=lambda op, y, s=_shift: y * 2**s)
@@ -341,16 +373,20 @@ def _edge(mode: str) -> Callable[[Any, Operands], IntArray | None]:
     return change
 
 
-def _rounded_up(op: Any, x: Operands) -> Op | None:
-    """A last, partial window, filled with the padding."""
-    kernel, dilation = op.kernel, getattr(op, "dilation", (1,) * len(op.kernel))
-    sizes = x[0].shape[2:]
+def _rounded_up(op: Any, x: Operands, *, zeros: bool) -> IntArray | None:
+    """A last, partial window, filled with the padding or with zeros."""
+    dilation = getattr(op, "dilation", (1,) * len(op.kernel))
     more = []
-    for size, k, s, d, (before, after) in zip(sizes, kernel, op.stride, dilation, op.padding):
-        rest = (before + size + after - d * (k - 1) - 1) % s
-        more.append((before, after + (s - rest if rest else 0)))
-    instead: Op = replace(op, padding=tuple(more))
-    return instead if tuple(more) != tuple(op.padding) else None
+    for size, k, s, d, pair in zip(x[0].shape[2:], op.kernel, op.stride, dilation, op.padding):
+        rest = (sum(pair) + size - d * (k - 1) - 1) % s
+        more.append((0, s - rest if rest else 0))
+    if not any(map(any, more)):
+        return None
+    if not zeros:
+        pairs = tuple((a, b + c) for (a, b), (_, c) in zip(op.padding, more))
+        return np.asarray(replace(op, padding=pairs).forward(*x))
+    padded = pad(pad(x[0], op.padding, getattr(op, "pad_code", 0)), tuple(more), 0)
+    return np.asarray(replace(op, padding=0).forward(padded))
 
 
 def _outputs_interleaved(op: Any, x: Operands) -> IntArray | None:
@@ -361,6 +397,17 @@ def _outputs_interleaved(op: Any, x: Operands) -> IntArray | None:
     bias = None if op.bias is None else op.bias[order]
     made = op.with_weights(op.by_channel[order], bias).forward(*x)
     return np.asarray(made[:, np.argsort(order)])
+
+
+def _repeated(op: Any, x: Operands) -> IntArray:
+    """A transposed convolution whose inputs stand at every position up to the next."""
+    spread = x[0]
+    for axis, s in enumerate(op.stride):
+        spread = spread.repeat(s, axis=2 + axis)
+    full = replace(op, stride=1, padding=0, output_padding=0).forward(spread)
+    shape = op.out_shape(x[0].shape[1:])
+    cut: Any = tuple(slice(a, a + n) for (a, _), n in zip(op.padding, shape[1:]))
+    return np.asarray(full[(slice(None), slice(None), *cut)])
 
 
 def _channels_by_turns(v: IntArray, groups: int) -> IntArray:
@@ -386,7 +433,10 @@ _win("paddings_swapped", "exchanges vertical and horizontal padding",
 _win("pads_all_after", "pads at the end alone", node=_padding(lambda p: [(0, a + b) for a, b in p]))
 _win("pads_all_before", "pads at the start alone",
      node=_padding(lambda p: [(a + b, 0) for a, b in p]))
-_win("positions_rounded_up", "counts a last, partial window", node=_rounded_up)
+_win("positions_rounded_up", "counts a last, partial window",
+     compute=partial(_rounded_up, zeros=False))
+_win("positions_rounded_up_with_zeros", "counts a last, partial window, filled with zeros",
+     compute=partial(_rounded_up, zeros=True))
 _win("pads_edge", "repeats the border as padding", compute=_edge("edge"))
 _win("pads_reflected", "pads with the image reflected", compute=_edge("reflect"))
 _win("pads_circular", "pads with the other end of the image", compute=_edge("wrap"))
@@ -409,18 +459,30 @@ _c("kernel_flipped", "convolves as mathematics does: flips the kernel",
 _c("flipped_vertically", "flips the kernel upside down", node=_weight(lambda w: w[:, :, ::-1]))
 _c("flipped_horizontally", "flips the kernel left to right", node=_weight(lambda w: w[..., ::-1]))
 _c("kernel_transposed", "exchanges height and width of the kernel",
-   node=_weight(lambda w: w.swapaxes(-1, -2) if w.ndim == 4 else w))
+   node=lambda op, x: replace(op, weight=op.weight.swapaxes(-1, -2)) if op.axes == 2 else None)
+_c("images_exchanged", "exchanges height and width of x and of y",
+   operands=_first(lambda v: v.swapaxes(-1, -2)))
 _c("channels_reversed", "reads input channels backwards", node=_weight(lambda w: w[:, ::-1]))
-_c("first_channel_only", "reads the first channel of a group alone",
-   node=_weight(lambda w: np.concatenate([w[:, :1], 0 * w[:, 1:]], axis=1)))
 _c("centre_only", "reads the middle of the kernel alone", node=_weight(lambda w: _centred(w)))
 _c("groups_interleaved", "takes every g-th input channel for a group",
    operands=lambda op, x: (_channels_by_turns(x[0], op.groups),))
 _c("groups_ignored", "reads the first group always",
    operands=lambda op, x: (_first_group(x[0], op.groups),))
 _c("outputs_interleaved", "deals output channels to groups in turn", compute=_outputs_interleaved)
+_of(*_CONVS)("first_channel_only", "reads the first channel of a group alone",
+             node=_weight(lambda w: np.concatenate([w[:, :1], 0 * w[:, 1:]], axis=1)))
 _t = _of("ConvTranspose2d")
+_t("first_channel_only", "reads the first channel of a group alone",
+   node=lambda op, x: replace(op, weight=np.where(  # the weight is [in, ...]
+       (np.arange(len(op.weight)) % (len(op.weight) // op.groups) == 0)[:, None, None, None],
+       op.weight, 0)))
+_t("pads_alike", "leaves out on both sides as much as before",
+   node=_padding(lambda p: [(a, a) for a, _ in p]))
+_t("inputs_repeated", "repeats inputs up to the next instead of zeros between them",
+   compute=lambda op, x: _repeated(op, x))
 _t("stride_ignored", "puts inputs side by side", node=_changed(stride=lambda op: 1))
+_t("first_stride_for_both", "uses the vertical stride for both axes",
+   node=_changed(stride=lambda op: op.stride[0]))
 _t("strides_swapped", "exchanges the strides", node=_changed(stride=lambda op: op.stride[::-1]))
 _t("padding_ignored", "leaves nothing out", node=_changed(padding=lambda op: 0))
 _t("pads_reversed", "leaves out before instead of after",
@@ -551,6 +613,7 @@ _j("multipliers_int8", "stores multipliers in 8 bits",
    node=_multipliers(lambda m: tuple(int(_wrapped(np.array(v), 8)) for v in m)))
 _j = _of("Concat")
 _j("reversed", "joins in reverse order", operands=lambda op, x: x[::-1])
+_j("two_only", "joins the first two operands", operands=lambda op, x: x[:2])
 _j("last_axis", "joins along the last axis", compute=lambda op, x: np.concatenate(x, axis=-1))
 _j("sample_axis", "joins along the samples", batch=True,
    compute=lambda op, x: np.concatenate(x).reshape(op.forward(*x).shape))
@@ -569,6 +632,8 @@ def _in_turns(op: Op, x: Operands) -> IntArray:
     return np.asarray(np.concatenate(x, axis=1)[:, order])
 
 
+_of("Reshape")("column_major", "runs through the first axis fastest",
+   compute=lambda op, x: x[0].reshape(op.forward(*x).shape, order="F"))
 _g = _of("Gather")
 _g("fill_ignored", "fills with 0", node=_changed(fill=lambda op: 0))
 _g("fill_negated", "fills with the negated code", node=_changed(fill=lambda op: -op.fill))
@@ -611,7 +676,10 @@ _k("one_late", "takes the entry after",
    operands=_column(lambda v, lo, n: np.minimum(v - lo + 1, n - 1)))
 _k("one_early", "takes the entry before",
    operands=_column(lambda v, lo, n: np.maximum(v - lo - 1, 0)))
-_k("magnitude", "looks up |x|", operands=_column(lambda v, lo, n: np.clip(abs(v) - lo, 0, n - 1)))
+_k("one_early_wraps", "takes the entry before, the last for the first",
+   operands=_column(lambda v, lo, n: (v - lo - 1) % n))
+_k("looks_up_magnitude", "looks up |x|",
+   operands=_column(lambda v, lo, n: np.clip(abs(v) - lo, 0, n - 1)))
 _k("index_uint8", "computes the column in 8 unsigned bits",
    operands=_column(lambda v, lo, n: (v - lo) % 256))
 _k("first_row", "uses the first channel's table", node=_changed(table=lambda op: op.table[:1]))
@@ -701,10 +769,8 @@ def _by_axis(op: Any, acc: IntArray, axis: int) -> IntArray:
 
 def _compared(op: Any, acc: IntArray, read: Callable[[IntArray], Any]) -> IntArray:
     """Codes where both sides of every comparison are read through a function."""
-    with np.errstate(over="ignore"):  # the sentinels are beyond float16
-        rows = read(op.thresholds).reshape(-1, *(1,) * (acc.ndim - 2), op.thresholds.shape[1])
-        reached = read(acc)[..., None] >= rows
-    return np.asarray(reached.sum(axis=-1) + op.format.q_min)
+    rows = read(op.thresholds).reshape(-1, *(1,) * (acc.ndim - 2), op.thresholds.shape[1])
+    return np.asarray((read(acc)[..., None] >= rows).sum(axis=-1) + op.format.q_min)
 
 
 # fmt: on
@@ -734,3 +800,8 @@ for _bits in (4, 8, 16):
        compute=_unsaturated(partial(_at_width, bits=_bits)))
 # fmt: on
 CATALOGUE.extend(fits.FITS)
+
+
+def with_roundings(base: Rounding | None = None) -> list[Deviation]:
+    """The catalogue, with roundings against that of the network where it is known."""
+    return [*CATALOGUE, *fits.roundings(base)]

@@ -7,6 +7,7 @@ eight at least: with fewer, anything could be fitted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from refqnn.diagnosis import forms
 from refqnn.diagnosis.deviation import Deviation, Fit, Operands
 from refqnn.ops.base import Op
 from refqnn.ops.requantize import NEVER, Requantize
+from refqnn.rounding import Rounding
 
-__all__ = ["FITS"]
+__all__ = ["FITS", "roundings"]
 
 _PER_CONSTANT = 4
 _AT_LEAST = 8
@@ -52,9 +54,9 @@ def _zero_point(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     """A constant added to every input, those with padding too, or not."""
     plain = op.forward(*x)
     for padded in (True, False):
-        other = op.with_weights(op.by_channel, op.bias)
-        if hasattr(op, "pad_code") and padded and op.pads:
-            other = type(op)(**{**vars(op), "pad_code": op.pad_code + 1})
+        other = op
+        if padded and "pad_code" in vars(op) and op.pads:
+            other = replace(op, pad_code=op.pad_code + 1)
         step = other.forward(*(v + 1 for v in x)) - plain
         at = np.argwhere((step != 0) & (theirs != plain))
         if not len(at):
@@ -83,21 +85,20 @@ def _factor(op: Op, x: Operands, theirs: IntArray) -> Fit | None:
 
 
 def _by_rule(
-    rules: Sequence[forms.Rule], reading: int
+    rules: Sequence[forms.Rule], base: Rounding | None
 ) -> Callable[[Any, Operands, IntArray], Fit | None]:
-    """The first of some rules that fits, under the likelier reading of the node's own rounding (0),
-    or under the other one (1)."""
+    """The first of some rules that fits, whatever the node's own rounding may be, or for `base`."""
 
     def fit(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
         if not op.format.q_min <= theirs.min() <= theirs.max() <= op.format.q_max:
             return None
-        family = forms.families(op)[reading]
-        for rule in rules:
-            made = forms.fitted(op, x[0], theirs, rule, family)
-            if made is not None:
-                twice = f"{rule.sentence}; " if len(rules) > 1 else ""
-                return made.forward(*x), f"{twice}the node itself read as {_READINGS[family]}"
-        return None
+        bases = forms.readings(op) if base is None else [base]
+        made = forms.fitted(op, x[0], theirs, rules, bases)
+        if made is None:
+            return None
+        node, rule, own = made
+        twice = f"{rule.sentence}; " if len(rules) > 1 else ""
+        return node.forward(*x), f"{twice}the node itself read as {own.value}"
 
     return fit
 
@@ -164,30 +165,28 @@ def _free_scale(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | 
 
 _SUMS = frozenset({"Linear", "Conv1d", "Conv2d", "ConvTranspose2d"})
 _CODES = frozenset({"Requantize"})
-_READINGS = {"nearest": "rounding to nearest", "directed": "rounding in one direction"}
 _SINGLE = [rule for rule in forms.RULES if not rule.name.startswith("double")]
 _DOUBLE: dict[str, list[forms.Rule]] = {}
 for _rule in forms.RULES[len(_SINGLE) :]:
     _DOUBLE.setdefault(_rule.name.rsplit("_", 1)[0], []).append(_rule)
 
-FITS = [
-    *(
-        Deviation(rule.name, rule.sentence, _CODES, fit=_by_rule([rule], reading), level=reading)
-        for reading in (0, 1)
-        for rule in _SINGLE
-    ),
-    *(
-        Deviation(name, "rounds twice", _CODES, fit=_by_rule(rules, 0), level=1)
+
+def roundings(base: Rounding | None = None) -> list[Deviation]:
+    """Other roundings, where the node's own is known, or for any that it may be."""
+    single = [Deviation(r.name, r.sentence, _CODES, fit=_by_rule([r], base)) for r in _SINGLE]
+    return single + [
+        Deviation(name, "rounds twice", _CODES, fit=_by_rule(rules, base))
         for name, rules in _DOUBLE.items()
-    ),
+    ]
+
+
+FITS = [
     Deviation("bias_changed", "adds another bias", _SUMS, fit=_bias, level=1),
     Deviation(
         "input_zero_point", "adds another zero point to its input", _SUMS, fit=_zero_point, level=1
     ),
     Deviation("scaled", "gives a multiple of the sum", _SUMS, fit=_factor, level=1),
-    Deviation(
-        "code_offset", "has another zero point of its codes", _CODES, fit=_code_offset, level=1
-    ),
+    Deviation("code_offset", "has another zero point of its codes", _CODES, fit=_code_offset),
     Deviation(
         "threshold_offset",
         "has a constant added in front of its rounding, as another bias",

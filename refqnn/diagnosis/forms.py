@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +29,12 @@ from refqnn.arithmetic import IntArray
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize, reaches
 from refqnn.rounding import Rounding, round_ratio
 
-__all__ = ["RULES", "Rule", "families", "fitted", "free", "offset", "other", "unbounded"]
+__all__ = ["RULES", "Rule", "fitted", "free", "offset", "other", "readings", "unbounded"]
 
 Points = tuple[IntArray, int, NDArray[np.bool_]]  # t, D, included
 Affine = tuple[Fraction, Fraction]  # step, offset
+
+_FEW = 24  # thresholds that rule out most
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,6 @@ def _double(first: Rounding, bits: int, last: Rounding) -> Callable[[IntArray], 
     return points
 
 
-BASES = {
-    "nearest": [m for m in Rounding if m.value.startswith("half")],
-    "directed": [m for m in Rounding if not m.value.startswith("half")],
-}
 _DIGITS = range(1, 17)
 _PAIRS = [(a, b) for a in ("half_up", "half_away", "half_even") for b in ("half_up", "half_away")]
 
@@ -113,54 +113,69 @@ class _Limits:
         t, denominator, included = points
         return cls(t, denominator, lower, upper, included)
 
+    def select(self, which: NDArray[Any]) -> _Limits:
+        columns = (column[which] for column in (self.t, self.lower, self.upper, self.included))
+        t, lower, upper, included = columns
+        return _Limits(t, self.denominator, lower, upper, included)
+
     def scaled(self, denominator: int) -> IntArray:
         return self.t * (denominator // self.denominator)
 
 
-def _solved(parts: Sequence[_Limits]) -> Affine | None:
-    """A step and an offset that satisfy all limits, or None where none was found."""
-    denominator = max(part.denominator for part in parts)  # powers of two
-    t = np.concatenate([part.scaled(denominator) for part in parts])
-    lower = np.concatenate([part.lower for part in parts])
-    upper = np.concatenate([part.upper for part in parts])
-    included = np.concatenate([part.included for part in parts])
-    below, above = lower > ALWAYS, upper < NEVER
-    if not below.any() or not above.any():
+def _merged(parts: Sequence[_Limits]) -> _Limits:
+    """All limits in one, under their common denominator (they are powers of two)."""
+    denominator = max(part.denominator for part in parts)
+    columns = zip(*((p.scaled(denominator), p.lower, p.upper, p.included) for p in parts))
+    t, lower, upper, included = (np.concatenate(column) for column in columns)
+    return _Limits(t, denominator, lower, upper, included)
+
+
+def _slopes(limits: _Limits) -> tuple[Fraction, Fraction] | None:
+    """Between which x = s / D has to lie, ends included, whichever limits are strict.
+
+    l_i - t_i x <= u_j - t_j x for all i, j bounds x from both sides.
+    """
+    below, above = limits.lower > ALWAYS, limits.upper < NEVER
+    rise = limits.t[above][None, :] - limits.t[below][:, None]
+    room = limits.upper[above][None, :] - limits.lower[below][:, None]
+    if not rise.size or (room[rise == 0] < 0).any():
         return None
-    # l_i - t_i x < u_j - t_j x for all i, j bounds x = s / D from both sides.
-    rise = t[above][None, :] - t[below][:, None]
-    room = upper[above][None, :] - lower[below][:, None]
-    if (room[rise == 0] < 0).any():
-        return None
-    least, most = Fraction(0), None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = room / rise.astype(np.float64)
-    if (rise > 0).any():
-        i, j = np.unravel_index(np.where(rise > 0, ratio, np.inf).argmin(), ratio.shape)
-        most = Fraction(int(room[i, j]), int(rise[i, j]))
+
+    def end(choice: np.intp) -> Fraction:
+        place = np.unravel_index(choice, rise.shape)
+        return Fraction(int(room[place]), int(rise[place]))
+
+    least, most = Fraction(0), None
     if (rise < 0).any():
-        i, j = np.unravel_index(np.where(rise < 0, ratio, -np.inf).argmax(), ratio.shape)
-        least = max(least, Fraction(int(room[i, j]), int(rise[i, j])))
-    if most is None:
-        most = 2 * least + 1
-    if least > most:
+        least = max(least, end(np.where(rise < 0, ratio, -np.inf).argmax()))
+    if (rise > 0).any():
+        most = end(np.where(rise > 0, ratio, np.inf).argmin())
+    most = 2 * least + 1 if most is None else most
+    return (least, most) if least <= most else None
+
+
+def _solved(parts: Sequence[_Limits]) -> Affine | None:
+    """A step and an offset that satisfy all limits, or None where none was found."""
+    limits = _merged(parts)
+    ends = _slopes(limits)
+    if ends is None:
         return None
+    least, most = ends
     for x in dict.fromkeys((simplest(least, most), (least + most) / 2)):
-        if x > 0 and (o := _offset(x, t, lower, upper, included)) is not None:
-            return x * denominator, o
+        if x > 0 and (o := _offset(x, limits)) is not None:
+            return x * limits.denominator, o
     return None
 
 
-def _offset(
-    x: Fraction, t: IntArray, lower: IntArray, upper: IntArray, included: NDArray[np.bool_]
-) -> Fraction | None:
+def _offset(x: Fraction, limits: _Limits) -> Fraction | None:
     """An offset for this step, in exact integers: all limits times the denominator of x."""
     n, d = x.numerator, x.denominator
-    moved = t.astype(object) * n
-    lows = [
-        (v * d - m, not inc) for v, m, inc in zip(lower.tolist(), moved, included) if v > ALWAYS
-    ]
-    highs = [(v * d - m, inc) for v, m, inc in zip(upper.tolist(), moved, included) if v < NEVER]
+    columns = (limits.lower, limits.upper, limits.t, limits.included)
+    rows = list(zip(*(column.tolist() for column in columns)))
+    lows = [(lower * d - t * n, not inc) for lower, _, t, inc in rows if lower > ALWAYS]
+    highs = [(upper * d - t * n, inc) for _, upper, t, inc in rows if upper < NEVER]
     low, high = max(v for v, _ in lows), min(v for v, _ in highs)
     low_in = all(reached for v, reached in lows if v == low)
     high_in = all(reached for v, reached in highs if v == high)
@@ -216,19 +231,19 @@ def _seen(op: Requantize, acc: IntArray, codes: IntArray) -> tuple[IntArray, Int
 
 
 def zero_points(op: Requantize) -> list[int]:
-    """Codes that may stand for zero: 0, and where a ReLU cuts off."""
+    """Codes that may stand for zero: 0, where a ReLU cuts off, and 1 for any odd one."""
     cut = int((op.thresholds == ALWAYS).all(axis=0).sum())
-    return list(dict.fromkeys((0, op.format.q_min + cut)))
+    return list(dict.fromkeys((0, *([op.format.q_min + cut] if cut else []), 1)))
 
 
-def families(op: Requantize) -> list[str]:
-    """Does the node round to nearest, or in one direction?  The likelier first.
+def readings(op: Requantize) -> list[Rounding]:
+    """The roundings that the node may have been made with, the likelier first.
 
     Thresholds at whole multiples of a power of two are those of a bare shift.
     """
     finite = op.thresholds[(op.thresholds != ALWAYS) & (op.thresholds != NEVER)]
     whole = op.shift is not None and not (finite % 2**op.shift).any()
-    return ["directed", "nearest"] if whole else ["nearest", "directed"]
+    return sorted(Rounding, key=lambda mode: mode.value.startswith("half") == whole)
 
 
 def _own_limits(op: Requantize, row: IntArray, mode: Rounding, zero_point: int) -> _Limits | None:
@@ -256,32 +271,69 @@ def _by_rule(
 
 
 def fitted(
-    op: Requantize, acc: IntArray, codes: IntArray, rule: Rule, family: str
-) -> Requantize | None:
-    """The node with this rule, where one scale and offset give its thresholds and these codes."""
-    rows = _rows(op, acc, codes)
-    seen = [_seen(op, *row) for row in rows]
-    if any(s is None for s in seen):
+    op: Requantize, acc: IntArray, codes: IntArray, rules: Sequence[Rule], bases: Sequence[Rounding]
+) -> tuple[Requantize, Rule, Rounding] | None:
+    """The node with the first of some rules for which one scale and offset give its own thresholds
+    (by one of the roundings `bases`) and these codes; which rule and which rounding."""
+    seen = [_seen(op, *row) for row in _rows(op, acc, codes)]
+    ends = [pair for pair in seen if pair is not None]
+    if len(ends) < len(seen):
         return None
-    targets = np.arange(op.format.q_min + 1, op.format.q_max + 1)
-    for zero_point in zero_points(op):
-        for base in BASES[family]:
-            made = []
-            for row, ends in zip(op.thresholds, seen):
-                own = _own_limits(op, row, base, zero_point)
-                if own is None or ends is None:
-                    made.append(row)
-                    continue
-                finite = (row != ALWAYS) & (row != NEVER)
-                points = rule.points(targets[finite] - zero_point)
-                theirs = _Limits.of(points, ends[0][finite], ends[1][finite])
-                affine = _solved([own, theirs])
-                if affine is None:
-                    break
-                made.append(_by_rule(op, row, rule, affine, zero_point))
-            if len(made) == len(rows):
-                return Requantize(np.stack(made), op.format)
+    for rule, zero_point in product(rules, zero_points(op)):
+        possible: dict[
+            bytes, bool
+        ] = {}  # whatever becomes of ties, which is all that bases differ in
+        for base in bases:
+            pairs = _limits(op, ends, rule, base, zero_point)
+            points = b"".join(pair[0].t.tobytes() for pair in pairs if pair is not None)
+            if points not in possible:
+                possible[points] = all(_possible(*pair) for pair in pairs if pair is not None)
+            affines = _affines(pairs) if possible[points] else None
+            if affines is not None:
+                made = [
+                    row if affine is None else _by_rule(op, row, rule, affine, zero_point)
+                    for row, affine in zip(op.thresholds, affines)
+                ]
+                return Requantize(np.stack(made), op.format), rule, base
     return None
+
+
+def _limits(
+    op: Requantize,
+    ends: Sequence[tuple[IntArray, IntArray]],
+    rule: Rule,
+    base: Rounding,
+    zero_point: int,
+) -> list[tuple[_Limits, _Limits] | None]:
+    """For each row what its own thresholds and what the codes say; None where it tells no step."""
+    targets = np.arange(op.format.q_min + 1, op.format.q_max + 1) - zero_point
+    own_points, their_points = _single(base)(targets), rule.points(targets)
+    found: list[tuple[_Limits, _Limits] | None] = []
+    for row, (lower, upper) in zip(op.thresholds, ends):
+        finite = (row != ALWAYS) & (row != NEVER)
+        if finite.sum() < 2:
+            found.append(None)
+            continue
+        own = _Limits.of(own_points, row - 1, row).select(finite)
+        found.append((own, _Limits.of(their_points, lower, upper).select(finite)))
+    return found
+
+
+def _possible(own: _Limits, theirs: _Limits) -> bool:
+    """May one step do for both?  A few thresholds rule out most."""
+    few = np.unique(np.linspace(0, len(own.t) - 1, _FEW).astype(np.int64))
+    return _slopes(_merged([own.select(few), theirs.select(few)])) is not None
+
+
+def _affines(pairs: Sequence[tuple[_Limits, _Limits] | None]) -> list[Affine | None] | None:
+    """A step and an offset for each row; None for a row that tells none, None where one fails."""
+    affines: list[Affine | None] = []
+    for pair in pairs:
+        affine = None if pair is None else _solved(pair)
+        if affine is None and pair is not None:
+            return None
+        affines.append(affine)
+    return affines
 
 
 def offset(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | None:
@@ -333,7 +385,7 @@ def unbounded(op: Requantize, acc: IntArray) -> IntArray | None:
     The simplest pair is taken; far outside the thresholds another one may say otherwise.
     """
     rows = _rows(op, acc, acc)
-    for mode in (mode for family in families(op) for mode in BASES[family]):
+    for mode in readings(op):
         made = []
         for row, (values, _) in zip(op.thresholds, rows):
             limits = _own_limits(op, row, mode, 0)

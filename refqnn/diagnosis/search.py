@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations, groupby
 
 import numpy as np
@@ -57,6 +58,7 @@ class Part:
     def target(self) -> str:
         return self.nodes[-1].name
 
+    @cached_property
     def plain(self) -> Values:
         """The values without deviations."""
         return self.deviated(()) or {}
@@ -67,7 +69,8 @@ class Part:
         for node in self.nodes:
             here = [deviation for at, deviation in choices if at is node]
             try:
-                made = computed(node.op, self.operands(node, values), here)
+                with np.errstate(all="ignore"):  # narrow floats overflow on purpose
+                    made = computed(node.op, self.operands(node, values), here)
             except (RefqnnError, ValueError, IndexError, TypeError, AttributeError, OverflowError):
                 return None  # what a deviation makes need not be a program
             if made is None:
@@ -89,7 +92,7 @@ class Part:
 
     def worst(self, count: int) -> Part:
         """The samples with the most wrong values."""
-        plain = self.plain()[self.target]
+        plain = self.plain[self.target]
         if plain.shape != self.theirs.shape:
             return self.of(range(min(count, len(self.theirs))))
         wrong = (plain != self.theirs).reshape(len(plain), -1).sum(axis=1)
@@ -120,12 +123,12 @@ def explained(
                 found.append(explanation)
                 values = values or made
     if found or not pairs:
-        return Answer(tuple(found), values or part.plain(), tried, True)
+        return Answer(tuple(found), values or part.plain, tried, True)
     two = list(_pairs(part, free, deadline))
     exhausted = bool(two) or time.monotonic() < deadline
     found = [tuple(_applied(c) for c in pair) for pair in two]
-    values = part.deviated(two[0]) if two else part.plain()
-    return Answer(tuple(found), values or part.plain(), tried, exhausted)
+    values = part.deviated(two[0]) if two else part.plain
+    return Answer(tuple(found), values or part.plain, tried, exhausted)
 
 
 def _applied(choice: Choice, found: str = "") -> Applied:
@@ -138,7 +141,7 @@ def _fitted(part: Part, choice: Choice) -> tuple[Explanation, Values] | None:
     node, deviation = choice
     if node is not part.nodes[-1] or deviation.fit is None:
         return None
-    values = part.plain()
+    values = part.plain
     x = part.operands(node, values)
     if node.op.forward(*x).shape != part.theirs.shape:
         return None
@@ -154,7 +157,7 @@ def _pairs(
     """The pairs that reproduce the value, of deviations that do something, each kind of effect
     once."""
     few = part.worst(_PAIRING)
-    plain = few.plain()[part.target]
+    plain = few.plain[part.target]
     effects: dict[bytes, Choice] = {}
     for choice in choices:
         made = None if choice[1].batch else few.deviated([choice])

@@ -1,43 +1,61 @@
-"""Files of either kind: ours and ONNX."""
+"""Files of every kind: ours, ONNX and TFLite."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from refqnn.errors import NotCovered
 from refqnn.foreign import refuse_foreign
 from refqnn.network import Network, load
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
+from refqnn.tflite import Runtime, from_tflite, is_tflite
 
-__all__ = ["convert", "open_file", "open_network"]
+__all__ = ["convert", "open_file", "open_network", "write"]
 
 _ZIP = b"PK\x03\x04"  # how a file of Network.save begins
 
 
 def open_file(
-    path: str | os.PathLike[str], *, input: InputDoor | None = None, output: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    input: InputDoor | None = None,
+    output: str | None = None,
+    strict: bool = False,
+    runtime: Runtime = "tflite_ref",
 ) -> Imported:
-    """What is in a file of `Network.save` or in an ONNX model, told apart by their content.
+    """What is in a file of `Network.save`, an ONNX or a TFLite model, told apart by their content.
 
     Args:
-        input, output: as for `from_onnx`; they mean nothing for our own files.
+        input, output: as for `from_onnx`; they mean nothing for other files.
+        strict: refuse a model whose last operators would be left out (`Imported.dropped`).
+        runtime: as for `from_tflite`; it means nothing for other files.
 
-    Raises: as `refqnn.load` and `from_onnx`.
+    Raises: as `refqnn.load`, `from_onnx` and `from_tflite`.
     """
     with open(path, "rb") as file:
-        ours = file.read(len(_ZIP)) == _ZIP
-    if ours:
+        head = file.read(8)
+    if head.startswith(_ZIP):
         return Imported(load(Path(path)), producer="refqnn")
+    if is_tflite(head):
+        return Imported(from_tflite(path, runtime), producer="TFLite")
     refuse_foreign(Path(path))
-    return read_onnx(path, input=input, output=output)
+    imported = read_onnx(path, input=input, output=output)
+    if strict and imported.dropped:
+        raise NotCovered(f"{path}: {', '.join(imported.dropped)} would be left out of the network")
+    return imported
 
 
 def open_network(
-    path: str | os.PathLike[str], *, input: InputDoor | None = None, output: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    input: InputDoor | None = None,
+    output: str | None = None,
+    runtime: Runtime = "tflite_ref",
 ) -> Network:
     """The network of `open_file`."""
-    return open_file(path, input=input, output=output).network
+    return open_file(path, input=input, output=output, runtime=runtime).network
 
 
 def convert(
@@ -47,6 +65,7 @@ def convert(
     flavour: Flavour = "qonnx",
     input: InputDoor | None = None,
     output: str | None = None,
+    runtime: Runtime = "tflite_ref",
 ) -> Network:
     """Write the network of `source` to `target`: as ONNX where its name ends in .onnx, else ours.
 
@@ -54,9 +73,14 @@ def convert(
 
     Raises: as `open_network`, `to_onnx` and `Network.save`.
     """
-    network = open_network(source, input=input, output=output)
+    network = open_network(source, input=input, output=output, runtime=runtime)
+    write(network, target, flavour)
+    return network
+
+
+def write(network: Network, target: str | os.PathLike[str], flavour: Flavour) -> None:
+    """As ONNX where the name ends in .onnx, else as `Network.save`."""
     if Path(target).suffix.lower() == ".onnx":
         to_onnx(network, target, flavour=flavour)
     else:
         network.save(Path(target))
-    return network

@@ -6,6 +6,7 @@ Float arithmetic in front of the first quantizer becomes part of it, exactly.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,6 +22,7 @@ from refqnn.onnx.values import (
     float32_of,
     fractions_of,
     power_of_two,
+    unscaled,
     varying_axis,
 )
 from refqnn.quantizers import (
@@ -34,13 +36,18 @@ from refqnn.quantizers import (
 from refqnn.rounding import Rounding
 
 __all__ = [
+    "OF_MAGNITUDES",
+    "ROUNDING_STEPS",
     "InputDoor",
     "checked_door",
+    "floats_of",
     "format_of",
     "input_quantizer",
     "integer_door",
     "pad_code",
+    "rounding_of",
     "same_quantizer",
+    "signed_rounding",
 ]
 
 Array = NDArray[Any]
@@ -51,6 +58,65 @@ MAX_BITS = 16
 InputDoor = str | IntFormat | Quantizer | Mapping[str, "str | IntFormat | Quantizer"]
 """What `input=` may be: a tensor's name, a datatype's name, a format, a quantizer, or
 {tensor's name: one of the other three}."""
+
+
+# Rounding written with operators that are exact in float32, whatever they get: a half is reached by
+# doubling, floor(x + 1/2) = floor((floor(2 x) + 1) / 2), and modes that are odd act on magnitudes.
+ROUNDING_STEPS: dict[Rounding, tuple[tuple[str, float | None], ...]] = {
+    Rounding.HALF_EVEN: (("Round", None),),
+    Rounding.FLOOR: (("Floor", None),),
+    Rounding.CEIL: (("Ceil", None),),
+    Rounding.HALF_UP: (
+        ("Mul", 2.0), ("Floor", None), ("Add", 1.0), ("Mul", 0.5), ("Floor", None),
+    ),
+    Rounding.HALF_DOWN: (
+        ("Mul", 2.0), ("Ceil", None), ("Add", -1.0), ("Mul", 0.5), ("Ceil", None),
+    ),
+}  # fmt: skip
+OF_MAGNITUDES = {
+    Rounding.HALF_AWAY: Rounding.HALF_UP,
+    Rounding.HALF_TOWARD_ZERO: Rounding.HALF_DOWN,
+    Rounding.TOWARD_ZERO: Rounding.FLOOR,
+    Rounding.AWAY_FROM_ZERO: Rounding.CEIL,
+}
+
+
+_DIRECTED = frozenset((Rounding.FLOOR, Rounding.CEIL, Rounding.AWAY_FROM_ZERO))
+_UNLIMITED = 2**31 - 1  # stands for no limit of a rounded float
+
+
+def rounding_of(x: Real, name: str) -> Quantized:
+    """Floats whose last step rounds, as codes of no limits yet: a clip follows, or more floats."""
+    told = [(s.op, s.args[0].item() if s.args and s.args[0].size == 1 else None) for s in x.steps]
+    found = [(len(w), m) for m, w in ROUNDING_STEPS.items() if tuple(told[-len(w) :]) == w]
+    count, mode = max(found)
+    source = replace(x, steps=x.steps[:-count])
+    limits = -_UNLIMITED, _UNLIMITED
+    return unscaled(source, *limits, rounding=mode, rounded=True, name=name)
+
+
+def signed_rounding(sign: Real, size: Real) -> Quantized | None:
+    """sign(x) * round(|x|), where that is what they are: the rounding of x that `size` mirrors."""
+    shared = len(sign.steps) - 1
+    last = [s.op for s in size.steps[-1:]]
+    if shared < 0 or sign.steps[-1].op != "Sign" or last not in (["Floor"], ["Ceil"]):
+        return None
+    q, x = rounding_of(size, size.name), sign.steps[:-1]
+    mirrored = [m for m, mode in OF_MAGNITUDES.items() if mode is q.rounding]
+    steps = q.source.steps
+    if not mirrored or steps[:-1] != x or steps[-1].op != "Abs":
+        return None
+    return replace(q, source=replace(sign, steps=x), rounding=mirrored[0])
+
+
+def floats_of(q: Quantized) -> Real | None:
+    """The floats that a rounding gives, where it has no limits yet."""
+    real = q.source
+    if not isinstance(real, Real) or not q.limitless or q.rounding not in ROUNDING_STEPS:
+        return None
+    for op, value in ROUNDING_STEPS[q.rounding]:
+        real = real.then(op, *(() if value is None else (np.full(1, value, np.float32),)))
+    return real.then("Add", q.zero_point.astype(np.float32)) if q.zero_point.any() else real
 
 
 def input_quantizer(q: Quantized, real: Real) -> Quantizer:
@@ -64,49 +130,47 @@ def _plain_door(q: Quantized, real: Real) -> Quantizer | None:
     They do when there are none; when they are a power of two; or when they and the quantizer are
     one quantizer written out: divide by its scale, add its zero point, round.
     """
-    if q.function is not None or q.rounding is Rounding.AWAY_FROM_ZERO:
+    if q.function is not None:
         return None
-    factor, shift, divisor = Fraction(1), 0, None
+    factor, divisor, shift = Fraction(1), None, None
     steps = list(real.steps)
     while steps and steps[-1].op == "Relu" and q.lo == 0 and not (q.bipolar or q.zero_point.any()):
         steps.pop()  # saturation at code 0 does the same
     for step in steps:
-        value = (
-            Fraction(step.args[0].item()) if step.args and step.args[0].size == 1 else Fraction(0)
-        )
-        if not shift and divisor is None and step.op in ("Mul", "Div") and power_of_two(value):
-            factor = factor * value if step.op == "Mul" else factor / value
-        elif step.op == "Add" and step.args[0].size == 1 and value.denominator == 1:
-            shift += int(value)
-        elif step.op == "Div" and factor == 1 and shift == 0 and (step.args[0] > 0).all():
-            if divisor is not None:
-                return None
-            divisor = step.args[0]
+        value = step.args[0] if step.args else np.zeros(1)
+        number = Fraction(value.item()) if value.size == 1 else Fraction(0)
+        first = divisor is None and shift is None
+        if first and step.op in ("Mul", "Div") and power_of_two(number):
+            factor = factor * number if step.op == "Mul" else factor / number
+        elif first and step.op == "Div" and factor == 1 and (value > 0).all():
+            divisor = value
+        elif step.op == "Add" and shift is None and (value == np.rint(value)).all():
+            shift = value
         else:
             return None
-    parameters = [real.undone(q.scale), *(() if divisor is None else (divisor,))]
+    scale, zero, zero_first = real.undone(q.scale), real.undone(q.zero_point), q.zero_first
+    if shift is not None:
+        if q.bipolar or zero.any() or (scale != 1).any():
+            return None
+        zero, zero_first = shift.astype(np.int64), True
+    parameters = [scale, zero, np.ones(zero.shape, np.float32) if divisor is None else divisor]
     axis = varying_axis(parameters, q.name)
-    scales, *divisors = (fractions_of(along_one(a, axis)) for a in parameters)
-    scales = scales / factor
-    if divisors:
-        if any(not power_of_two(v) for v in scales):
-            return None
-        scales = scales * divisors[0]
-    scale = float32_of(scales)
-    zero_points = np.unique(q.zero_point)
-    zero, zero_first = int(zero_points[0]), q.zero_first
-    if shift:
-        if q.bipolar or zero_points.any() or any(v != 1 for v in fractions_of(q.scale).ravel()):
-            return None
-        zero, zero_first = shift, True
+    scale, zero, divisor = np.broadcast_arrays(*(along_one(a, axis) for a in parameters))
+    scalings = sum(s.op in ("Mul", "Div") for s in steps) + bool((scale != 1).any())
+    if scalings > 1 and q.rounding in _DIRECTED:  # a product that becomes 0 has lost its sign
+        return None
+    if (divisor != 1).any() and not all(map(power_of_two, fractions_of(scale))):
+        return None
+    scale = float32_of(fractions_of(scale) / factor * fractions_of(divisor))
     fmt = BIPOLAR if q.bipolar else q.format()
-    if zero_points.size > 1 or not np.isfinite(scale).all() or (scale <= 0).any():
+    if not np.isfinite(scale).all() or (scale <= 0).any():
         return None
     door_axis = None if axis is None else axis + 1
-    if zero == 0 or q.bipolar:
+    if q.bipolar or not zero.any():
         return SymmetricQuantizer(scale, fmt, q.rounding, door_axis)
-    if not fmt.q_min <= zero <= fmt.q_max:
+    if not (fmt.q_min <= zero.min() and zero.max() <= fmt.q_max):
         return None
+    zero = zero[0] if (zero == zero[0]).all() else zero
     return AffineQuantizer(scale, zero, fmt, q.rounding, door_axis, zero_point_first=zero_first)
 
 
@@ -132,10 +196,13 @@ def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
     scale, zero_point = (along_one(a, axis)[:, None] for a in parameters)
     steps = [(step, [along_one(a, axis)[:, None] for a in step.args]) for step in real.steps]
 
-    def codes(v: Array) -> Array:
-        y = v
+    def floats(v: Array) -> Array:
         for step, args in steps:
-            y = step(y, *args)
+            v = step(v, *args)
+        return v
+
+    def codes(v: Array) -> Array:
+        y = floats(v)
         if np.isnan(y).any():
             raise NotCovered(f"{q.name}: float arithmetic in front of it reaches NaN")
         return np.broadcast_to(q.codes(y, scale, zero_point), v.shape)
@@ -143,6 +210,12 @@ def _threshold_door(q: Quantized, real: Real) -> ThresholdQuantizer:
     rows = 1 if axis is None else real.origin[axis]
     first = 0 if q.bipolar else fmt.q_min  # what q.codes gives for the lowest code
     wanted = np.broadcast_to(first + np.arange(1, fmt.levels), (rows, fmt.levels - 1))
+    last = np.broadcast_to([np.finfo(np.float32).min, np.finfo(np.float32).max], (rows, 2))
+    beyond = last * np.float32(np.inf)
+    limits = floats(beyond)
+    limits = np.where(np.isnan(limits), floats(last), limits)  # where NaN, as the last float
+    if (q.codes(limits, scale, zero_point) != codes(last)).any():
+        raise NotCovered(f"{q.name}: infinities have codes that no finite input reaches")
     thresholds = float_thresholds(codes, wanted)
     return ThresholdQuantizer(thresholds, fmt, None if axis is None else axis + 1)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.errors import FileFormatError, NotCovered
+from refqnn.onnx.doors import rounding_of, signed_rounding
 from refqnn.onnx.files import type_name
 from refqnn.onnx.program import Context, Handler, Program
 from refqnn.onnx.shapes import expanded
@@ -30,10 +31,8 @@ from refqnn.onnx.values import (
     one,
     power_of_two,
     uniform,
-    unscaled,
 )
 from refqnn.ops import Add
-from refqnn.rounding import Rounding
 
 __all__ = ["TABLE", "add_activations", "constants_of", "operand_of", "product_of"]
 
@@ -48,35 +47,37 @@ def _binary(step: str) -> Handler:
         if isinstance(a, Constant):
             a, b = b, a
         if isinstance(a, Quantized) and isinstance(b, Constant) and step == "Add":
-            n = _shift_of(a, b)
+            n = _shift_of(a, b, c.where)
             if n is not None:
-                return replace(a, zero_point=a.zero_point + n, lo=a.lo + n, hi=a.hi + n, done=None)
-        a, b = (r.codes(v) if isinstance(v, Quantized) else v for v in (a, b))
+                lo, hi = a.lo + int(n.min()), a.hi + int(n.max())
+                return replace(a, zero_point=a.zero_point + n, lo=lo, hi=hi, done=None)
+        a, b = (r.opened(v) for v in (a, b))
         if isinstance(b, Constant):
             return _with_constant(r, c, a, b, step)
-        return add_activations(r, c, a, b, +1) if step == "Add" else product_of(r, c, a, b)
+        if step == "Add":
+            return add_activations(r, c, a, b, +1)
+        if isinstance(a, Real) and isinstance(b, Real):
+            q = signed_rounding(a, b) or signed_rounding(b, a)
+            if q is not None:
+                return q
+        return product_of(r, c, a, b)
 
     return handle
 
 
-def _shift_of(q: Quantized, value: Constant) -> int | None:
+def _shift_of(q: Quantized, value: Constant, where: str) -> Array | None:
     """By how much value moves the codes of a rounded, not yet quantized, input."""
-    if not q.rounded or value.array.size != 1:
+    if not q.rounded or not (q.limitless or value.array.size == 1):
         return None
-    number = float(value.array.reshape(-1)[0])
-    return int(number) if number == np.rint(number) and abs(number) < 2**31 else None
+    numbers = along_sample(value.array, q.source.shape, where)
+    whole = (numbers == np.rint(numbers)).all() and (abs(numbers) < 2**31).all()
+    return numbers.astype(np.int64) if whole else None
 
 
-def _rounding(mode: Rounding, step: str) -> Handler:
+def _rounding(r: Program, c: Context) -> Value:
     """Round, Floor, Ceil: on the float input, the beginning of a quantizer written out."""
-
-    def handle(r: Program, c: Context) -> Value:
-        x = r.numbers(c)
-        if isinstance(x, Scaled):
-            return x.then(step)
-        return unscaled(x, -(2**31) + 1, 2**31 - 1, rounding=mode, rounded=True, name=c.name)
-
-    return handle
+    x = r.numbers(c).then(c.proto.op_type)
+    return x if isinstance(x, Scaled) else rounding_of(x, c.name)
 
 
 def operand_of(c: Context, x: Scaled | Real, value: Constant) -> Array:
@@ -356,14 +357,14 @@ TABLE: dict[str, Handler] = {
     "Add": _binary("Add"),
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
-    "Ceil": _rounding(Rounding.CEIL, "Ceil"),
+    "Ceil": _rounding,
     "Clip": _clip,
     "Div": _div,
     "Abs": _step("Abs"),
     "Elu": _step("Elu", alpha=1.0),
     "Erf": _step("Erf"),
     "Exp": _step("Exp"),
-    "Floor": _rounding(Rounding.FLOOR, "Floor"),
+    "Floor": _rounding,
     "Gelu": _gelu,
     "HardSigmoid": _step("HardSigmoid", alpha=0.2, beta=0.5),
     "HardSwish": _step("HardSwish"),
@@ -377,7 +378,7 @@ TABLE: dict[str, Handler] = {
     "Neg": _step("Neg"),
     "PRelu": _prelu,
     "Relu": _relu,
-    "Round": _rounding(Rounding.HALF_EVEN, "Round"),
+    "Round": _rounding,
     "Selu": _step("Selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
     "Sigmoid": _step("Sigmoid"),
     "Sign": _step("Sign"),

@@ -6,6 +6,7 @@ from refqnn.onnx import elementwise, integers, quantization, shapes, sums
 from refqnn.onnx.program import Handler
 
 __all__ = [
+    "FLOAT_OPERATORS",
     "KEEPS_PADDING",
     "ON_GRIDS",
     "QUANTIZER_DOMAINS",
@@ -41,6 +42,8 @@ REASONS: dict[str, str] = {
     "InstanceNormalization": "it divides by a norm of its input, which has no fixed integer form",
     "Softmax": "a softmax has an integer form at the output only, where it is left out",
 }
+
+FLOAT_OPERATORS = frozenset(elementwise.TABLE)
 
 WANTS_CODES = frozenset(("Add", "Cast", "Clip", "Relu", "Min", "Max"))
 """Operators that narrow a quantizer in front of them before it becomes a node."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from refqnn.errors import FileFormatError, InvalidArgument, NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
 from refqnn.graph import INPUT, Node
-from refqnn.onnx.doors import MAX_BITS, input_quantizer, pad_code, same_quantizer
+from refqnn.onnx.doors import MAX_BITS, floats_of, input_quantizer, pad_code, same_quantizer
 from refqnn.onnx.values import (
     Constant,
     Grid,
@@ -220,6 +220,12 @@ class Program:
         function = partial(np.asarray, dtype=np.int64)
         return unscaled(v, lo, hi, function=function, dtype=v.dtype, name=name)
 
+    def settled(self, v: Scaled, name: str) -> Scaled:
+        """A product as the values of a node, or multiples of one number.  Raises: NotCovered."""
+        if v.integer:
+            return self.plain(v, f"{name}_input")
+        return self._on_grid(v, name, name, f"{name}: it moves products; quantize them first")
+
     def values_of(self, v: Scaled, name: str = "output") -> Scaled:
         """An integer tensor as the values of a node."""
         v = self.plain(v, name)
@@ -349,6 +355,10 @@ class Program:
             q.done = self._input_codes(q) if isinstance(q.source, Real) else self._close(q)
         return q.done
 
+    def opened(self, v: Value) -> Value:
+        """What a float operator is given: codes, or the floats of a rounding without limits."""
+        return (floats_of(v) or self.codes(v)) if isinstance(v, Quantized) else v
+
     def _input_codes(self, q: Quantized) -> Scaled:
         """The quantizer of the float input becomes the network's first door."""
         real = q.source
@@ -470,6 +480,8 @@ class Program:
 
     def moved(self, v: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
         """The values where `movement` takes the entries of an array of their shape."""
+        if v.function is not None and v.rows > 1:  # which knows its channels by their places
+            v = self.settled(v, name)
         op = Gather.of(v.shape, movement)
         if np.array_equal(op.index.ravel(), np.arange(prod(v.shape))):  # no value moves
             return self.reshape(v, op.index.shape, name)

@@ -39,6 +39,7 @@ from refqnn.onnx.files import (
     type_name,
 )
 from refqnn.onnx.operators import (
+    FLOAT_OPERATORS,
     KEEPS_PADDING,
     ON_GRIDS,
     QUANTIZER_DOMAINS,
@@ -195,7 +196,8 @@ class Reader(Program):
                 f"{c.where}: {REASONS.get(op, f'operator {name} is not covered')}{_way_round(c)}"
             )
         if op not in WANTS_CODES:
-            c.inputs = [self.codes(v) if isinstance(v, Quantized) else v for v in c.inputs]
+            codes = self.opened if op in FLOAT_OPERATORS else self.codes
+            c.inputs = [codes(v) if isinstance(v, Quantized) else v for v in c.inputs]
         if op not in KEEPS_PADDING:
             c.inputs = [
                 self.unpadded(v, c.name) if isinstance(v, Scaled) and v.pad else v for v in c.inputs
@@ -300,9 +302,10 @@ class Reader(Program):
     def _annotation(self, name: str) -> IntFormat | None:
         """The format that a QONNX quantization annotation gives a tensor."""
         for annotation in self.graph.quantization_annotation:
-            for entry in annotation.quant_parameter_tensor_names:
-                if annotation.tensor_name == name and entry.key == "finn_datatype":
-                    return format_of(entry.value)
+            told = {entry.key: entry.value for entry in annotation.quant_parameter_tensor_names}
+            fmt = format_of(told.get("finn_datatype", ""))
+            if annotation.tensor_name == name and fmt is not None:
+                return replace(fmt, narrow=True) if told.get("narrow") == "1" else fmt
         return None
 
     def _final_value(self, output: str | None) -> Scaled:

@@ -353,6 +353,8 @@ def _repeat(r: Program, c: Context) -> Value:
 def expanded(r: Program, x: Scaled, shape: Shape, c: Context) -> Scaled:
     """Axes of size 1 repeated.  Raises: NotCovered, ShapeMismatch."""
     target = _common(r, c, x.shape, shape)
+    if target == x.shape:
+        return x
     return r.moved(x, lambda a: np.broadcast_to(a, target), c.name)
 
 

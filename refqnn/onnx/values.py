@@ -487,6 +487,11 @@ class Quantized:
             rounded = rounded + zero_point
         return np.clip(rounded, self.lo, self.hi).astype(np.int64)
 
+    @property
+    def limitless(self) -> bool:
+        """Has nothing clipped what a rounding gave?"""
+        return self.rounded and self.hi - self.lo >= 2**32 - 2
+
     def format(self) -> IntFormat:
         """The narrowest format that holds [lo, hi]."""
         for bits, signed, narrow in product(range(1, 33), (False, True), (True, False)):

@@ -26,6 +26,7 @@ from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import BIPOLAR, IntFormat, signed_bits
 from refqnn.graph import INPUT, inputs_of
 from refqnn.network import Network
+from refqnn.onnx.doors import OF_MAGNITUDES, ROUNDING_STEPS
 from refqnn.onnx.files import import_onnx
 from refqnn.onnx.values import dtype_of
 from refqnn.ops import (
@@ -68,7 +69,6 @@ _DOMAIN = "qonnx.custom_op.general"
 _FLOAT_MASS = 2**24
 _TWO_PRODUCTS = 2**15 - 1  # some 8-bit kernels add two products in 16 bits, saturating
 
-_SINGLE = frozenset((Rounding.HALF_EVEN, Rounding.FLOOR, Rounding.CEIL))
 _QONNX_ROUNDING = {
     Rounding.HALF_EVEN: "ROUND",
     Rounding.FLOOR: "FLOOR",
@@ -78,26 +78,6 @@ _QONNX_ROUNDING = {
     Rounding.AWAY_FROM_ZERO: "UP",
 }
 # QONNX's HALF_UP computes floor(|x| + 0.5) in floats, which sends 0.49999997 to 1: not written.
-
-# Rounding written with operators that are exact in float32, whatever they get: a half is reached by
-# doubling, floor(x + 1/2) = floor((floor(2 x) + 1) / 2), and modes that are odd act on magnitudes.
-_ROUNDING_STEPS: dict[Rounding, tuple[tuple[str, float | None], ...]] = {
-    Rounding.HALF_EVEN: (("Round", None),),
-    Rounding.FLOOR: (("Floor", None),),
-    Rounding.CEIL: (("Ceil", None),),
-    Rounding.HALF_UP: (
-        ("Mul", 2.0), ("Floor", None), ("Add", 1.0), ("Mul", 0.5), ("Floor", None),
-    ),
-    Rounding.HALF_DOWN: (
-        ("Mul", 2.0), ("Ceil", None), ("Add", -1.0), ("Mul", 0.5), ("Ceil", None),
-    ),
-}  # fmt: skip
-_OF_MAGNITUDES = {
-    Rounding.HALF_AWAY: Rounding.HALF_UP,
-    Rounding.HALF_TOWARD_ZERO: Rounding.HALF_DOWN,
-    Rounding.TOWARD_ZERO: Rounding.FLOOR,
-    Rounding.AWAY_FROM_ZERO: Rounding.CEIL,
-}
 
 
 @dataclass(frozen=True)
@@ -181,6 +161,7 @@ class _Writer:
         self.annotations: list[Any] = []
         self.taken = {INPUT, *(node.name for node in network.nodes)}
         self.tensors: dict[str, _Tensor] = {}
+        self.masses: dict[str, int] = {}  # absolute, of the sums of a node
 
     # --- the graph --------------------------------------------------------------------------
 
@@ -275,6 +256,7 @@ class _Writer:
         mass = self.ranges[name].largest
         if isinstance(op, SumOp):
             mass = max(mass, op.prepare(*(self.ranges[i] for i in inputs)))
+        self.masses[name] = mass
         if mass > self.limit:
             expected = f"at most {self.limit} for the {self.flavour} flavour"
             raise NotCovered(mismatch(f"{where}: absolute mass", mass, expected))
@@ -297,8 +279,9 @@ class _Writer:
 
     def _annotate(self, name: str, fmt: IntFormat) -> None:
         annotation = self.onnx.TensorAnnotation(tensor_name=name)
-        entry = annotation.quant_parameter_tensor_names.add()
-        entry.key, entry.value = "finn_datatype", _finn_type(fmt)
+        told = {"finn_datatype": _finn_type(fmt), **({"narrow": "1"} if fmt.narrow else {})}
+        for key, value in told.items():
+            annotation.quant_parameter_tensor_names.add(key=key, value=value)
         self.annotations.append(annotation)
 
     def _quantize(self, x: _Tensor, q: Quantizer) -> _Tensor:
@@ -308,45 +291,43 @@ class _Writer:
         if isinstance(q, ThresholdQuantizer):
             return self._thresholds(x, q)
         fmt, mode = q.format, Rounding.of(q.rounding)
-        eight_bits = fmt.bits <= 8 and fmt != BIPOLAR
-        zero_first = isinstance(q, AffineQuantizer) and q.zero_point_first
-        zero = np.unique(np.asarray(getattr(q, "zero_point", 0)))
-        z = int(zero[0])
-        qonnx = self.flavour == "qonnx"
-        named = _QONNX_ROUNDING if qonnx and (z == 0 or zero_first) else _SINGLE
-        one_bit = qonnx and fmt == IntFormat(1, signed=True)  # which QONNX takes for bipolar
-        if eight_bits and (mode not in named or zero.size > 1 or one_bit):
-            return self._thresholds(x, _as_thresholds(q))
-        scale = q.scale.reshape(-1)
-        if q.axis is not None and scale.size > 1:
-            axis = q.axis % (len(x.shape) + 1)
-            scale = scale.reshape([-1 if i == axis else 1 for i in range(len(x.shape) + 1)])
-        if zero.size != 1:
-            raise NotCovered("input quantizer: one zero point per channel, expected 8 bits or one")
         if fmt != BIPOLAR and fmt.bits > 16:
             raise NotCovered(f"input quantizer: {fmt}, expected at most 16 bits")
-        linear = eight_bits and mode is Rounding.HALF_EVEN and not (zero_first and z)
-        if not qonnx and linear and scale.size == 1:
-            return self._quantize_linear(x, scale.reshape(()), z, fmt, "input_codes")
-        y = self.apply("Div", "input_scaled", x, x, scale if scale.size > 1 else scale.reshape(()))
+        zero = np.asarray(getattr(q, "zero_point", 0))
+        zero = zero if zero.any() else np.zeros((), dtype=np.int64)
+        zero_first = zero.any() and isinstance(q, AffineQuantizer) and q.zero_point_first
+        scale, zero = (_along_axis(v, x, q.axis) for v in (q.scale, zero))
+        if self.flavour == "qonnx":
+            named = mode in _QONNX_ROUNDING and (zero_first or not zero.any())
+            named = named and fmt != IntFormat(1, signed=True)  # which QONNX takes for bipolar
+            if not named and fmt != BIPOLAR and fmt.bits <= 8 and q.axis in (None, 1):
+                table = _as_thresholds(q)
+                if table is not None:
+                    return self._thresholds(x, table)
+        elif (
+            mode is Rounding.HALF_EVEN and fmt.bits <= 8 and fmt != BIPOLAR
+            and scale.size == zero.size == 1 and not zero_first
+        ):  # fmt: skip
+            return self._quantize_linear(x, scale, int(zero), fmt, "input_codes")
+        y = self.apply("Div", "input_scaled", x, x, scale)
         if fmt == BIPOLAR:
             return self._bipolar_input(y)
-        if zero_first and z:
-            y = self.add_constant(y, z, "input_shifted")
-        if named is _QONNX_ROUNDING and mode in named:
+        if zero_first:
+            y = self.apply("Add", "input_shifted", y, y, zero)
+        if self.flavour == "qonnx" and named:
             return self.quant(y, fmt, "input_codes", rounding=_QONNX_ROUNDING[mode])
         y = self._rounded(y, mode)
-        offset = 0 if zero_first else z
-        limits = fmt.q_min - offset, fmt.q_max - offset
-        y = self.apply("Clip", "input_clipped", y, y, *limits)
-        return self._input_codes(self.add_constant(y, offset, "input_codes") if offset else y, fmt)
+        if zero.any() and not zero_first:  # floats too great for this are codes at the end anyway
+            y = self.apply("Add", "input_moved", y, y, zero)
+        y = self.apply("Clip", "input_codes", y, y, fmt.q_min, fmt.q_max)
+        return self._input_codes(y, fmt)
 
     def _rounded(self, y: _Tensor, mode: Rounding) -> _Tensor:
-        if mode in _OF_MAGNITUDES:
-            size = self._rounded(self.apply("Abs", "input_size", y), _OF_MAGNITUDES[mode])
+        if mode in OF_MAGNITUDES:
+            size = self._rounded(self.apply("Abs", "input_size", y), OF_MAGNITUDES[mode])
             sign = self.apply("Sign", "input_sign", y)
             return self.apply("Mul", "input_rounded", y, sign, size)
-        for op, value in _ROUNDING_STEPS[mode]:
+        for op, value in ROUNDING_STEPS[mode]:
             y = self.apply(op, "input_rounded", y, y, *(() if value is None else (value,)))
         return y
 
@@ -430,6 +411,13 @@ class _Writer:
             return x
         kind = int(getattr(self.onnx.TensorProto, dtype))
         return self.apply("Cast", name, x, dtype=dtype, last=last, to=kind)
+
+    def as_floats(self, x: _Tensor, name: str, mass: int) -> _Tensor:
+        """Integers for an operator that ONNX has for 8 bits and floats only."""
+        if mass > _FLOAT_MASS:
+            expected = f"integers of 8 bits, or floats that hold at most {_FLOAT_MASS}"
+            raise NotCovered(mismatch(f"node {name!r}: absolute mass", mass, expected))
+        return self.cast(x, "FLOAT", f"{name}_floats")
 
     def add_constant(
         self, x: _Tensor, values: ArrayLike, name: str, *, last: bool = False
@@ -523,9 +511,10 @@ class _Writer:
         **attributes: Any,
     ) -> _Tensor:
         """MatMul or Conv, or its integer form, and a bias."""
-        lo, hi = x.limits
-        greatest, zero = max(hi, pad_code), 0
-        eight = self._eight_bits(x, weight, greatest, name) if self.integer else None
+        padded = pad_code if any(sum(p) for p in padding) else 0
+        lo, hi = min(x.limits[0], padded), max(x.limits[1], padded)
+        zero, sums = 0, self.sums
+        eight = self._eight_bits(x, weight, lo, hi, name) if self.integer else None
         if eight is not None:
             kind += "Integer"
             x, zero, (weight, dtype, weight_zero) = eight
@@ -533,27 +522,29 @@ class _Writer:
             zeros = [self.constant(z, t, f"{name}_zero") for z, t in
                      ((zero, "UINT8"), (weight_zero, dtype))]  # fmt: skip
         elif not self.integer:
-            w, zeros = self.float_weights(weight, name, greatest, lo < 0), []
+            w, zeros = self.float_weights(weight, name, hi, lo < 0), []
         elif kind == "MatMul":
             x = self.cast(x, "INT32", f"{name}_wide")
             w, zeros = self.constant(weight, "INT32", f"{name}_weight"), []
         else:
-            raise NotCovered(f"node {name!r}: ONNX convolves integers of 8 bits only")
-        if pad_code and any(sum(p) for p in padding):
-            if self.integer and not 0 <= pad_code + zero <= 255:
-                raise NotCovered(f"node {name!r}: it pads with {pad_code}, beyond 8 bits")
+            x, sums = self.as_floats(x, name, self.masses[name]), "FLOAT"
+            w, zeros = self.constant(weight, "FLOAT", f"{name}_weight"), []
+        if padded:
             x = self.padded(x, padding, pad_code + zero, name)
             padding = ((0, 0),) * len(padding)
         if padding:
             attributes["pads"] = _pads(padding)
         shape, last = self.network.shapes[name], bias is None
+        ready = last and sums == self.sums
         y = self.apply(
-            kind, name, x, x, w, *zeros, shape=shape, dtype=self.sums, last=last, **attributes
+            kind, name, x, x, w, *zeros, shape=shape, dtype=sums, last=ready, **attributes
         )
+        if sums != self.sums:
+            y = self.cast(y, self.sums, name, last=last)
         return y if bias is None else self.add_constant(y, bias, name, last=True)
 
     def _eight_bits(
-        self, x: _Tensor, weight: Array, greatest: int, name: str
+        self, x: _Tensor, weight: Array, least: int, greatest: int, name: str
     ) -> tuple[_Tensor, int, tuple[Array, str, int]] | None:
         """(x as uint8, its zero point, weights and theirs), or None when 8 bits do not hold them.
 
@@ -561,13 +552,13 @@ class _Writer:
         point, which every kernel multiplies exactly.
         """
         lo, hi = int(weight.min()), int(weight.max())
-        if x.dtype not in ("UINT8", "INT8") or hi - lo > 255 or lo < -128 or hi > 255:
+        zero = max(0, -least)
+        if greatest + zero > 255 or hi - lo > 255 or lo < -128 or hi > 255:
             return None
-        zero = 0
-        if x.dtype == "INT8":
-            zero = 128
+        if zero:
             wide = self.add_constant(self.cast(x, "INT32", f"{name}_wide"), zero, f"{name}_shifted")
-            x = self.cast(wide, "UINT8", f"{name}_unsigned")
+            x = wide
+        x = self.cast(x, "UINT8", f"{name}_unsigned")
         if hi <= 127 and 2 * (greatest + zero) * max(-lo, hi) <= _TWO_PRODUCTS:
             return x, zero, (weight, "INT8", 0)
         weight_zero = max(0, -lo)
@@ -698,12 +689,14 @@ class _Writer:
         return self.apply("Gather", name, index, table, index, dtype=out, last=True, axis=0)
 
     def max_pool(self, name: str, op: MaxPool2d, codes: _Tensor) -> _Tensor:
+        x = codes
         if codes.dtype == "INT32":
-            raise NotCovered(f"node {name!r}: ONNX pools integers of 8 bits only")
-        return self.apply(
-            "MaxPool", name, codes, shape=self.network.shapes[name], last=True,
+            x = self.as_floats(codes, name, max(map(abs, codes.limits)))
+        y = self.apply(
+            "MaxPool", name, x, shape=self.network.shapes[name], last=x is codes,
             kernel_shape=list(op.kernel), strides=list(op.stride), pads=_pads(op.padding),
         )  # fmt: skip
+        return y if x is codes else self.cast(y, codes.dtype, name, last=True)
 
     def sum_pool(self, name: str, op: SumPool2d, codes: _Tensor) -> _Tensor:
         """A depthwise convolution with ones."""
@@ -718,11 +711,19 @@ class _Writer:
         return self.apply("ReduceSum", name, x, x, axes, shape=shape, last=True, keepdims=0)
 
     def add(self, name: str, op: Add, *x: _Tensor) -> _Tensor:
-        terms = []
-        for value, m in zip(x, op.multipliers or (1,) * len(x)):
+        terms, multipliers = [], op.multipliers or (1,) * len(x)
+        if len(x) == 1 and multipliers != (1,) and not self.integer:
+            # A product of floats alone is read as a scale of the same integers: a sum of two.
+            (m,) = multipliers
+            part = -2 if m == -1 else m // 2
+            x, multipliers = x * 2, (part, m - part)
+        for value, m in zip(x, multipliers):
             term = self.cast(value, self.sums, f"{name}_term")
             if abs(m) > self.limit:
                 raise NotCovered(f"node {name!r}: multiplier {m} is too large")
+            if len(x) == 1 and m != 1:  # a lone product would be read as a scale
+                terms.append(self.apply("Mul", f"{name}_term", term, term, -1 if m < -1 else 1))
+                m += 1 if m < -1 else -1
             terms.append(term if m == 1 else self.apply("Mul", f"{name}_term", term, term, m))
         for i in range(1, len(terms) - 1):
             terms[i] = self.apply("Add", f"{name}_partial", terms[i], *terms[i - 1 : i + 1])
@@ -763,10 +764,23 @@ _WRITERS: dict[type[Op], Callable[..., _Tensor]] = {
 }
 
 
-def _as_thresholds(q: Quantizer) -> ThresholdQuantizer:
-    """The same quantizer as the least float32 of each code."""
+def _along_axis(values: Array, x: _Tensor, axis: int | None) -> Array:
+    """One value, or one for each index of an axis of x, laid out to fit x."""
+    if values.size == 1:
+        return values.reshape(())
+    rank = len(x.shape) + 1
+    return values.reshape([-1 if axis is not None and i == axis % rank else 1 for i in range(rank)])
+
+
+def _as_thresholds(q: Quantizer) -> ThresholdQuantizer | None:
+    """The same quantizer as the least float32 of each code; None where infinities differ."""
+    greatest = float(np.finfo(np.float32).max)
     rows, levels = q.scale.size, q.format.levels
     rowwise = q if q.axis is None else replace(q, axis=0)  # type: ignore[type-var]
+    ends = np.broadcast_to([-np.inf, -greatest, greatest, np.inf], (rows, 4))
+    lowest, low, high, highest = rowwise.quantize(ends).T
+    if (lowest != low).any() or (high != highest).any():
+        return None
     codes = np.broadcast_to(q.format.q_min + np.arange(1, levels), (rows, levels - 1))
     table = float_thresholds(rowwise.quantize, codes)
     return ThresholdQuantizer(table, q.format, q.axis)

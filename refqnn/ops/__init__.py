@@ -8,7 +8,7 @@ from refqnn.ops.conv_transpose import ConvTranspose2d
 from refqnn.ops.gather import Gather
 from refqnn.ops.linear import Linear
 from refqnn.ops.lookup import Lookup
-from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d
+from refqnn.ops.pool import GlobalSumPool, MaxPool2d, SumPool2d, mean_by_count
 from refqnn.ops.requantize import Requantize
 from refqnn.ops.rescale import Rescale
 from refqnn.ops.reshape import Flatten, Reshape
@@ -57,4 +57,5 @@ __all__ = [
     "Softmax",
     "SumOp",
     "SumPool2d",
+    "mean_by_count",
 ]

@@ -5,13 +5,15 @@
     GlobalSumPool  y[n, c]       = sum over all positions of x[n, c, ...]
 
 Positions outside x do not take part in a maximum; in a sum they count as `pad_code`.  An average is
-a sum whose divisor is part of the scale of the `Requantize` behind it.
+a sum whose divisor is part of the scale of the `Requantize` behind it; where it is the number of
+positions inside x, `mean_by_count` makes the nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import prod
 from typing import Any, ClassVar
 
@@ -19,16 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import sum_last_axis
-from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
+from refqnn.errors import InvalidArgument, NotCovered, ShapeMismatch, mismatch
+from refqnn.formats import IntFormat
+from refqnn.limits import PREPARED_TABLE
 from refqnn.ops.base import (
     Channelwise,
     Ends,
     IntArray,
     Interval,
+    Op,
     Shape,
     SumOp,
     code_parameter,
 )
+from refqnn.ops.requantize import Requantize
+from refqnn.ops.rescale import MOST_SHIFT, Rescale
+from refqnn.ops.reshape import Reshape
 from refqnn.ops.structure import PADDING, Role, Rows
 from refqnn.ops.windows import (
     integers_per_axis,
@@ -38,8 +46,9 @@ from refqnn.ops.windows import (
     window_positions,
     windows,
 )
+from refqnn.rounding import Rounding
 
-__all__ = ["GlobalSumPool", "MaxPool2d", "SumPool2d"]
+__all__ = ["GlobalSumPool", "MaxPool2d", "SumPool2d", "mean_by_count"]
 
 _DENSE = (1, 1)  # pooling windows are not dilated
 
@@ -228,3 +237,97 @@ class GlobalSumPool(_PlainSum):
         size = prod(shapes[0][1:])
         column = positions[:, None] * size + np.arange(size)
         return Rows(column, np.ones_like(column), np.zeros(len(positions), dtype=object))
+
+
+def mean_by_count(
+    shape: Shape,
+    kernel: object,
+    stride: object = None,
+    padding: object = 0,
+    *,
+    codes: IntFormat,
+    format: IntFormat,
+    rounding: Rounding | str,
+    gain: Fraction | float = 1,
+    input_zero_point: int = 0,
+    zero_point: int = 0,
+    clip: tuple[int, int] | None = None,
+) -> list[Op]:
+    """The ops, one behind the other, of an average over the positions of each window inside x.
+
+        code = clip(round(sum of (x - input_zero_point) / count * gain) + zero_point)
+
+    Args:
+        shape: of a sample, [channels, height, width].
+        kernel, stride, padding: as for `MaxPool2d`; what is padded neither adds nor counts.
+        codes: the values of x.
+        format, rounding, zero_point, clip: as for `Requantize.from_affine`.
+        gain: positive, the scale of x by that of the result.
+
+    Returns: a `SumPool2d` and what divides its sums.  Where windows reach beyond x every position
+        is a channel of its own then: a `Reshape` to [channels * positions] before, one back after.
+
+    Raises: as `SumPool2d` and `Requantize.from_affine`; NotCovered for more thresholds than are
+        listed (16-bit codes are divided without, where they are rounded half_away by gain 1).
+
+    >>> x = np.array([[[[1, 2], [3, 5]]]])
+    >>> parts = mean_by_count((1, 2, 2), 2, 1, 1, codes=IntFormat(3, False),
+    ...                       format=IntFormat(3, False), rounding="half_away")
+    >>> for op in parts:
+    ...     x = op.forward(x)
+    >>> x.tolist()
+    [[[[1, 2, 2], [2, 3, 4], [3, 4, 5]]]]
+    """
+    pool = SumPool2d(kernel, stride, padding)
+    channels, *positions = pool.out_shape(shape)
+    counts = pool.forward(np.ones((1, 1, *shape[1:]), dtype=np.int64)).ravel()
+    distinct, place = np.unique(counts, return_inverse=True)
+    of_value = (
+        np.tile(place.ravel(), channels) if len(distinct) > 1 else np.zeros(1, dtype=np.int64)
+    )
+    exact = Fraction(gain)  # what a float is, a dyadic rational
+    if format.bits > 8 and exact == 1 and Rounding.of(rounding) is Rounding.HALF_AWAY:
+        parameters = (codes, format, input_zero_point, zero_point, clip)
+        divided: Op = _divided_by(distinct[of_value], *parameters)
+    else:
+        if len(of_value) * format.levels > PREPARED_TABLE:
+            got = f"{len(of_value)} rows of {format.levels - 1} thresholds"
+            raise NotCovered(mismatch("format", got, f"at most {PREPARED_TABLE} in all"))
+        gains = [exact / int(n) for n in distinct]
+        few = Requantize.from_affine(
+            gains, -input_zero_point * exact, format, rounding, zero_point=zero_point, clip=clip
+        )
+        divided = Requantize(few.thresholds[of_value], format)
+    if len(distinct) == 1:
+        return [pool, divided]
+    apart = Reshape((channels * prod(positions),))
+    return [pool, apart, divided, Reshape((channels, *positions))]
+
+
+def _divided_by(
+    counts: NDArray[np.int64],
+    codes: IntFormat,
+    format: IntFormat,
+    input_zero_point: int,
+    zero_point: int,
+    clip: tuple[int, int] | None,
+) -> Rescale:
+    """Sums divided by these counts, rounded half_away: by a multiplier and one shift, exactly.
+
+    With m = ceil(2**s / n) the product acc * m / 2**s lies beyond acc / n, away from zero, by less
+    than |acc| / 2**s.  A tie then goes away from zero, and what is none has 1 / (2 n) to the next:
+    2**s >= 2 n |acc| is enough.
+    """
+    largest = max(abs(end - input_zero_point) for end in (codes.q_min, codes.q_max))
+    shift = (2 * int(counts.max()) ** 2 * largest).bit_length()
+    if shift > MOST_SHIFT:
+        raise NotCovered(mismatch("kernel", f"means of {shift} bits", f"at most {MOST_SHIFT}"))
+    return Rescale(
+        -(-(1 << shift) // counts),
+        shift,
+        format,
+        Rounding.HALF_AWAY,
+        zero_point,
+        -input_zero_point * counts,
+        clip,
+    )

@@ -1,6 +1,81 @@
 """TFLite models: which integers must each runtime give?
 
 Only the `tflite` and `flatbuffers` packages are needed; nothing here runs a model.
+
+**Four runtimes.**  One file has several answers, because kernels of one project round differently.
+
+    tflite_ref         the reference kernels (LiteRT's BUILTIN_REF)
+    tflite_optimized   the optimized kernels of x86 (BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    xnnpack            XNNPACK for the operators that it takes, the optimized kernels for the others
+                       (BUILTIN, LiteRT's default)
+    cmsis_nn           CMSIS-NN and the portable kernels of TFLite Micro, double rounding
+
+The first three were held against LiteRT 2.3.0 on x86-64 with AVX-512; what else was compared and
+what was not is said below.  File names are those of tensorflow/lite/kernels unless another project
+is named.
+
+**Common to all.**  A tensor of codes q with scale s (float32) and zero point z stands for
+s * (q - z).  A sum is exact: acc = bias + sum of (w - z_w) (x - z_x), with x = z_x in the padding;
+padding "SAME" lets ceil(size / stride) windows begin and puts the odd row or column behind
+(padding.h).  The bias is in units of acc.  Kernels hold acc in 32 bits; `refqnn.certify` says
+whether that is enough.  Then: rescale, round, add z_y, clamp.  The clamp of a fused activation
+[a, b] is z_y + a / s_y and z_y + b / s_y, divided in float32 and rounded half away, inside the ends
+of the type (kernel_util.cc, CalculateActivationRangeQuantized).
+
+**Rescaling**, g = s_x * s_w / s_y; `refqnn.tflite.rescaling` defines the ways.
+
+    CONV_2D, TRANSPOSE_CONV  reference: double, one m for each channel, g in float64
+                      (internal/reference/integer_ops/conv.h, internal/common.cc).
+    CONV_2D           optimized: double_up (ruy/apply_multiplier.cc).  TRANSPOSE_CONV: double.
+    DEPTHWISE_CONV_2D reference: double.  Optimized: mixed; the vectors of 8 channels round half up
+                      at the end, what is left over half away
+                      (internal/optimized/integer_ops/depthwise_conv.h).
+    FULLY_CONNECTED   reference: float64 (internal/reference/integer_ops/fully_connected.h).
+                      Optimized: double_up; with one scale for all channels s_x * s_w is rounded to
+                      float32 first (kernel_util.cc, GetQuantizedConvolutionMultipler).
+    all four          XNNPACK: float32, half even (google/XNNPACK: src/operators,
+                      src/qs8-qc8w-gemm).  It leaves a TRANSPOSE_CONV of "SAME" padding whose kernel
+                      is smaller than its stride to the optimized kernels.
+    all four          cmsis_nn: double (ARM-software/CMSIS-NN: Include/arm_nnsupportfunctions.h).
+
+**Two operands.**  ADD and SUB (add.cc, internal/reference/add.h): with t = 2 max(s_a, s_b), each
+(q - z) * 2**20 is rescaled by s / t, and the sum or difference by t / (2**20 s_y); three times
+"double", in 16 bits with 2**15.  XNNPACK (src/microparams-init.c, src/qs8-vadd): k = 20 - floor(
+log2(max(s_a, s_b) / s_y)), multipliers s_a / s_y * 2**k and s_b / s_y * 2**k rounded half even, one
+sum, / 2**k rounded half up; ratios outside [2**-10, 2**8) go to the optimized kernels.  MUL:
+(a - z_a)(b - z_b) rescaled by s_a * s_b / s_y, that product and quotient in float32; "double", or
+float32 under XNNPACK.
+
+**Means.**  AVERAGE_POOL_2D divides the sum of the codes by how many of them lie inside, rounded
+half away (internal/reference/integer_ops/pooling.h); the same everywhere.  MEAN over all axes between
+batch and channels, n values (reduce.cc): the sum of q - z_x is rescaled, "double", by a multiplier
+of s_x / s_y that was shifted left by floor(log2 n) bits (32 at most, 31 + e at most), divided by n
+and floored.  Optimized, over two axes that are kept (internal/optimized/reduce.h): the sum of q is
+rescaled by s_x / (n s_y), in float32, "double", and z_y - z_x s_x / s_y is added, rounded half
+away.  XNNPACK: fl(fl(sum of q - z_x) * s) + z_y in float32, rounded half even, s = s_x / s_y / n.
+
+**Functions of one code** are tables.  RELU, RELU6, RELU_N1_TO_1: rescaled, "double", and clamped.
+LEAKY_RELU: by s_x / s_y from 0 on, by alpha * s_x / s_y below, "double"
+(internal/reference/leaky_relu.h); XNNPACK: by multipliers of 8 bits behind the point, rounded half
+up (src/qs8-vlrelu), where both lie in [2**-8, 2**7].  LOGISTIC, TANH: float32 of s_x * (q - z_x),
+the function, times 1 / s_y, rounded half away (activations.cc, PopulateLookupTable); the function
+itself is taken in float64 and rounded once, which gave the tables of LiteRT wherever compared.
+HARD_SWISH: 16-bit fixed point (internal/reference/hard_swish.h).  QUANTIZE from codes to codes:
+"double" (internal/reference/requantize.h); optimized: vectors of 16 values round half up at the
+end, the last n modulo 16 of a tensor half away; XNNPACK: 8 bits behind the point, as above
+(src/qs8-vcvt).
+
+**SOFTMAX** (internal/reference/softmax.h): d = x - max; x with d below a radius become the lowest
+code; exp(d * beta * s) in fixed point with 5 integer bits, as `refqnn.ops.softmax` tells it.  A sum
+of exponentials of 512 or more stops the reference's process; here it is computed.  Optimized and
+XNNPACK: a table of float32 exponentials (internal/optimized/optimized_ops.h).
+
+**Movement** (RESHAPE, TRANSPOSE, PAD, STRIDED_SLICE, SPLIT, CONCATENATION, RESIZE_NEAREST_NEIGHBOR,
+SQUEEZE, EXPAND_DIMS) keeps codes; operands of other scales than the output's are refused.
+
+**Not compared with a runtime**: all of cmsis_nn (its sources alone say it; its published golden
+data for convolutions agree with the way "double"), operands of ADD and MUL that are broadcast, and
+processors other than the one above: kernels for ARM round elsewhere in their vectors.
 """
 
 from __future__ import annotations
@@ -9,6 +84,7 @@ import os
 
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.network import Network
+from refqnn.tflite.comparison import Parting, compare_runtimes
 from refqnn.tflite.files import is_tflite, open_model
 from refqnn.tflite.operators import TABLE
 from refqnn.tflite.profiles import RUNTIMES, Runtime
@@ -17,7 +93,9 @@ from refqnn.tflite.reader import Imported, Reader, file_order
 __all__ = [
     "RUNTIMES",
     "Imported",
+    "Parting",
     "Runtime",
+    "compare_runtimes",
     "file_order",
     "from_tflite",
     "is_tflite",

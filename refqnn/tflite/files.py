@@ -28,7 +28,7 @@ _IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
 _MAX_TABLES = 2**16  # tensors, operators, buffers
 _MAX_RANK = 8
 _MAX_INPUTS = 2**10  # of one operator
-_MAX_VALUES = 2**24  # of one tensor: what a small file may declare
+_MAX_VALUES = 2**23  # of one tensor: what a small file may declare
 
 _FORMATS = {"INT8": IntFormat(8, True), "UINT8": IntFormat(8, False), "INT16": IntFormat(16, True)}
 _DTYPES = {
@@ -67,6 +67,11 @@ class Tensor:
             expected = f"quantized: one of {', '.join(_FORMATS)}"
             raise NotCovered(mismatch(f"tensor {self.name!r}", self.type, expected))
         return _FORMATS[self.type]
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Every code of its format."""
+        return np.arange(self.format.q_min, self.format.q_max + 1)
 
     @property
     def quantizer(self) -> tuple[np.float32, int]:

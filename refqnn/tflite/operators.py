@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -12,24 +14,30 @@ from numpy.typing import NDArray
 from refqnn.errors import NotCovered
 from refqnn.ops import (
     Add,
+    Concat,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    GlobalSumPool,
     Linear,
     Lookup,
     MaxPool2d,
     Requantize,
+    Rescale,
+    Reshape,
     Softmax,
     SumPool2d,
 )
 from refqnn.ops.softmax import exp_of_negative
 from refqnn.ops.windows import Padding
-from refqnn.rounding import round_ratio
+from refqnn.rounding import round_float, round_ratio
 from refqnn.tflite.files import Operator, Tensor
-from refqnn.tflite.reader import Reader
+from refqnn.tflite.reader import Movement, Reader, our_order
 from refqnn.tflite.rescaling import (
-    Gains,
     Target,
-    clipped,
+    Way,
+    eighth_bits,
+    fixed_point,
     gain,
     multiplier,
     requantize,
@@ -49,36 +57,37 @@ def _operand(op: Operator, i: int) -> Tensor:
 # --- sums of products -------------------------------------------------------------------------
 
 
-def _weights(op: Operator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _weights(op: Operator, bias_at: int = 2) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Integer weights less their zero points, the output channels first, and the bias."""
     w = _operand(op, 1)
     axis = w.axis if w.scale.size > 1 else 0
     zero = w.zero_point.reshape(-1, *(1,) * (len(w.shape) - 1 - axis))
     weights = w.constant.astype(np.int64) - zero
     channels = w.shape[-1] if op.kind == "DEPTHWISE_CONV_2D" else w.shape[0]
-    has_bias = len(op.inputs) > 2 and op.inputs[2] is not None
-    bias = _operand(op, 2).constant if has_bias else np.zeros(channels)
+    has_bias = len(op.inputs) > bias_at and op.inputs[bias_at] is not None
+    bias = _operand(op, bias_at).constant if has_bias else np.zeros(channels)
     return weights, bias.astype(np.int64)
 
 
-def _gains(r: Reader, op: Operator) -> Gains:
-    """s_x * s_w / s_y, one for each output channel."""
-    x, w, y = _operand(op, 0), _operand(op, 1), op.outputs[0]
+def _sum(
+    r: Reader,
+    op: Operator,
+    layer: Linear | Conv2d,
+    source: str,
+    x: Tensor,
+    way: Way | None = None,
+) -> None:
+    """The sum, rescaled to codes: gains s_x * s_w / s_y, one for each output channel."""
+    w, (y,), way = _operand(op, 1), op.outputs, way or r.profile.way(op.kind)
+    acc = r.step(layer, [source], y, "sum")
     (s_x, _), (s_y, _) = x.quantizer, y.quantizer
-    way = r.profile.way(op.kind)
-    if op.kind == "FULLY_CONNECTED" and w.scale.size == 1 and way == "double_up":
+    if op.kind == "FULLY_CONNECTED" and w.scale.size == 1 and way in ("double", "double_up"):
         gains = gain(way, s_x * w.scale, by=s_y)  # the product in float32
     else:
         gains = gain(way, s_x, w.scale, by=s_y)
-    return np.broadcast_to(gains, y.shape[-1:])
-
-
-def _sum(r: Reader, op: Operator, layer: Linear | Conv2d, source: str) -> None:
-    """The sum, rescaled to codes."""
-    (y,) = op.outputs
-    acc = r.step(layer, [source], y, "sum")
+    gains = np.broadcast_to(gains, y.shape[-1:])
     target = r.target(op, op.options.FusedActivationFunction())
-    r.add(requantize(_gains(r, op), target, r.profile.way(op.kind), r.ends(acc)), [acc], y)
+    r.add(requantize(gains, target, way, r.ends(acc)), [acc], y)
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -118,7 +127,34 @@ def convolution(r: Reader, op: Operator) -> None:
         pad_code=zero,
         **_window(op, weight.shape[2:], tuple(sizes)),
     )
-    _sum(r, op, layer, r.value(x))
+    _sum(r, op, layer, r.value(x), x)
+
+
+def transpose_conv(r: Reader, op: Operator) -> None:
+    """Inputs spread out, the zero point between, and a convolution."""
+    x, (y,) = _operand(op, 2), op.outputs
+    weight, bias = _weights(op, 3)  # [out, kh, kw, in]
+    o, (_, zero) = op.options, x.quantizer
+    padding, extra = [], []
+    for size, out, k, s in zip(
+        x.shape[1:3], y.shape[1:3], weight.shape[1:3], (o.StrideH(), o.StrideW())
+    ):
+        before = _same(out, k, s, 1)[0] if o.Padding() == 0 else 0
+        rest = s * (size - 1) + k - before - out
+        padding.append((before, max(rest, 0)))
+        extra.append(max(-rest, 0))
+    layer = ConvTranspose2d(
+        weight.transpose(3, 0, 1, 2),
+        bias - zero * weight.sum(axis=(1, 2, 3)),
+        stride=(o.StrideH(), o.StrideW()),
+        padding=tuple(padding),
+        output_padding=tuple(extra),
+    )
+    spread, conv = layer.as_convolution(r.shape(x))
+    source = r.step(replace(spread, fill=zero), [r.value(x)], y, "spread")
+    # XNNPACK leaves to the optimized kernels what SAME would pad with less than nothing.
+    covered = o.Padding() or all(k >= s for k, s in zip(weight.shape[1:3], layer.stride))
+    _sum(r, op, conv, source, x, None if covered else "double")
 
 
 def fully_connected(r: Reader, op: Operator) -> None:
@@ -127,9 +163,9 @@ def fully_connected(r: Reader, op: Operator) -> None:
     _, zero = x.quantizer
     source = r.value(x)
     if len(r.shape(x)) > 1:
-        flat = r.move(source, r.shape(x), lambda v: v.reshape(1, -1)) or Flatten()
+        flat = r.move(source, lambda v: v.reshape(1, -1)) or Flatten()
         source = r.step(flat, [source], op.outputs[0], "flat")
-    _sum(r, op, Linear(weight, bias - zero * weight.sum(axis=1)), source)
+    _sum(r, op, Linear(weight, bias - zero * weight.sum(axis=1)), source, x)
 
 
 # --- windows ----------------------------------------------------------------------------------
@@ -144,13 +180,20 @@ def pool(r: Reader, op: Operator) -> None:
         raise NotCovered("its input and output have different scales")
     if op.kind == "MAX_POOL_2D":
         return _clip(r, op, MaxPool2d(kernel, **window), [r.value(x)], target)
-    if any(end for pair in window["padding"] for end in pair):
-        raise NotCovered("windows beyond the edge, of fewer values than others")
-    acc = r.step(SumPool2d(kernel, **window), [r.value(x)], y, "sum")
-    count = prod(kernel)
-    lo, hi = (np.array([e]) for e in (count * x.format.q_min, count * x.format.q_max))
-    mean = Requantize.from_function(lambda a: round_ratio(a, count, "half_away"), lo, hi, y.format)
-    r.add(clipped(mean, target.clip), [acc], y)
+    summed = SumPool2d(kernel, **window)
+    acc = r.step(summed, [r.value(x)], y, "sum")
+    ones = np.ones((1, *r.shape(x)), dtype=np.int64)
+    counts = summed.forward(ones)[0]  # the values of each window that lie inside
+    r.select(y, counts, {c: (_mean(c, target), acc) for c in np.unique(counts).tolist()})
+
+
+def _mean(count: int, target: Target) -> Requantize:
+    """A sum divided by the number of its terms."""
+    fmt = target.format
+    lo, hi = (np.array([count * end]) for end in (fmt.q_min, fmt.q_max))
+    return Requantize.from_function(
+        lambda acc: np.clip(round_ratio(acc, count, "half_away"), *target.clip), lo, hi, fmt
+    )
 
 
 def _clip(r: Reader, op: Operator, node: Any, sources: list[str], target: Target) -> None:
@@ -159,77 +202,337 @@ def _clip(r: Reader, op: Operator, node: Any, sources: list[str], target: Target
     fmt = target.format
     if target.clip == (fmt.q_min, fmt.q_max):
         return r.add(node, sources, y)
-    codes = np.clip(np.arange(fmt.q_min, fmt.q_max + 1), *target.clip)[None]
-    return r.table(op, r.step(node, sources, y, "unclipped"), codes)
+    clipped = r.function(np.clip(y.codes, *target.clip), y, y)
+    r.add(clipped, [r.step(node, sources, y, "unclipped")], y)
 
 
-# --- sums of two ------------------------------------------------------------------------------
+# --- two operands -----------------------------------------------------------------------------
+
+
+def _pair(r: Reader, op: Operator) -> tuple[list[Tensor], list[str]]:
+    """Both operands and their values, moved to the shape of the output where they are smaller."""
+    (y,) = op.outputs
+    tensors, sources = [_operand(op, i) for i in (0, 1)], []
+    for t in tensors:
+        if t.data is not None:
+            raise NotCovered(f"its operand {t.name!r} is a constant")
+        source = r.value(t)
+        spread = r.move(source, lambda v: np.broadcast_to(v, (1, *y.shape[1:])))
+        sources.append(r.step(spread, [source], y, "spread") if spread else source)
+    return tensors, sources
 
 
 def add(r: Reader, op: Operator) -> None:
-    a, b, (y,) = _operand(op, 0), _operand(op, 1), op.outputs
-    twice = 2 * max(float(t.quantizer[0]) for t in (a, b))
+    (a, b), sources = _pair(r, op)
+    (y,) = op.outputs
+    target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
     sign = -1 if op.kind == "SUB" else 1
+    (s_a, z_a), (s_b, z_b), (s_y, _) = a.quantizer, b.quantizer, y.quantizer
+    ratios = np.array([s_a, s_b], np.float32) / s_y
+    if r.profile.way(op.kind) == "float32" and 2.0**-10 <= ratios.min() <= ratios.max() < 2.0**8:
+        shift = 21 - int(np.frexp(ratios.max())[1])
+        m_a, m_b = (int(m) for m in np.rint(ratios.astype(np.float64) * 2.0**shift))
+        acc = r.step(Add((m_a, sign * m_b)), sources, y, "sum")
+        offset = -(m_a * z_a + sign * m_b * z_b)
+        zero, clip = target.zero_point, target.clip
+        code = Rescale(1, shift, y.format, zero_point=zero, offset=offset, clip=clip)
+        return r.add(Requantize.from_rescale(code), [acc], y)
+    twice = 2 * max(float(s_a), float(s_b))
     shift = 15 if y.type == "INT16" else 20
     terms = [
-        r.step(_scaled(t, twice, shift), [r.value(t)], y, f"term {i}") for i, t in enumerate((a, b))
+        r.step(_scaled(t, twice, shift), [source], y, f"term {i}")
+        for i, (t, source) in enumerate(zip((a, b), sources), 1)
     ]
     acc = r.step(Add((1, sign)), terms, y, "sum")
-    real = twice / (2**shift * float(y.quantizer[0]))
-    target = r.target(op, op.options.FusedActivationFunction())
+    real = twice / (2**shift * float(s_y))
     r.add(requantize(np.array([real]), target, "double", r.ends(acc)), [acc], y)
 
 
 def _scaled(t: Tensor, twice: float, shift: int) -> Lookup:
     scale, zero = t.quantizer
-    codes = np.arange(t.format.q_min, t.format.q_max + 1)
-    table = rescaled((codes - zero) << shift, float(scale) / twice)
+    table = rescaled((t.codes - zero) << shift, float(scale) / twice)
     return Lookup(table[None], t.format.q_min)
 
 
-# --- functions --------------------------------------------------------------------------------
-
-
-def softmax(r: Reader, op: Operator) -> None:
-    x, (y,) = _operand(op, 0), op.outputs
-    scale, _ = x.quantizer
-    if r.profile.float_softmax:
-        step = -scale * np.float32(op.options.Beta())
-        powers = step * np.arange(x.format.levels, dtype=np.float32)
-        exponentials = np.exp(powers.astype(np.float64)).astype(np.float32)
-        return r.add(Softmax(exponentials, y.format), [r.value(x)], y)
-    real = min(float(op.options.Beta()) * float(scale) * 2**26, 2.0**31 - 1)
-    m, e = multiplier(real)
-    radius = (31 << 26) >> e
-    d = np.arange(min(radius, x.format.q_max - x.format.q_min) + 1)
-    table = exp_of_negative(round_ratio((-d << e) * m, 2**31, "half_up"), 5)
-    r.add(Softmax(table, y.format), [r.value(x)], y)
-
-
-def reshape(r: Reader, op: Operator) -> None:
-    x, (y,) = _operand(op, 0), op.outputs
-    _moved(r, op, r.value(x), lambda v: v.reshape(1, *y.shape[1:]))
-
-
-def _moved(r: Reader, op: Operator, source: str, movement: Any) -> None:
+def multiply(r: Reader, op: Operator) -> None:
+    """a b = floor((a + b)**2 / 4) - floor((a - b)**2 / 4), exactly: a + b and a - b are both odd
+    or both even.
+    """
+    (a, b), sources = _pair(r, op)
     (y,) = op.outputs
-    node = r.move(source, r.ranges[source].shape, movement)
+    (s_a, z_a), (s_b, z_b), (s_y, _) = a.quantizer, b.quantizer, y.quantizer
+    quarters = []
+    for sign, what in ((1, "sum"), (-1, "difference")):
+        both = r.step(Add((1, sign)), sources, y, what)
+        lo, hi = r.ranges[both].ends
+        table = (np.arange(lo, hi + 1) - z_a - sign * z_b) ** 2 // 4
+        quarters.append(r.step(Lookup(table[None], lo), [both], y, f"square of the {what}"))
+    acc = r.step(Add((1, -1)), quarters, y, "product")
+    way, real = r.profile.way(op.kind), np.array([s_a * s_b / s_y])  # in float32
+    gains = real if way == "float32" else real.astype(np.float64)
+    target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
+    r.add(requantize(gains, target, way, r.ends(acc)), [acc], y)
+
+
+# --- functions of one code --------------------------------------------------------------------
+
+
+def relu(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    target = r.target(op, {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}[op.kind])
+    codes = z_y + rescaled(x.codes - z_x, float(s_x / s_y))
+    r.table(op, r.value(x), np.clip(codes, *target.clip))
+
+
+def leaky_relu(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    alpha, d = np.float32(op.options.Alpha()), x.codes - z_x
+    above, below = s_x / s_y, s_x * alpha / s_y
+    if r.profile.way(op.kind) == "float32" and _in_eighth_bits(above, abs(below)):
+        positive, negative = eighth_bits(d, above), eighth_bits(d, below)
+    else:
+        positive = rescaled(d, float(above))
+        negative = rescaled(d * int(np.sign(below)), abs(float(below)))
+    r.table(op, r.value(x), _saturated(y, z_y + np.where(d >= 0, positive, negative)))
+
+
+def _in_eighth_bits(*gains: np.float32) -> bool:
+    return all(2.0**-8 <= g <= 2.0**7 for g in gains)
+
+
+def hard_swish(r: Reader, op: Operator) -> None:
+    """In 16-bit fixed point, as the reference kernel has it."""
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    fine = np.float32(1 / 128) * s_x
+    (m_out, e_out), (m_relu, e_relu) = (
+        (min((m + 2**15) >> 16, 2**15 - 1), e)
+        for m, e in map(multiplier, (float(fine / s_y), float(fine / np.float32(3 / 32768))))
+    )
+    if e_out > 0:
+        raise NotCovered("its output scale is below 1/128 of its input scale")
+    hires = (x.codes - z_x) * 128
+    product = round_ratio(hires * m_out, 2**15, "half_up")
+    gate = _int16(hires * 2 ** max(e_relu - 1, 0))
+    gate = round_ratio(gate * m_relu, 2**15, "half_up")
+    gate = _int16(gate * 2) if e_relu > 0 else round_ratio(gate, 2**-e_relu, "half_away")
+    gate = (gate + 2**15) >> 1
+    scaled = round_ratio(round_ratio(gate * product, 2**15, "toward_zero"), 2**-e_out, "half_away")
+    r.table(op, r.value(x), _saturated(y, z_y + scaled))
+
+
+def _int16(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.clip(values, -(2**15), 2**15 - 1)
+
+
+def _saturated(y: Tensor, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.clip(values, y.format.q_min, y.format.q_max)
+
+
+def transcendental(r: Reader, op: Operator) -> None:
+    """A table made in float32."""
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    v = (s_x * (x.codes - z_x).astype(np.float32)).astype(np.float64)
+    value = (np.tanh(v) if op.kind == "TANH" else 1 / (1 + np.exp(-v))).astype(np.float32)
+    codes = z_y + round_float(value * (np.float32(1) / s_y), "half_away").astype(np.int64)
+    r.table(op, r.value(x), _saturated(y, codes))
+
+
+def quantize(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    d, real, source = x.codes - z_x, float(s_x) / float(s_y), r.value(x)
+    if r.profile.way(op.kind) == "float32" and _in_eighth_bits(s_x / s_y):
+        return r.table(op, source, _saturated(y, z_y + eighth_bits(d, s_x / s_y)))
+    away, up = (_saturated(y, z_y + rescaled(d, real, way)) for way in ("double", "double_up"))
+    if r.profile.way(op.kind) == "double" or np.array_equal(away, up):
+        return r.table(op, source, away)
+    size = prod(y.shape)
+    last = np.arange(size).reshape(y.shape[1:]) >= size // 16 * 16  # behind the vectors of 16
+    choices = {False: (r.function(up, x, y), source), True: (r.function(away, x, y), source)}
+    r.select(y, our_order(last[None])[0], choices)
+
+
+# --- movement ---------------------------------------------------------------------------------
+
+
+def _moved(r: Reader, source: str, y: Tensor, movement: Movement, fill: int = 0) -> None:
+    """A tensor whose entries are those of a value, or `fill` where the movement says -1."""
+    node = r.move(source, movement, fill)
     if node is None:
         r.values[y.index] = source
     else:
         r.add(node, [source], y)
 
 
+def _movement(r: Reader, op: Operator, movement: Movement, fill: int = 0) -> None:
+    _moved(r, r.value(_operand(op, 0)), op.outputs[0], movement, fill)
+
+
+def _same_scales(op: Operator) -> None:
+    """Raises: NotCovered where codes would have to be rescaled on their way."""
+    tensors = [t for t in (*op.inputs, *op.outputs) if t is not None and t.scale.size]
+    if len({t.quantizer for t in tensors}) > 1:
+        raise NotCovered("its operands and its output have different scales or zero points")
+
+
+def reshape(r: Reader, op: Operator) -> None:
+    _movement(r, op, lambda v: v.reshape(1, *op.outputs[0].shape[1:]))
+
+
+def transpose(r: Reader, op: Operator) -> None:
+    axes = _operand(op, 1).constant.tolist()
+    if axes[:1] != [0]:
+        raise NotCovered(f"it moves the batch: axes {axes}")
+    _movement(r, op, lambda v: v.transpose(axes))
+
+
+def pad(r: Reader, op: Operator) -> None:
+    pairs = _operand(op, 1).constant.tolist()
+    _same_scales(op)
+    zero = _operand(op, 0).quantizer[1]
+    fill = int(_operand(op, 2).constant.reshape(-1)[0]) if op.kind == "PADV2" else zero
+    if pairs[0] != [0, 0] or min(map(min, pairs)) < 0:
+        raise NotCovered(f"padding {pairs}")
+    _movement(r, op, lambda v: np.pad(v, pairs, constant_values=-1), fill)
+
+
+def strided_slice(r: Reader, op: Operator) -> None:
+    begin, end, strides = (_operand(op, i).constant.tolist() for i in (1, 2, 3))
+    o = op.options
+    masks = (o.BeginMask(), o.EndMask(), o.EllipsisMask(), o.NewAxisMask(), o.ShrinkAxisMask())
+    if masks[2] or masks[3] or masks[4] & 1:
+        raise NotCovered("an ellipsis, a new axis, or the batch is taken")
+    index: list[slice | int] = []
+    for i, (first, last, step) in enumerate(zip(begin, end, strides)):
+        if masks[4] >> i & 1:
+            index.append(first)
+            continue
+        ends = [None if mask >> i & 1 else e for mask, e in zip(masks, (first, last))]
+        index.append(slice(ends[0], ends[1], step))
+    index[0] = slice(None)
+    _movement(r, op, lambda v: v[tuple(index)])
+
+
+def resize_nearest(r: Reader, op: Operator) -> None:
+    o, x, (y,) = op.options, _operand(op, 0), op.outputs
+    index = []
+    for old, new in zip(x.shape[1:3], y.shape[1:3]):
+        span = o.AlignCorners() and new > 1
+        ratio = np.float32(old - span) / np.float32(new - span)
+        at = (np.arange(new, dtype=np.float32) + np.float32(o.HalfPixelCenters() / 2)) * ratio
+        nearest = round_float(at, "half_away") if o.AlignCorners() else np.floor(at)
+        index.append(np.clip(nearest.astype(np.int64), 0, old - 1))
+    _movement(r, op, lambda v: v[:, index[0]][:, :, index[1]])
+
+
+def split(r: Reader, op: Operator) -> None:
+    axis, x = int(_operand(op, 0).constant.reshape(-1)[0]), _operand(op, 1)
+    axis += len(x.shape) * (axis < 0)
+    if axis == 0:
+        raise NotCovered("it splits the batch")
+    source, count = r.value(x), len(op.outputs)
+    for i, y in enumerate(op.outputs):
+        part = functools.partial(_part, i, count, axis)
+        _moved(r, source, y, part)
+
+
+def _part(i: int, count: int, axis: int, v: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.split(v, count, axis)[i]
+
+
+def concatenation(r: Reader, op: Operator) -> None:
+    (y,) = op.outputs
+    _same_scales(op)
+    axis = op.options.Axis() + len(y.shape) * (op.options.Axis() < 0)
+    if axis == 0:
+        raise NotCovered("it joins batches")
+    sources = []
+    for i in range(len(op.inputs)):
+        source = r.value(_operand(op, i))
+        first = r.move(source, lambda v: v.swapaxes(axis, -1))
+        sources.append(r.step(first, [source], y, f"part {i}") if first else source)
+    target = r.target(op, op.options.FusedActivationFunction())
+    joined = r.step(Concat(), sources, y, "joined") if axis + 1 < len(y.shape) else None
+    if joined is None:
+        return _clip(r, op, Concat(), sources, target)
+    back = r.move(joined, lambda v: v.swapaxes(axis, -1)) or Reshape(r.ranges[joined].shape)
+    _clip(r, op, back, [joined], target)
+
+
+# --- others -----------------------------------------------------------------------------------
+
+
+def softmax(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    scale, _ = x.quantizer
+    if y.quantizer != (np.float32(2.0**-y.format.bits), y.format.q_min):
+        raise NotCovered(f"its output has scale {y.quantizer[0]}, zero point {y.quantizer[1]}")
+    beta = np.float32(op.options.Beta())
+    if r.profile.float_softmax:
+        powers = -scale * beta * np.arange(x.format.levels, dtype=np.float32)
+        exponentials = np.exp(powers.astype(np.float64)).astype(np.float32)
+        return r.add(Softmax(exponentials, y.format), [r.value(x)], y)
+    m, e = multiplier(min(float(beta) * float(scale) * 2**26, 2.0**31 - 1))
+    d = np.arange(min((31 << 26) >> e, x.format.levels - 1) + 1)
+    table = exp_of_negative(round_ratio((-d << e) * m, 2**31, "half_up"), 5)
+    r.add(Softmax(table, y.format), [r.value(x)], y)
+
+
+def mean(r: Reader, op: Operator) -> None:
+    x, (y,) = _operand(op, 0), op.outputs
+    axes = sorted(int(a) % len(x.shape) for a in _operand(op, 1).constant.reshape(-1))
+    if axes != list(range(1, len(x.shape) - 1)):
+        raise NotCovered(f"it averages axes {axes}; expected all between batch and channels")
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    n, way, target = prod(x.shape[1:-1]), r.profile.way(op.kind), r.target(op)
+    acc = r.step(GlobalSumPool(), [r.value(x)], y, "sum")
+    if way == "float32":
+        scale = s_x / s_y / np.float32(n)
+
+        def code(a: NDArray[np.int64]) -> NDArray[np.int64]:
+            value = (a - n * z_x).astype(np.float32) * scale + np.float32(z_y)
+            return np.asarray(np.clip(np.rint(value), *target.clip), dtype=np.int64)
+
+        lo, hi = (np.array([end]) for end in r.ranges[acc].ends)
+        node = Requantize.from_function(code, lo, hi, y.format)
+    elif way == "mixed" and len(axes) == 2 and op.options.KeepDims():
+        bias = int(round_float(np.asarray(np.float32(z_x) * s_x / s_y), "half_away"))
+        real = np.array([float(s_x / (np.float32(n) * s_y))])
+        shifted = replace(target, zero_point=z_y - bias)
+        node = Requantize.from_rescale(fixed_point(real, shifted))
+    else:
+        real = np.array([float(s_x) / float(s_y)])
+        node = Requantize.from_rescale(fixed_point(real, target, terms=n, zero=n * z_x))
+    if len(y.shape) == 2:
+        return r.add(node, [acc], y)
+    r.add(Reshape((y.shape[-1], *y.shape[1:-1])), [r.step(node, [acc], y, "flat")], y)
+
+
 Handler = Callable[[Reader, Operator], None]
 
 TABLE: dict[str, Handler] = {
-    "CONV_2D": convolution,
-    "DEPTHWISE_CONV_2D": convolution,
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), convolution),
     "FULLY_CONNECTED": fully_connected,
-    "AVERAGE_POOL_2D": pool,
-    "MAX_POOL_2D": pool,
-    "ADD": add,
-    "SUB": add,
+    "TRANSPOSE_CONV": transpose_conv,
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), pool),
+    **dict.fromkeys(("ADD", "SUB"), add),
+    "MUL": multiply,
+    **dict.fromkeys(("RELU", "RELU_N1_TO_1", "RELU6"), relu),
+    "LEAKY_RELU": leaky_relu,
+    "HARD_SWISH": hard_swish,
+    **dict.fromkeys(("LOGISTIC", "TANH"), transcendental),
+    "QUANTIZE": quantize,
+    **dict.fromkeys(("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), reshape),
+    "TRANSPOSE": transpose,
+    **dict.fromkeys(("PAD", "PADV2"), pad),
+    "STRIDED_SLICE": strided_slice,
+    "RESIZE_NEAREST_NEIGHBOR": resize_nearest,
+    "SPLIT": split,
+    "CONCATENATION": concatenation,
     "SOFTMAX": softmax,
-    "RESHAPE": reshape,
+    "MEAN": mean,
 }

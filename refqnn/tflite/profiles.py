@@ -35,8 +35,15 @@ _SUMS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 RUNTIMES: dict[Runtime, Profile] = {
     "tflite_ref": Profile({"FULLY_CONNECTED": "float64"}),
     "tflite_optimized": Profile(
-        {**dict.fromkeys(_SUMS, "double_up"), "DEPTHWISE_CONV_2D": "mixed"}, float_softmax=True
+        {
+            **dict.fromkeys(("CONV_2D", "FULLY_CONNECTED"), "double_up"),
+            **dict.fromkeys(("DEPTHWISE_CONV_2D", "MEAN", "QUANTIZE"), "mixed"),
+        },
+        float_softmax=True,
     ),
-    "xnnpack": Profile(dict.fromkeys(_SUMS, "float32"), float_softmax=True),
+    "xnnpack": Profile(
+        dict.fromkeys((*_SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "MEAN", "QUANTIZE"), "float32"),
+        float_softmax=True,
+    ),
     "cmsis_nn": Profile(),
 }

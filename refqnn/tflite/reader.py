@@ -6,8 +6,9 @@ keeps the name of its tensor; steps on the way to it are called after it, with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from refqnn.container import MALFORMED
 from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.graph import INPUT, Node
 from refqnn.network import Network
-from refqnn.ops import Gather, Lookup, Op, Requantize
+from refqnn.ops import Concat, Gather, Lookup, Op, Requantize
 from refqnn.ops.base import Interval, Shape
 from refqnn.quantizers import AffineQuantizer, Dequantizer
 from refqnn.rounding import round_float
@@ -25,7 +26,9 @@ from refqnn.tflite.files import Model, Operator, Tensor
 from refqnn.tflite.profiles import Profile
 from refqnn.tflite.rescaling import Target
 
-__all__ = ["Imported", "Reader", "file_order", "our_order"]
+__all__ = ["Imported", "Movement", "Reader", "file_order", "our_order"]
+
+Movement = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -186,27 +189,46 @@ class Reader:
             hi = max(min(hi, code[1]), lo)
         return Target(y.format, zero, (lo, hi))
 
+    def function(self, codes: NDArray[np.int64], x: Tensor, y: Tensor) -> Op:
+        """A function of every code of x [levels]: thresholds where it never falls."""
+        kind = Requantize.from_table if (codes[1:] >= codes[:-1]).all() else Lookup
+        return kind(codes[None], x.format.q_min, y.format)
+
     def table(self, op: Operator, source: str, codes: NDArray[np.int64]) -> None:
-        """A function of each code, [channels or 1, codes]: thresholds where it never falls."""
-        (x, (y,)) = op.inputs[0], op.outputs
+        """An operator that is a function of the codes of its first operand."""
+        (x, *_), (y,) = op.inputs, op.outputs
         assert x is not None
-        if (codes[:, 1:] >= codes[:, :-1]).all():
-            return self.add(Requantize.from_table(codes, x.format.q_min, y.format), [source], y)
-        return self.add(Lookup(codes, x.format.q_min, y.format), [source], y)
+        self.add(self.function(codes, x, y), [source], y)
 
-    def move(
-        self, source: str, shape: Shape, movement: Callable[[NDArray[Any]], NDArray[Any]]
-    ) -> Gather | None:
-        """What moves the entries of an array [1, ..., channels]; None where nothing moves."""
+    def select(self, y: Tensor, key: NDArray[Any], choices: Mapping[Any, tuple[Op, str]]) -> None:
+        """At each position the values of one of several nodes.
 
-        def moved(x: NDArray[Any]) -> NDArray[Any]:
-            return np.asarray(our_order(movement(file_order(x[None])))[0])
+        Args:
+            key: of the choice [*shape of the values].
+            choices: a node without its name, and the value that it reads.
+        """
+        if len(choices) == 1:
+            ((op, source),) = choices.values()
+            return self.add(op, [source], y)
+        values = [self.step(op, [at], y, f"choice {k}") for k, (op, at) in choices.items()]
+        joined = self.step(Concat(), values, y, "choices")
+        index = np.arange(key.size).reshape(key.shape)
+        for i, k in enumerate(choices):
+            index = np.where(key == k, index + i * key.size, index)
+        self.add(Gather(index, self.ranges[joined].shape), [joined], y)
 
-        op = Gather.of(self.ranges[source].shape, moved)
-        stays = (
-            op.index.shape == op.in_shape and (op.index.ravel() == np.arange(op.index.size)).all()
-        )
-        return None if stays else op
+    def move(self, source: str, movement: Movement, fill: int = 0) -> Gather | None:
+        """What moves the entries of an array [1, ..., channels]; None where nothing moves.
+
+        Args:
+            movement: gives positions of the file's order, or -1 for `fill`.
+        """
+        shape = self.ranges[source].shape
+        positions = np.arange(prod(shape)).reshape(1, *shape)
+        index = our_order(movement(file_order(positions)))[0]
+        if index.shape == shape and np.array_equal(index, positions[0]):
+            return None
+        return Gather(index, shape, fill)
 
     def _check(self, op: Operator) -> None:
         for y in op.outputs:

@@ -16,7 +16,7 @@ The zero point is added behind the last rounding, and the clamp comes last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import frexp
 from typing import Any, Literal
@@ -25,12 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.formats import IntFormat
-from refqnn.ops import Requantize
+from refqnn.ops import Requantize, Rescale
 from refqnn.ops.base import IntArray
-from refqnn.ops.requantize import ALWAYS, NEVER
 from refqnn.rounding import Rounding, round_float, round_fraction, round_ratio
 
-__all__ = ["Target", "Way", "clipped", "gain", "multiplier", "requantize", "rescaled"]
+__all__ = [
+    "Target",
+    "Way",
+    "eighth_bits",
+    "fixed_point",
+    "gain",
+    "multiplier",
+    "requantize",
+    "rescaled",
+]
 
 Way = Literal["double", "double_up", "mixed", "single", "float32", "float64"]
 Gains = NDArray[np.floating[Any]]
@@ -45,6 +53,9 @@ class Target:
     format: IntFormat
     zero_point: int
     clip: tuple[int, int]
+
+
+_WIDE = Target(IntFormat(32, signed=True), 0, (-(2**31), 2**31 - 1))
 
 
 def gain(way: Way, *factors: Any, by: np.float32) -> Gains:
@@ -74,66 +85,92 @@ def multiplier(real: float) -> tuple[int, int]:
     return (m, exponent) if exponent >= -31 else (0, 0)
 
 
-def rescaled(values: IntArray, real: float) -> NDArray[np.int64]:
-    """Integers times a gain, in the way "double".
+def fixed_point(
+    gains: Gains, target: Target, way: Way = "double", *, terms: int = 1, zero: int = 0
+) -> Rescale:
+    """Accumulators times gains, one a channel or one for all, in one of the fixed-point ways.
+
+    Args:
+        terms: m is divided by it, floored, after as many bits were added: the divisor of a mean.
+        zero: comes off the accumulator.
+    """
+    m, e = np.array([multiplier(g) for g in gains.tolist()]).T
+    if terms > 1:
+        bits = np.minimum(min(terms.bit_length() - 1, 32), 31 + e)
+        m, e = (m << bits) // terms, e - bits
+    once = way == "single"
+    return Rescale(
+        m if once else m << np.maximum(e, 0),
+        31 - e if once else 31 + np.maximum(-e, 0),
+        target.format,
+        Rounding.HALF_AWAY if way == "double" else Rounding.HALF_UP,
+        zero_point=target.zero_point,
+        offset=-zero,
+        clip=target.clip,
+        first_rounding=None if once else Rounding.HALF_UP,
+    )
+
+
+def rescaled(values: IntArray, real: float, way: Way = "double") -> NDArray[np.int64]:
+    """Integers [n] times a gain, in 32 bits.
 
     >>> rescaled(np.array([-4, -2, 3]), 0.25).tolist()
     [-1, -1, 1]
     """
-    m, e = multiplier(real)
-    first = round_ratio(np.asarray(values, np.int64) * 2 ** max(e, 0) * m, 2**31, Rounding.HALF_UP)
-    return np.asarray(round_ratio(first, 2 ** max(-e, 0), Rounding.HALF_AWAY))
+    op = fixed_point(np.array([real]), _WIDE, way)
+    return np.asarray(op.forward(np.asarray(values)[:, None])[:, 0], dtype=np.int64)
+
+
+def eighth_bits(values: IntArray, real: np.float32) -> NDArray[np.int64]:
+    """Integers times a gain of 8 bits behind the point, rounded half up.
+
+    >>> eighth_bits(np.array([-2, 1, 3]), np.float32(0.5)).tolist()
+    [-1, 1, 2]
+    """
+    return np.asarray(round_ratio(values * int(np.rint(256 * float(real))), 256, "half_up"))
 
 
 def requantize(
     gains: Gains, target: Target, way: Way, acc: tuple[IntArray, IntArray]
-) -> Requantize:
-    """Accumulators to codes, one gain a channel; one row of thresholds where all are equal.
+) -> Requantize | Rescale:
+    """Accumulators to codes, one gain a channel; thresholds of codes of 8 bits.
 
     Args:
         acc: least and greatest accumulator of each channel.
     """
-    fmt = target.format
     if way in ("float32", "float64"):
         unique, which = np.unique(gains, return_inverse=True)
-        rows = _float_rows(unique, target, int(acc[0].min()), int(acc[1].max()))
-    else:
-        full = len(gains) // _VECTOR * _VECTOR if way == "mixed" else len(gains)
-        up = np.arange(len(gains)) < full * (way in ("mixed", "double_up"))
-        kinds, which = np.unique(np.stack([gains, up]), axis=1, return_inverse=True)
-        each = [_row(g, target, way == "single", up=bool(u)) for g, u in kinds.T]
-        rows = np.concatenate(each)
-    thresholds = rows if len(rows) == 1 else rows[which.reshape(-1)]
-    return clipped(Requantize(thresholds, fmt), target.clip)
+        op = _floats(unique, target, int(acc[0].min()), int(acc[1].max()))
+        return op if len(unique) == 1 else replace(op, thresholds=op.thresholds[which.ravel()])
+    if target.format.bits > 8:
+        unique = np.unique(gains)
+        return fixed_point(unique if len(unique) == 1 else gains, target, way)
+    full = len(gains) // _VECTOR * _VECTOR if way == "mixed" else 0
+    first = _listed(gains[:full], target, "double_up")
+    rest = _listed(gains[full:], target, "double" if way == "mixed" else way)
+    if full == 0 and (rest == rest[0]).all():
+        rest = rest[:1]
+    return Requantize(np.concatenate([first, rest]), target.format)
 
 
-def _float_rows(gains: Gains, target: Target, lo: int, hi: int) -> NDArray[np.int64]:
+def _listed(gains: Gains, target: Target, way: Way) -> NDArray[np.int64]:
+    """The thresholds [channels, levels - 1]."""
+    unique, which = np.unique(gains, return_inverse=True)
+    if len(unique) == 0:
+        return np.zeros((0, target.format.levels - 1), dtype=np.int64)
+    listed = Requantize.from_rescale(fixed_point(unique, target, way)).thresholds
+    return np.asarray(listed[which.ravel()])
+
+
+def _floats(gains: Gains, target: Target, lo: int, hi: int) -> Requantize:
     """The thresholds of float32 or float64 gains, by bisection between lo and hi."""
-    fmt, mode = target.format, Rounding.HALF_EVEN if gains.dtype == np.float32 else "half_away"
+    mode = Rounding.HALF_EVEN if gains.dtype == np.float32 else Rounding.HALF_AWAY
 
     def code(x: NDArray[np.int64]) -> NDArray[np.float64]:
         scaled = round_float(x.astype(gains.dtype) * gains[:, None], mode).astype(np.float64)
-        return np.asarray(np.clip(scaled + target.zero_point, fmt.q_min, fmt.q_max))
+        codes: NDArray[np.float64] = np.clip(scaled + target.zero_point, *target.clip)
+        return codes
 
-    ends = (np.full(len(gains), end) for end in (lo, hi))
-    return Requantize.from_function(code, *ends, fmt).thresholds
-
-
-def _row(real: float, target: Target, single: bool, up: bool) -> NDArray[np.int64]:
-    """The thresholds [1, levels - 1] of one channel."""
-    m, e = multiplier(real)
-    fmt, zero = target.format, target.zero_point
-    if m == 0:
-        return Requantize.from_table([[zero]], 0, fmt).thresholds
-    last = Rounding.HALF_UP if single or up or e >= 0 else Rounding.HALF_AWAY
-    first = None if single or e >= 0 else Rounding.HALF_UP
-    return Requantize.from_multiplier(
-        m, 31 - e, fmt, last, zero_point=zero, first_rounding=first
-    ).thresholds
-
-
-def clipped(op: Requantize, ends: tuple[int, int]) -> Requantize:
-    """The same with codes outside the ends moved to them."""
-    codes = np.arange(op.format.q_min + 1, op.format.q_max + 1)
-    thresholds = np.where(codes <= ends[0], ALWAYS, op.thresholds)
-    return Requantize(np.where(codes > ends[1], NEVER, thresholds), op.format)
+    return Requantize.from_function(
+        code, np.full(len(gains), lo), np.full(len(gains), hi), target.format
+    )

@@ -33,6 +33,7 @@ from refqnn.training.modules import (
     QuantConvNet,
     SparseQuantNeuralNetImpl,
 )
+from refqnn.training.posttraining import quantize_module
 from refqnn.training.quantizers import HalfUpRoundSte, calibrate
 
 __all__ = [
@@ -55,4 +56,5 @@ __all__ = [
     "fit",
     "folded",
     "predict",
+    "quantize_module",
 ]

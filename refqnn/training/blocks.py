@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from refqnn.accumulator import max_fan_in
+from refqnn.emulate import Accumulator
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import signed_bits, span_bits
+from refqnn.pruning import registers
 from refqnn.training.budget import SignSplit, shrink_
 from refqnn.training.normalization import NORMS, PowerOfTwoNorm
 from refqnn.training.quantizers import (
@@ -297,8 +299,10 @@ class QuantNet(nn.Module):
 
     # -- accumulator budgets ---------------------------------------------------------------------
 
-    def add_accumulator_budgets(self, bits: int) -> None:
+    def add_accumulator_budgets(self, bits: int | Accumulator) -> None:
         """Keep every accumulator, bias included, within ``bits`` signed bits from now on.
+
+        With an `Accumulator`, every sum of every stage within its register.
 
         Each row is projected onto its sign-split budget (`refqnn.pruning`), the bias of the last
         layer onto a quarter of the width.  The constants of hidden layers are part of the
@@ -309,11 +313,12 @@ class QuantNet(nn.Module):
         Raises: InvalidArgument when not even one weight of 1 fits a layer.
         """
         self.check_accumulator_bits(bits)
+        width = bits.stages[-1].width if isinstance(bits, Accumulator) else bits
         for block in self.blocks():
             inputs, weights = _act_scaling(block.input_quant), _weight_scaling(block)
             bias = None
             if block.linear.bias is not None:
-                limit = BiasLimit((1 << bits) // 8, block.unit)
+                limit = BiasLimit((1 << width) // 8, block.unit)
                 parametrize.register_parametrization(block.linear, "bias", limit)
                 bias = partial(limit.codes_of, block.linear)
             budget = SignSplit(
@@ -333,13 +338,16 @@ class QuantNet(nn.Module):
             weight = raw_weight(block.linear)
             shrink_(weight, budget.scale(), bias, budget.input_range, budget.bits)
 
-    def check_accumulator_bits(self, bits: int) -> None:
+    def check_accumulator_bits(self, bits: int | Accumulator) -> None:
         """Raises: InvalidArgument when not even one weight of 1 fits some layer."""
         for number, block in enumerate(self.blocks(), start=1):
             inputs = _act_scaling(block.input_quant)
             x_lo, x_hi = inputs.min_code, inputs.max_code
-            needed = min(signed_bits(x_lo, x_hi), signed_bits(-x_hi, -x_lo))  # weight 1, weight -1
-            if needed > bits:
+            either = ((x_lo, x_hi), (-x_hi, -x_lo))  # weight 1, weight -1
+            for register in registers(bits):
+                if any(register.q_min <= lo and hi <= register.q_max for lo, hi in either):
+                    continue
+                needed = min(signed_bits(lo, hi) for lo, hi in either)
                 expected = (
                     f"at least {needed}: linear layer {number} reads codes {x_lo} to {x_hi}, and "
                     "one weight of 1 alone needs that many bits"

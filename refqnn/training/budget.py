@@ -7,17 +7,23 @@ the budget holds back still receives its gradient and may win its place from ano
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from refqnn.emulate import Accumulator
 from refqnn.errors import InvalidArgument, mismatch
+from refqnn.pruning import Register, registers
+
+Budget = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # P, N of each row -> P_max, N_max
 
 __all__ = ["SignSplit", "project_ste", "projected", "shrink_"]
 
 
 def project_ste(
-    weight: Tensor, bias: Tensor | None, input_range: tuple[int, int], bits: int
+    weight: Tensor, bias: Tensor | None, input_range: tuple[int, int], bits: int | Accumulator
 ) -> Tensor:
     """`projected`, straight-through: value of the projection, gradient of the identity."""
     return weight + (projected(weight, bias, input_range, bits) - weight).detach()
@@ -25,7 +31,7 @@ def project_ste(
 
 @torch.no_grad()
 def projected(
-    weight: Tensor, bias: Tensor | None, input_range: tuple[int, int], bits: int
+    weight: Tensor, bias: Tensor | None, input_range: tuple[int, int], bits: int | Accumulator
 ) -> Tensor:
     """Integer weights whose accumulators fit signed `bits`; `refqnn.pruning.project` for tensors.
 
@@ -34,29 +40,24 @@ def projected(
         bias: integer-valued [out], in units of the accumulator, or None.  A bias that does not fit
             by itself leaves an empty budget.
         input_range: inclusive (lo, hi) of every input.
-        bits: two's complement width, 2 to 53.
+        bits: two's complement width, 2 to 53; or an `Accumulator` of such widths.
 
     Returns: integer values in the dtype and shape of weight.
 
     >>> projected(torch.tensor([[3.0, 2.6, -3.0, 0.4]]), torch.tensor([10.0]), (0, 7), 6)
     tensor([[ 2.,  1., -3.,  0.]])
     """
-    rows = weight.detach().flatten(1).double()
-    codes = rows.round()
-    P, N = codes.clamp(min=0).sum(1), (-codes).clamp(min=0).sum(1)
-    P_max, N_max = _budgets(P, N, bias, input_range, bits)
-    positive = torch.where(
-        (P_max >= P)[:, None], codes.clamp(min=0), _fit(rows.clamp(min=0), P_max)
-    )
-    negative = torch.where(
-        (N_max >= N)[:, None], (-codes).clamp(min=0), _fit((-rows).clamp(min=0), N_max)
-    )
-    return (positive - negative).to(weight.dtype).view_as(weight)
+    fitted = _in_tiles(weight, bias, input_range, bits, _projected)
+    return fitted.to(weight.dtype).view_as(weight)
 
 
 @torch.no_grad()
 def shrink_(
-    weight: Tensor, scale: Tensor, bias: Tensor | None, input_range: tuple[int, int], bits: int
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    input_range: tuple[int, int],
+    bits: int | Accumulator,
 ) -> None:
     """Pull real weights into their budget, in place, without rounding: call it after each step.
 
@@ -68,24 +69,72 @@ def shrink_(
         scale: value of one integer step, a scalar or [out, 1, ...].
         bias, input_range, bits: as for `projected`.
     """
-    rows = (weight / scale).flatten(1).double()
-    positive, negative = rows.clamp(min=0), (-rows).clamp(min=0)
-    P, N = positive.sum(1).ceil(), negative.sum(1).ceil()
-    P_max, N_max = _budgets(P, N, bias, input_range, bits)
-    fitted = _onto_simplex(positive, P_max) - _onto_simplex(negative, N_max)
+    fitted = _in_tiles(weight / scale, bias, input_range, bits, _shrunk)
     weight.copy_(fitted.to(weight.dtype).view_as(weight) * scale)
 
 
+def _in_tiles(
+    weight: Tensor,
+    bias: Tensor | None,
+    input_range: tuple[int, int],
+    bits: int | Accumulator,
+    fit: Callable[[Tensor, Budget], Tensor],
+) -> Tensor:
+    """Rows [out, K] that every register holds, the innermost first."""
+    rows = weight.detach().flatten(1).double()
+    terms = rows.shape[1]
+    order = torch.arange(terms)
+    if isinstance(bits, Accumulator):
+        order = torch.from_numpy(bits.places(terms, weight.shape[1]).copy())
+    elif not 2 <= bits <= 53:
+        raise InvalidArgument(mismatch("bits", bits, "an integer from 2 to 53"))
+    rows = rows[:, order]
+    for register in registers(bits):
+        size = register.products or terms
+        tiles = pad(rows, (0, -terms % size)).view(-1, size)
+        b = torch.zeros(len(tiles), dtype=torch.float64)
+        if register.products is None and bias is not None:
+            b = bias.detach().double()
+        budget = partial(_budgets, room=_room(register, b), input_range=input_range)
+        rows = fit(tiles, budget).view(len(rows), -1)[:, :terms]
+    return torch.empty_like(rows).index_copy_(1, order, rows)
+
+
+def _room(register: Register, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Register.room`; an empty budget where the bias does not fit by itself."""
+    q_min, q_max = float(register.q_min), float(register.q_max)
+    b = torch.zeros_like(bias) if register.bias == "none" else bias
+    up, down = q_max - b, b - q_min
+    if register.bias == "any":
+        up, down = up.clamp(max=q_max), down.clamp(max=-q_min)
+    return up.clamp(min=0), down.clamp(min=0)
+
+
+def _projected(rows: Tensor, budget: Budget) -> Tensor:
+    codes = rows.round()
+    P, N = codes.clamp(min=0).sum(1), (-codes).clamp(min=0).sum(1)
+    P_max, N_max = budget(P, N)
+    positive = torch.where(
+        (P_max >= P)[:, None], codes.clamp(min=0), _fit(rows.clamp(min=0), P_max)
+    )
+    negative = torch.where(
+        (N_max >= N)[:, None], (-codes).clamp(min=0), _fit((-rows).clamp(min=0), N_max)
+    )
+    return positive - negative
+
+
+def _shrunk(rows: Tensor, budget: Budget) -> Tensor:
+    positive, negative = rows.clamp(min=0), (-rows).clamp(min=0)
+    P_max, N_max = budget(positive.sum(1).ceil(), negative.sum(1).ceil())
+    return _onto_simplex(positive, P_max) - _onto_simplex(negative, N_max)
+
+
 def _budgets(
-    P: Tensor, N: Tensor, bias: Tensor | None, input_range: tuple[int, int], bits: int
+    P: Tensor, N: Tensor, room: tuple[Tensor, Tensor], input_range: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """See `refqnn.pruning.sign_budgets`; float64 holds every integer here."""
-    if not 2 <= bits <= 53:
-        raise InvalidArgument(mismatch("bits", bits, "an integer from 2 to 53"))
     s, t = float(max(0, -input_range[0])), float(max(0, input_range[1]))
-    b = torch.zeros_like(P) if bias is None else bias.detach().double()
-    up = (2.0 ** (bits - 1) - 1 - b).clamp(min=0)
-    down = (2.0 ** (bits - 1) + b).clamp(min=0)
+    up, down = room
     fits = (t * P + s * N <= up) & (s * P + t * N <= down)
     if s == 0 and t == 0:
         return P, N
@@ -156,7 +205,7 @@ class SignSplit(nn.Module):
     Args:
         scale: returns the scale of the quantized weights, a scalar or [out, 1, ...].
         input_range: inclusive (lo, hi) of the input codes.
-        bits: two's complement width of the accumulator.
+        bits: two's complement width of the accumulator, or an `Accumulator`.
         bias: returns the integer bias [out] in units of the accumulator; None: there is none.
         weight_range: (lo, hi) of the weight codes; values are clamped to it first.
 
@@ -169,7 +218,7 @@ class SignSplit(nn.Module):
         self,
         scale: Callable[[], Tensor],
         input_range: tuple[int, int],
-        bits: int,
+        bits: int | Accumulator,
         *,
         bias: Callable[[], Tensor] | None = None,
         weight_range: tuple[int, int] | None = None,

@@ -6,7 +6,7 @@ from accumulator_networks import all_inputs, brute_force, chains, integers, netw
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import refqnn.accumulator.overflow as overflow
+import refqnn.accumulator.deciding as deciding
 from refqnn import (
     BIPOLAR,
     Concat,
@@ -78,7 +78,7 @@ def test_no_time_means_unknown_never_no_overflow(monkeypatch):
     lo, hi = interval["fc1"].lo, interval["fc1"].hi
     inside = signed_bits(int(lo.min()), int(hi.max()) if hi.max() < 2 ** (bits - 1) else 0)
     assert inside > bits or hi.max() >= 2 ** (bits - 1)
-    monkeypatch.setattr(overflow, "solver_installed", lambda: False)
+    monkeypatch.setattr(deciding, "solver_installed", lambda: False)
     answer = find_overflow(network, "fc1", None, bits, certificate=interval, budget_s=0.0)
     assert isinstance(answer, (Unknown, Overflow))
     if isinstance(answer, Unknown):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from refqnn import BIPOLAR, TERNARY, IntFormat, Network, Node, Requantize
+from refqnn import BIPOLAR, TERNARY, IntFormat, Network, Node, Requantize, Rounding
 from refqnn.errors import RefqnnError
 from refqnn.network import INPUT
 from refqnn.ops import (
@@ -29,6 +29,7 @@ from refqnn.ops import (
     Lookup,
     MaxPool2d,
     Op,
+    Rescale,
     Reshape,
     SumOp,
     SumPool2d,
@@ -288,6 +289,29 @@ def requantize(g: Graph) -> Made:
     return Requantize(thresholds(g, acc, fmt.levels), fmt), (name,)
 
 
+def rescale(g: Graph) -> Made:
+    """Shifts near what brings the accumulators into the format, to the left in some channels."""
+    name = g.source()
+    channels = g.values[name].shape[0]
+    fmt = code_format(g) if g.tame or g.chance(0.5) else g.choice(WIDE_FORMATS)
+
+    def each(lo: int, hi: int) -> np.ndarray:
+        return g.rng.integers(lo, hi, channels if g.chance(0.5) else 1)
+
+    shift = each(0, g.choice([1, 4, 63]))
+    largest = g.choice([2, 9, 2**16] if g.tame else [9, 2**31, 2**62])
+    clip = np.sort(g.rng.integers(fmt.q_min, fmt.q_max + 1, (channels, 2)), axis=1)
+    op = Rescale(
+        *(each(0, largest), shift, fmt, g.choice(list(Rounding))),
+        zero_point=each(-3, 4),
+        offset=each(-9, 10),
+        clip=clip if g.chance(0.3) else None,
+        first_rounding=g.choice(list(Rounding)) if g.chance(0.4) else None,
+        first_shift=each(0, int(shift.min()) + 1),
+    )
+    return op, (name,)
+
+
 def lookup(g: Graph) -> Made:
     name = g.source()
     value = g.values[name]
@@ -329,6 +353,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "Concat": (4, concat),
     "Requantize": (10, requantize),
     "Lookup": (3, lookup),
+    "Rescale": (4, rescale),
     "Flatten": (2, flatten),
     "Reshape": (2, reshape),
 }

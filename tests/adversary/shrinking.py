@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from networks import Twice, rebuilt
 
-from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize
+from refqnn import BIPOLAR, IntFormat, Network, Node, Requantize, Rounding
 from refqnn.errors import RefqnnError
 from refqnn.network import INPUT
 from refqnn.ops import Add, Gather, Linear, Lookup, Op
@@ -43,6 +43,8 @@ def op_in_python(op: Op) -> str:
 def value_in_python(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return repr(value.tolist())
+    if isinstance(value, Rounding):
+        return repr(value.value)
     if value is BIPOLAR:
         return "BIPOLAR"
     return repr(value)

@@ -1,4 +1,6 @@
-"""Random Brevitas modules for the tests: MLP, CNN, depthwise and residual networks.
+"""Random Brevitas modules for the tests: MLP, CNN, depthwise, residual and moving networks.
+
+Mixed precision; trained for some steps, or calibrated; some are pruned.
 
 strict    power-of-two scales, no bias or one quantized on the accumulator's grid
 general   any scales, float or quantized biases, batch normalization, smooth activations
@@ -13,12 +15,14 @@ from typing import Any
 import brevitas.nn as qnn
 import brevitas.quant as bq
 import torch
+from brevitas.graph.calibrate import calibration_mode
 from brevitas.inject.enum import ScalingPerOutputType
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from refqnn.training import quantizers as ours
 
-KINDS = ("mlp", "cnn", "depthwise", "residual")
+KINDS = ("mlp", "cnn", "depthwise", "residual", "moving")
 PROFILES = ("strict", "general")
 
 
@@ -256,6 +260,52 @@ def residual(pick: Pick, profile: str) -> tuple[nn.Module, tuple[int, ...]]:
     return Residual(pick, profile, pick.choice((3, 4)), size), (2, size, size)
 
 
+class Moving(nn.Module):
+    """Preprocessing, movement of channels and positions, tokens, a transposed convolution."""
+
+    def __init__(self, pick: Pick, profile: str, channels: int, size: int) -> None:
+        super().__init__()
+        pick.quant_tensors = False
+        self.before = pick.choice((nn.Identity(), nn.BatchNorm2d(channels), nn.Tanh()))
+        self.quant = input_layer(pick, profile)
+        width = pick.choice((4, 8))
+        self.conv = conv(pick, profile, channels, width, kernel_size=3, padding=1)
+        enlarged = (nn.Upsample(scale_factor=2), nn.PixelShuffle(2), nn.PixelUnshuffle(2))
+        self.move = pick.choice((nn.ChannelShuffle(2), nn.ZeroPad2d((1, 0, 0, 2)), *enlarged))
+        self.act = nn.Sequential(*activation(pick, profile))
+        padded = isinstance(self.move, nn.ZeroPad2d)  # 0 has a code, but not every accumulator
+        self.late = not padded and pick.random() < 0.5
+        inside = self.move(torch.zeros(1, width, size, size)).shape[1]
+        kernel, stride = pick.choice((2, 3)), pick.choice((1, 2))
+        options = layer_options(pick, profile)
+        self.up = qnn.QuantConvTranspose2d(inside, 6, kernel, stride=stride, **options)
+        self.act2 = nn.Sequential(*activation(pick, profile))
+        pools = (nn.AdaptiveMaxPool2d((3, 2)), nn.MaxPool2d(2), nn.Identity())
+        self.pool = pick.choice(pools)
+        self.tokens = qnn.QuantLinear(6, 5, **layer_options(pick, profile))
+        self.act3 = nn.Sequential(*activation(pick, profile))
+        self.out = qnn.QuantLinear(5, 3, **layer_options(pick, profile))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.conv(self.quant(self.before(x)))
+        x = self.act(self.move(x)) if self.late else self.move(self.act(x))
+        first, second = torch.chunk(self.pool(self.act2(self.up(x))), 2, 1)
+        tokens = torch.cat([second, first.flip(3)], 1).flatten(2).transpose(1, 2)
+        return self.out(self.act3(self.tokens(tokens))[:, 0])
+
+
+def moving(pick: Pick, profile: str) -> tuple[nn.Module, tuple[int, ...]]:
+    channels, size = pick.choice((1, 3)), pick.choice((4, 6))
+    return Moving(pick, profile, channels, size), (channels, size, size)
+
+
+def pruned(module: nn.Module, pick: Pick) -> None:
+    """Some weights of every layer are held at 0."""
+    for part in module.modules():
+        if isinstance(part, (qnn.QuantLinear, qnn.QuantConv2d)):
+            prune.random_unstructured(part, "weight", amount=pick.choice((0.2, 0.6)))
+
+
 def build(kind: str, profile: str, seed: int) -> tuple[nn.Module, tuple[int, ...], Tensor]:
     """A module in evaluation mode, its input shape, and inputs to calibrate it with."""
     pick = Pick(f"{kind} {profile} {seed}")
@@ -265,12 +315,20 @@ def build(kind: str, profile: str, seed: int) -> tuple[nn.Module, tuple[int, ...
         module, shape = mlp(pick, profile)
     elif kind == "residual":
         module, shape = residual(pick, profile)
+    elif kind == "moving":
+        module, shape = moving(pick, profile)
     else:
         module, shape = cnn(pick, profile, depthwise=kind == "depthwise")
     spread_parameters(module, pick)
     x = torch.randn(64, *shape) * pick.choice((0.5, 1.0, 2.0))
+    if kind == "moving" or seed % 4 == 3:  # what was drawn before for other seeds stays
+        pruned(module, pick)
     module.train()
-    train(module, x, steps=pick.choice((1, 1, 3)))
+    if seed % 4 == 2:
+        with torch.no_grad(), calibration_mode(module.eval()):
+            module(x)
+    else:
+        train(module, x, steps=pick.choice((1, 1, 3)))
     return module.eval(), shape, x
 
 

@@ -16,8 +16,8 @@ from random_networks import KINDS, PROFILES, build
 from refqnn.brevitas import exact_accumulators, from_brevitas, verify_against
 
 SEEDS = 6  # of each kind and profile, by default
-SLOW_SEEDS = range(1000, 1130)
-SLOW_SAMPLES = 96
+SLOW_SEEDS = range(1000, 1104)
+SLOW_SAMPLES = 512
 
 
 def check(kind: str, profile: str, seed: int, samples: int) -> Counter[str]:
@@ -53,7 +53,7 @@ def test_random_networks(kind: str, profile: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
-def test_five_hundred_networks_and_ten_million_codes(
+def test_a_thousand_networks_and_a_hundred_million_codes(
     profile: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.set_num_threads(1)
@@ -66,5 +66,5 @@ def test_five_hundred_networks_and_ten_million_codes(
             f"\n{profile}: {total['networks']} networks, {total['codes']:,} codes, "
             f"{total['near_ties']} near ties against the unmodified module, 0 unexplained"
         )
-    assert total["networks"] >= 500
-    assert total["codes"] >= 10**7
+    assert total["networks"] >= 500  # in each of the two profiles
+    assert total["codes"] >= 5 * 10**7

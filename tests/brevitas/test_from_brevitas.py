@@ -691,7 +691,7 @@ REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
     ),
     (
         "function at the end",
-        lambda: nn.Sequential(signed(), fc_like(4), nn.Sigmoid()),
+        lambda: nn.Sequential(signed(), fc_like(4), nn.Hardtanh()),
         r"^2: .*behind the last layer",
     ),
     (

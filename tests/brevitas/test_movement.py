@@ -319,3 +319,34 @@ def test_movements_that_are_refused(function: Any, message: str) -> None:
     module = Forward(function, q=signed(), fc=linear(4, 4), act=signed()).eval()
     with pytest.raises(NotCovered, match=message):
         from_brevitas(module, torch.zeros(3, 4))
+
+
+# --- the general profile, with exact accumulation -----------------------------------------------
+
+FLOAT_WEIGHT = {"weight_quant": bq.Int8WeightPerChannelFloat, "weight_bit_width": 4}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.act(m.conv(F.pixel_shuffle(m.q(x), 2))),
+        lambda m, x: m.act(m.conv(torch.chunk(m.q(x), 4, 1)[1])),
+        lambda m, x: m.act(m.conv(m.plain(x)[:, 1:2].flip(2).permute(0, 1, 3, 2))),
+        lambda m, x: m.act(m.up(torch.stack([m.plain(x), m.plain(x)], 2)[:, :, 0])),
+        lambda m, x: m.act(F.avg_pool2d(m.plain(x), 2, 1, 1, False, False)),
+        lambda m, x: m.act(F.adaptive_avg_pool2d(m.plain(x), (2, 3))),
+        lambda m, x: m.act(F.avg_pool1d(m.plain(x).flatten(2), 3, 2, 1, True)),
+        lambda m, x: m.act(m.conv(F.adaptive_max_pool2d(m.plain(x), (2, 3))[:, :1])),
+        lambda m, x: m.act(m.fc(m.plain(x).flatten(2))),
+    ],
+)
+def test_any_scales(function: Callable[..., Tensor]) -> None:
+    parts = {
+        "q": qnn.QuantIdentity(bit_width=4, **QT),
+        "plain": qnn.QuantIdentity(bit_width=4),
+        "conv": conv(1, 5, **FLOAT_WEIGHT),
+        "up": qnn.QuantConvTranspose2d(4, 6, 3, stride=2, **FLOAT_WEIGHT),
+        "fc": linear(20, 6, bias=True, **FLOAT_WEIGHT),
+        "act": qnn.QuantReLU(bit_width=3),
+    }
+    assert_explained(*ready(Forward(function, **parts), 4, 4, 5))

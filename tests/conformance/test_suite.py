@@ -292,6 +292,17 @@ def test_a_wrong_implementation_is_named() -> None:
     assert outcome.reproduction.endswith("# f: linear of mine")
     assert "overflow_narrow" in report.summary()
     assert str(outcome).startswith("linear-passes-2-15: failed: acc[0, 0]: expected 32769, got")
+    for outcome in report.failures:  # counted a second time, vector by vector
+        alone = [
+            mutant
+            for mutant in mutants_of("linear")
+            if np.array_equal(
+                call(mutant.function, outcome.vector).results.get("acc"),
+                call(linear, outcome.vector).results["acc"],
+            )
+        ]
+        assert outcome.others == len(alone) - len(outcome.resembles)
+        assert (f"  {outcome.others} more would give it" in str(outcome)) == (outcome.others > 0)
 
 
 def diagnosed(operation: str, function: Any) -> tuple[set[str], str]:

@@ -252,7 +252,15 @@ def of(operation: str) -> list[Vector]:
 
 
 def test_accumulators_are_mathematical_integers() -> None:
-    says("Accumulators are mathematical integers. Only `accumulate` has a width.")
+    says(
+        "Accumulators are mathematical integers. Only `accumulate` and `accumulate_stages` have "
+        "widths: the one of a single register, the other of a register for each stage of a sum, as "
+        "SIMD and tiled hardware has them."
+    )
+    have = {
+        name for name, o in OPERATIONS.items() if {"widths", "accumulator_bits"} & {*o.arguments}
+    }
+    assert have == {"accumulate", "accumulate_stages"}
     valid = [v for v in of("linear") if v.error is None]
     assert max(np.abs(v.outputs["acc"]).max() for v in valid) >= 2**31
     for vector in valid:

@@ -33,11 +33,11 @@ def test_bytes(slow: bool) -> None:
     assert ends["accepted"]
 
 
-@pytest.mark.parametrize("length", [0, 1, 4, 8, 12, 100, 500])
-def test_truncated(length: int) -> None:
+@pytest.mark.parametrize("part", [0, 0.01, 0.1, 0.5, 0.9])
+def test_truncated(part: float) -> None:
     for model in models():
         with pytest.raises(FileFormatError):
-            from_tflite(model[:length])
+            from_tflite(model[: int(len(model) * part)])
 
 
 def test_random_bytes_behind_the_identifier() -> None:

@@ -141,8 +141,8 @@ class RandomGraph:
             for name, kind in zip(("x", self.last), kinds)
         ]
         graph = helper.make_graph(self.nodes, "g", [doors[0]], [doors[1]], self.initializers)
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        opsets = [helper.make_opsetid("", 19), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
     def samples(self, n: int) -> np.ndarray:
         limits = np.iinfo(DTYPES[self.input_type])

@@ -8,8 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refqnn import IntFormat, Network, Node, Requantize, Rescale, certify, exact, load, testing
-from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, RefqnnError, ShapeMismatch
+from refqnn import (
+    IntFormat,
+    Network,
+    Node,
+    Requantize,
+    Rescale,
+    certify,
+    exact,
+    load,
+    mean_by_count,
+    testing,
+)
+from refqnn.errors import (
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    OutOfRange,
+    RefqnnError,
+    ShapeMismatch,
+)
 from refqnn.ops import Interval, Linear
 from refqnn.testing import Value
 
@@ -197,3 +215,68 @@ def test_a_product_beyond_64_bits_is_exact():
     op = Rescale(2**62 - 1, 62, INT32, "floor", offset=-(2**62))
     x = 2**62 + 77
     assert op.forward(np.array([[x]])).item() == floor(Fraction(77 * (2**62 - 1), 2**62)) == 76
+
+
+# --- averages ---------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_mean_divides_by_the_positions_inside(data):
+    """Every window by itself, in fractions: thresholds, and for 16 bits a multiplier."""
+    sizes = [data.draw(st.integers(1, 5)) for _ in range(2)]
+    padding = [(data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))) for _ in range(2)]
+    kernel = [
+        data.draw(st.integers(max(ends) + 1, size + sum(ends)))
+        for size, ends in zip(sizes, padding)
+    ]
+    stride = [data.draw(st.integers(1, 3)) for _ in range(2)]
+    wide = data.draw(st.booleans())
+    codes = INT16 if wide else data.draw(testing.formats(max_bits=8))
+    fmt = codes if wide else data.draw(testing.formats(max_bits=5))
+    mode = "half_away" if wide else data.draw(testing.roundings())
+    gain = Fraction(1) if wide else data.draw(st.fractions(Fraction(1, 99), 9))
+    zero_in, zero = data.draw(st.integers(-9, 9)), data.draw(st.integers(-9, 9))
+    clip = data.draw(st.none() | st.just((fmt.q_min + (fmt.bits > 1), fmt.q_max)))
+    shape = (2, *sizes)
+    ops = mean_by_count(
+        *(shape, tuple(kernel), tuple(stride), tuple(padding)),
+        **{"codes": codes, "format": fmt, "rounding": mode, "gain": gain, "clip": clip},
+        **{"input_zero_point": zero_in, "zero_point": zero},
+    )
+    x = data.draw(testing.codes(codes, (1, *shape)))
+    y = x
+    for op in ops:
+        y = op.forward(y)
+    lo, hi = clip or (fmt.q_min, fmt.q_max)
+    assert y.shape[1] == 2
+    for c, i, j in np.ndindex(*y.shape[1:]):
+        rows, columns = (
+            range(max(0, s * p - before), min(size, s * p - before + k))
+            for s, p, (before, _), size, k in zip(stride, (i, j), padding, sizes, kernel)
+        )
+        window = [int(x[0, c, u, v]) - zero_in for u in rows for v in columns]
+        mean = exact.round(Fraction(sum(window), len(window)) * gain, mode) + zero
+        assert y[0, c, i, j] == min(max(mean, lo), hi)
+
+
+def test_means_of_16_bits_at_every_sum():
+    """Near ties and multiples of the count, as a runtime divides: (acc +- count / 2) / count."""
+    for kernel in [(1, 1), (1, 2), (2, 3), (3, 3), (7, 7), (8, 8), (10, 25)]:
+        ops = mean_by_count((1, *kernel), kernel, codes=INT16, format=INT16, rounding="half_away")
+        (pool, rescale), n = ops, kernel[0] * kernel[1]
+        assert pool.kernel == kernel
+        halves = np.arange(-(2**16), 2**16, 7)[:, None] * n // 2 + np.arange(-1, 2)
+        sums = halves.ravel()
+        half = np.where(sums < 0, -(n // 2), n // 2)
+        expected = np.sign(sums) * (np.abs(sums + half) // n)
+        got = rescale.forward(sums[:, None])[:, 0]
+        assert np.array_equal(got, np.clip(expected, INT16.q_min, INT16.q_max))
+
+
+def test_a_mean_that_is_not_listed_is_refused():
+    many = {"codes": INT16, "format": INT16, "padding": 1}
+    with pytest.raises(NotCovered, match="thresholds"):
+        mean_by_count((64, 9, 9), 3, 1, rounding="half_even", **many)
+    with pytest.raises(NotCovered, match="bits"):
+        mean_by_count((1, 2**16, 1), (2**16, 1), rounding="half_away", codes=INT32, format=INT32)

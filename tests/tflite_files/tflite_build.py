@@ -58,25 +58,34 @@ def model(
         Outputs=_numbers(b, outputs, np.int32),
         Operators=_offsets(b, [_operator(b, i, op) for i, op in enumerate(operators)]),
     )
-    codes = [getattr(tflite.BuiltinOperator, op.kind) for op in operators]
+    codes = [_code(b, op.kind) for op in operators]
     root = _table(
         b,
         "Model",
         Version=3,
-        OperatorCodes=_offsets(
-            b,
-            [
-                _table(
-                    b, "OperatorCode", DeprecatedBuiltinCode=min(c, 127), BuiltinCode=c, Version=3
-                )
-                for c in codes
-            ],
-        ),
+        OperatorCodes=_offsets(b, codes),
         Subgraphs=_offsets(b, [graph]),
         Buffers=_offsets(b, buffers),
     )
     b.Finish(root, b"TFL3")
     return bytes(b.Output())
+
+
+def _code(b: Any, kind: str) -> int:
+    code = getattr(tflite.BuiltinOperator, kind)
+    version = {
+        "RESHAPE": 1,
+        "RELU_N1_TO_1": 1,
+        "HARD_SWISH": 1,
+        "EXPAND_DIMS": 1,
+        "SQUEEZE": 1,
+        "CONV_2D": 3,
+        "DEPTHWISE_CONV_2D": 3,
+        "FULLY_CONNECTED": 4,
+    }.get(kind, 2)
+    return _table(
+        b, "OperatorCode", DeprecatedBuiltinCode=min(code, 127), BuiltinCode=code, Version=version
+    )
 
 
 def _tensor(b: Any, i: int, t: T, buffer: int) -> int:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from tflite_build import O, T, model
 
 Rng = np.random.Generator
+
+OPTIONS = {
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+}
 
 
 def scale(rng: Rng, low: float = -6, high: float = -1) -> float:
@@ -73,8 +80,7 @@ def conv(rng: Rng, kind: str = "CONV_2D") -> bytes:
     values |= {"DilationWFactor": dw, "DilationHFactor": dh}
     if depthwise:
         values["DepthMultiplier"] = multiple
-    options = "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions"
-    return model(tensors, [O(kind, [0, 1, 2], [3], options, values)], [0], [3])
+    return model(tensors, [O(kind, [0, 1, 2], [3], OPTIONS[kind], values)], [0], [3])
 
 
 def depthwise(rng: Rng) -> bytes:
@@ -100,16 +106,201 @@ def fully_connected(rng: Rng) -> bytes:
 
 
 def softmax(rng: Rng) -> bytes:
-    n = int(rng.choice([1, 2, 10, 12, 100, 1000]))
+    n = int(rng.choice([1, 2, 10, 12, 100, 400]))
     shape = (1, n) if rng.random() < 0.7 else (1, 2, 3, n)
     tensors = [T(shape, scale(rng, -7, 1), zero(rng)), T(shape, 2.0**-8, -128)]
     values = {"Beta": float(rng.choice([1.0, 0.5, 2.0]))}
     return model(tensors, [O("SOFTMAX", [0], [1], "SoftmaxOptions", values)], [0], [1])
 
 
+def shape4(rng: Rng) -> tuple[int, ...]:
+    return (1, *(int(v) for v in rng.integers(2, 9, 3)))
+
+
+def two(rng: Rng, kind: str, options: str) -> bytes:
+    """x and a part of x: one input, two operands of other scales."""
+    shape = shape4(rng)
+    s, s_b = scale(rng), scale(rng)
+    s_y = float(
+        np.float32(
+            (s * s_b * 2.0 ** rng.uniform(3, 9))
+            if kind == "MUL"
+            else (s * 2.0 ** rng.uniform(-2, 2))
+        )
+    )
+    tensors = [T(shape, s, zero(rng)), T(shape, s_b, zero(rng)), T(shape, s_y, zero(rng))]
+    pairs = [[0, 1], [1, 0], [0, 0], [1, 1]]
+    values = {"FusedActivationFunction": activation(rng)}
+    ops = [
+        O("QUANTIZE", [0], [1], "QuantizeOptions"),
+        O(kind, pairs[int(rng.integers(4))], [2], options, values),
+    ]
+    return model(tensors, ops, [0], [2])
+
+
+def one(rng: Rng, kind: str, options: str = "", values: Any = None, same: bool = False) -> bytes:
+    shape = shape4(rng)
+    s, z = scale(rng), zero(rng)
+    s_y, z_y = (s, z) if same else (float(np.float32(s * 2.0 ** rng.uniform(-2, 2))), zero(rng))
+    if kind in ("LOGISTIC", "TANH"):
+        s_y, z_y = (2.0**-8, -128) if kind == "LOGISTIC" else (2.0**-7, 0)
+    tensors = [T(shape, s, z), T(shape, s_y, z_y)]
+    return model(tensors, [O(kind, [0], [1], options, values or {})], [0], [1])
+
+
+def pool(rng: Rng, kind: str) -> bytes:
+    h, w, c = (int(v) for v in rng.integers(3, 10, 3))
+    kh, kw, sh, sw = (int(v) for v in rng.integers(1, 4, 4))
+    same = bool(rng.integers(2))
+    s, z = scale(rng), zero(rng)
+    out = (1, _same_shape(h, kh, sh, 1, same), _same_shape(w, kw, sw, 1, same), c)
+    values = {"Padding": 0 if same else 1, "StrideW": sw, "StrideH": sh}
+    values |= {"FilterWidth": kw, "FilterHeight": kh, "FusedActivationFunction": activation(rng)}
+    tensors = [T((1, h, w, c), s, z), T(out, s, z)]
+    return model(tensors, [O(kind, [0], [1], "Pool2DOptions", values)], [0], [1])
+
+
+def mean(rng: Rng) -> bytes:
+    shape, keep = shape4(rng), bool(rng.integers(2))
+    s, z = scale(rng), zero(rng)
+    same = rng.random() < 0.3
+    s_y, z_y = (s, z) if same else (float(np.float32(s * 2.0 ** rng.uniform(-3, 1))), zero(rng))
+    tensors = [
+        T(shape, s, z),
+        T((2,), data=np.array([1, 2], np.int32), type="int32"),
+        T((1, 1, 1, shape[3]) if keep else (1, shape[3]), s_y, z_y),
+    ]
+    op = O("MEAN", [0, 1], [2], "ReducerOptions", {"KeepDims": keep})
+    return model(tensors, [op], [0], [2])
+
+
+def transpose_conv(rng: Rng) -> bytes:
+    h, w, c, out = (int(v) for v in rng.integers(2, 7, 4))
+    kh, kw = (int(v) for v in rng.integers(1, 5, 2))
+    sh, sw = (int(v) for v in rng.integers(1, 4, 2))
+    same = bool(rng.integers(2))
+    size = (h * sh, w * sw) if same else ((h - 1) * sh + max(kh, sh), (w - 1) * sw + max(kw, sw))
+    s_x, s_w = scale(rng), np.float32(2.0 ** rng.uniform(-9, -3, out))
+    s_y = _output_scale(rng, 64 * 64 * np.sqrt(c * 2) * s_x * float(s_w.max()))
+    data = rng.integers(-127, 128, (out, kh, kw, c), dtype=np.int8)
+    bias = rng.integers(-9999, 9999, out, dtype=np.int32)
+    tensors = [
+        T((4,), data=np.array([1, *size, out], np.int32), type="int32"),
+        T((out, kh, kw, c), s_w, 0, data),
+        T((1, h, w, c), s_x, zero(rng)),
+        T((out,), np.float32(s_x) * s_w, 0, bias, "int32"),
+        T((1, *size, out), s_y, zero(rng)),
+    ]
+    values = {"Padding": 0 if same else 1, "StrideW": sw, "StrideH": sh}
+    op = O("TRANSPOSE_CONV", [0, 1, 2, 3], [4], "TransposeConvOptions", values)
+    return model(tensors, [op], [2], [4])
+
+
+def ints(values: Any) -> T:
+    data = np.array(values, np.int32)
+    return T(data.shape, data=data, type="int32")
+
+
+def moving(rng: Rng) -> bytes:
+    """Every operator that only moves codes, one behind the other."""
+    shape = shape4(rng)
+    h, w, c = shape[1:]
+    s, z = scale(rng), zero(rng)
+    tensors: list[T] = [T(shape, s, z)]
+    ops: list[O] = []
+
+    def apply(
+        kind: str,
+        out: tuple[int, ...],
+        options: str = "",
+        values: Any = None,
+        before: Any = (),
+        after: Any = (),
+    ) -> None:
+        source = ops[-1].outputs[0] if ops else 0
+        first = len(tensors)
+        tensors.extend([*map(ints, before), *map(ints, after)])
+        numbers = list(range(first, len(tensors)))
+        operands = [*numbers[: len(before)], source, *numbers[len(before) :]]
+        tensors.append(T(out, s, z))
+        ops.append(O(kind, operands, [len(tensors) - 1], options, values or {}))
+
+    pads = [[0, 0], [1, 2], [0, 3], [2, 0]]
+    apply("PAD", (1, h + 3, w + 3, c + 2), "PadOptions", after=[pads])
+    apply("TRANSPOSE", (1, w + 3, c + 2, h + 3), "TransposeOptions", after=[[0, 2, 3, 1]])
+    apply(
+        "RESHAPE",
+        (1, w + 3, (c + 2) * (h + 3)),
+        "ReshapeOptions",
+        {"NewShape": [1, w + 3, (c + 2) * (h + 3)]},
+    )
+    apply(
+        "RESHAPE",
+        (1, w + 3, c + 2, h + 3),
+        "ReshapeOptions",
+        {"NewShape": [1, w + 3, c + 2, h + 3]},
+    )
+    corner = int(rng.integers(3))
+    flags = {"AlignCorners": corner == 1, "HalfPixelCenters": corner == 2}
+    new = [int(v) for v in rng.integers(1, 12, 2)]
+    apply(
+        "RESIZE_NEAREST_NEIGHBOR",
+        (1, *new, h + 3),
+        "ResizeNearestNeighborOptions",
+        flags,
+        after=[new],
+    )
+    sliced = (1, new[0], new[1], (h + 3 - 1 + 1) // 2)
+    apply(
+        "STRIDED_SLICE",
+        sliced,
+        "StridedSliceOptions",
+        {"EndMask": 7},
+        after=[[0, 0, 0, 1], [1, 0, 0, h + 3], [1, 1, 1, 2]],
+    )
+    return model(tensors, ops, [0], [ops[-1].outputs[0]])
+
+
+def joining(rng: Rng) -> bytes:
+    """A tensor split along an axis and joined along another."""
+    shape = [int(v) for v in rng.integers(1, 6, 3)]
+    axis, other = (int(v) for v in rng.integers(0, 3, 2))
+    parts = int(rng.integers(2, 4))
+    whole = [v * parts if i == axis else v for i, v in enumerate(shape)]
+    joined = [v * parts if i == other else v for i, v in enumerate(shape)]
+    s, z = scale(rng), zero(rng)
+    tensors = [T((1, *whole), s, z), ints([axis + 1]), T((1, *joined), s, z)]
+    tensors += [T((1, *shape), s, z) for _ in range(parts)]
+    numbers = list(range(3, 3 + parts))
+    ops = [
+        O("SPLIT", [1, 0], numbers, "SplitOptions", {"NumSplits": parts}),
+        O("CONCATENATION", numbers[::-1], [2], "ConcatenationOptions", {"Axis": other - 3}),
+    ]
+    return model(tensors, ops, [0], [2])
+
+
 CASES: dict[str, Callable[[Rng], bytes]] = {
     "CONV_2D": conv,
     "DEPTHWISE_CONV_2D": depthwise,
     "FULLY_CONNECTED": fully_connected,
+    "TRANSPOSE_CONV": transpose_conv,
+    "ADD": lambda rng: two(rng, "ADD", "AddOptions"),
+    "SUB": lambda rng: two(rng, "SUB", "SubOptions"),
+    "MUL": lambda rng: two(rng, "MUL", "MulOptions"),
+    "AVERAGE_POOL_2D": lambda rng: pool(rng, "AVERAGE_POOL_2D"),
+    "MAX_POOL_2D": lambda rng: pool(rng, "MAX_POOL_2D"),
+    "MEAN": mean,
+    "RELU": lambda rng: one(rng, "RELU"),
+    "RELU6": lambda rng: one(rng, "RELU6"),
+    "RELU_N1_TO_1": lambda rng: one(rng, "RELU_N1_TO_1"),
+    "LEAKY_RELU": lambda rng: one(
+        rng, "LEAKY_RELU", "LeakyReluOptions", {"Alpha": float(np.float32(rng.uniform(0, 1)))}
+    ),
+    "HARD_SWISH": lambda rng: one(rng, "HARD_SWISH", "HardSwishOptions"),
+    "LOGISTIC": lambda rng: one(rng, "LOGISTIC"),
+    "TANH": lambda rng: one(rng, "TANH"),
+    "QUANTIZE": lambda rng: one(rng, "QUANTIZE", "QuantizeOptions"),
     "SOFTMAX": softmax,
+    "movement": moving,
+    "SPLIT, CONCATENATION": joining,
 }

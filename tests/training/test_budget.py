@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from refqnn import testing  # noqa: E402
 from refqnn.errors import InvalidArgument  # noqa: E402
 from refqnn.pruning import project  # noqa: E402
 from refqnn.training.budget import SignSplit, project_ste, projected, shrink_  # noqa: E402
@@ -36,6 +37,20 @@ def test_the_accumulator_fits(seed, input_range, bits, size, halves):
         assert -half <= b + sum(min(w * lo, w * hi) for w in row)
         assert b + sum(max(w * lo, w * hi) for w in row) <= half - 1
     assert (got == project(weight, bias, input_range, bits)).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(RANGES), testing.accumulators(max_bits=10))
+@settings(max_examples=150, deadline=None)
+def test_every_register_of_an_accumulator_fits(seed, input_range, accumulator):
+    rng = np.random.default_rng(seed)
+    weight = np.rint(rng.normal(0, 4, (3, 4, 3)) * 2) / 2  # [out, channels, kernel]
+    lo, hi = accumulator.stages[-1].ends
+    bias = rng.integers(min(lo, 0) // 2, max(hi, 0) // 2 + 1, 3)
+    got = projected(torch.tensor(weight), torch.tensor(bias), input_range, accumulator).numpy()
+    assert (got == project(weight, bias, input_range, accumulator)).all()
+    real = torch.tensor(weight)
+    shrink_(real, torch.tensor(1.0), torch.tensor(bias), input_range, accumulator)
+    assert (real.abs() <= torch.tensor(np.abs(weight))).all()
 
 
 def test_straight_through():

@@ -7,75 +7,29 @@ for ever; new ones are added, none is changed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 
+from refqnn.conformance.making.case import LATER, USUAL, Case
+from refqnn.conformance.making.case import ask as _ask
+from refqnn.conformance.making.case import column as _column
+from refqnn.conformance.making.case import floats as _floats
+from refqnn.conformance.making.case import fmt as _fmt
+from refqnn.conformance.making.case import ints as _ints
+from refqnn.conformance.making.case import linear_node as _linear_node
+from refqnn.conformance.making.case import node as _node
+from refqnn.conformance.making.case import single as _single
+from refqnn.conformance.making.case import slug as _slug
 from refqnn.conformance.making.chosen import CHOSEN
-from refqnn.conformance.making.networks import trained_cases
+from refqnn.conformance.making.networks import describe, trained_cases
 from refqnn.conformance.making.samplers import sample
-from refqnn.conformance.operations import MODES, OPERATIONS, Array, Values
+from refqnn.conformance.making.wide import rescales, wide_network
+from refqnn.conformance.operations import MODES, OPERATIONS, Values
 from refqnn.conformance.suite import vectors_path
 
 __all__ = ["Case", "all_cases", "asked", "hand_made"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A question.
-
-    Args:
-        id: immutable slug.
-        operation: what is asked.
-        arguments: by name.
-        comment: what is special about it.
-        error: for data that must be refused: the code.
-    """
-
-    id: str
-    operation: str
-    arguments: Values
-    comment: str
-    error: str | None = None
-
-    @property
-    def file(self) -> str:
-        """The vector file: one per operation and important parameter."""
-        return f"{self.operation}{self._variant()}.json"
-
-    def _variant(self) -> str:
-        a, name = self.arguments, self.operation
-        later = f"_{a['rounding']}" if a.get("rounding") in _LATER else ""
-        if name in ("network", "predict"):
-            return f"_{self.id.split('-')[1]}"
-        if name == "accumulate":
-            return f"_{a['overflow']}"
-        if name == "requantize_multiplier":
-            return ("_single" if a["first_rounding"] is None else "_double") + later
-        if name == "quantize" and a["zero_point_first"]:
-            return "_zero_point_first"
-        if name in ("quantize", "requantize_scale", "requantize_shift"):
-            return f"_{a['rounding']}"
-        return later
-
-    @property
-    def profiles(self) -> tuple[str, ...]:
-        """Choices where tools legitimately differ."""
-        a = self.arguments
-        names = [a["rounding"]] if "rounding" in a else []
-        if a.get("first_rounding") is not None:
-            names += [a["first_rounding"], "double_rounding"]
-        if a.get("zero_point_first"):
-            names.append("zero_point_first")
-        if a.get("precision") == "float64":
-            names.append("float64")
-        return tuple(dict.fromkeys(names))
-
-
-_LATER = MODES[8:]  # came after the files of the others were published: in files of their own
 
 
 def all_cases() -> list[Case]:
@@ -95,113 +49,11 @@ def asked(operation: str, seed: int) -> Case:
 def hand_made() -> tuple[Case, ...]:
     """The questions written out in this file, and the trained networks."""
     parts = (_rounding, _formats, _quantizers, _dequantizers, _requantize_by_threshold,
-             _requantize_by_mode, _requantize_edges, _requantize_refused, _sums, _accumulators,
-             _convolutions, _transposed, _gathers, _pools, _joins, _widths, _fan_ins,
+             _requantize_by_mode, _requantize_edges, _requantize_refused, rescales, _sums,
+             _accumulators, _staged, _convolutions, _transposed, _gathers, _pools, _joins, _widths,
+             _fan_ins,
              _sign_budgets, _projections, _small_networks, _trained_networks)  # fmt: skip
     return tuple(case for part in parts for case in part())
-
-
-def _ints(*values: Any) -> Array:
-    return np.array(values if len(values) != 1 else values[0])
-
-
-def _column(*values: int) -> Array:
-    """Accumulators of one channel."""
-    return np.array(values)[:, None]
-
-
-def _floats(*values: float | list[float]) -> Array:
-    return np.array(values, dtype=np.float32)
-
-
-def _single(value: float) -> Array:
-    return np.array(value, dtype=np.float32)
-
-
-def _fmt(bits: int, signed: bool, narrow: bool = False) -> Values:
-    return {"bits": bits, "signed": signed, "narrow": narrow}
-
-
-def _slug(text: str) -> str:
-    return text.replace("_", "-")
-
-
-# What a question asks where it does not say otherwise.
-_SCALES = {"scale_in": _single(0.5), "scale_out": _single(1), "bias": _single(0)}
-_DOOR = {**_fmt(4, True), "scale": _single(0.5), "zero_point": np.array(0), "axis": None,
-         "precision": "float32"}  # fmt: skip
-_CONV = {
-    "weight": np.arange(1, 13).reshape(2, 1, 2, 3) - 5,
-    "bias": _ints(10, -10),
-    "stride": (1, 2),
-    "padding": ((1, 0), (0, 2)),
-    "dilation": (1, 1),
-    "groups": 1,
-    "pad_code": 3,
-    "x": np.arange(20).reshape(1, 1, 4, 5) % 7,
-}
-_POOL: Values = {
-    "x": -np.arange(1, 13).reshape(1, 1, 3, 4),
-    "kernel": (2, 3),
-    "stride": (1, 2),
-    "padding": ((1, 0), (0, 1)),
-}
-_TRANSPOSED = {
-    "weight": (np.arange(36) * 5 % 23 - 9).reshape(2, 3, 2, 3),
-    "bias": _ints(1000, -70, 40000),
-    "stride": (2, 3),
-    "padding": ((1, 0), (0, 2)),
-    "output_padding": (1, 2),
-    "dilation": (3, 1),
-    "groups": 1,
-    "x": (np.arange(48) * 7 % 31 - 12).reshape(2, 2, 3, 4),
-}
-_GATHER = {
-    "index": _ints([[5, 0, -1], [3, 11, 3]]),
-    "in_shape": (2, 2, 3),
-    "fill": -7,
-    "x": np.arange(24).reshape(2, 2, 2, 3) * 11 % 29 - 9,
-}
-_TABLE = {"table": _ints([[4, 1, 0, 1, 4], [7, -1, 2, 9, 5]]), "lo": -2}
-_USUAL: dict[str, Values] = {
-    "round_ratio": {"rounding": "half_even"},
-    "quantize": {
-        **_DOOR,
-        "rounding": "half_even",
-        "zero_point_first": False,
-        "x": _floats(-1.25, -0.75, -0.25, 0.25, 0.75, 1.25),
-    },
-    "dequantize": _DOOR,
-    "requantize_thresholds": _fmt(2, False),
-    "requantize_scale": {**_SCALES, "zero_point": 0, "clip": None, "rounding": "half_even"},
-    "requantize_shift": {"offset": np.array(0), "zero_point": 0, "rounding": "half_up"},
-    "requantize_multiplier": {
-        "zero_point": 0,
-        "rounding": "half_up",
-        "first_rounding": None,
-        "first_shift": 0,
-    },
-    "linear": {"bias": None, "x_zero_point": 0, "weight_zero_point": np.array(0)},
-    "accumulate": {
-        "weight": _ints([[1, 1, -1, -1]]),
-        "x": _ints([[7, 4, 7, 3]]),
-        "accumulator_bits": 4,
-        "accumulator_signed": True,
-    },
-    "conv2d": _CONV,
-    "conv_transpose2d": _TRANSPOSED,
-    "gather": _GATHER,
-    "max_pool2d": _POOL,
-    "sum_pool2d": _POOL,
-    "lookup": _TABLE,
-    "sign_budgets": {"bias": None},
-    "project": {"bias": None},
-}
-
-
-def _ask(operation: str, name: str, comment: str, error: str | None = None, **changes: Any) -> Case:
-    arguments = {**_USUAL.get(operation, {}), **changes}
-    return Case(f"{_slug(operation)}-{name}", operation, arguments, comment, error)
 
 
 # Tables: one question, what is special about it, its arguments.
@@ -249,7 +101,7 @@ def _quantizers() -> Iterator[Case]:
     for mode in MODES:
         yield ask(f"ties-{_slug(mode)}", "ties of both signs and parities on a dyadic scale",
                   rounding=mode)
-    for mode in _LATER:
+    for mode in LATER:
         yield ask(f"eighths-{_slug(mode)}", "below, at and above ties; an odd zero point; the ends",
                   rounding=mode, scale=_single(1), zero_point=np.array(3), axis=None,
                   x=np.array([-80, *range(-12, 13), 80], dtype=np.float32) / 8)
@@ -312,7 +164,7 @@ def _requantize_by_mode() -> Iterator[Case]:
                    "every accumulator of [-14, 14], shifted by 2", **base, shift=2)
         yield _ask("requantize_scale", f"ties-{slug}", "every accumulator of [-14, 14], halved",
                    **base, scale_in=_single(0.25), scale_out=_single(0.5))
-        if mode in _LATER:
+        if mode in LATER:
             yield _ask("requantize_scale", f"eighths-{slug}", "below, at and above ties",
                        **base, scale_in=_single(0.125), scale_out=_single(1))
         yield _ask("requantize_multiplier", f"ties-{slug}",
@@ -390,6 +242,59 @@ def _accumulators() -> Iterator[Case]:
         yield _ask("accumulate", f"bits-{bits}", "a width that no accumulator has",
                    "invalid_parameter", bias=None, overflow="wrap", when="end", order="forward",
                    accumulator_bits=bits)
+
+
+# Stages by machine, as in `Accumulator.preset`: widths, signed, groups, saturates, at_end.
+_MACHINES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "x86-maddubs": ((16, 32, 32), (1, 1, 1), (2, 2), (1, 0, 0), (1, 1, 0)),
+    "x86-vnni": ((32, 32), (1, 1), (4,), (0, 0), (1, 0)),
+    "x86-vnni-saturating": ((32, 32), (1, 1), (4,), (0, 1), (1, 0)),
+    "arm-smlad": ((32, 32), (1, 1), (2,), (0, 0), (1, 0)),
+    "int32": ((32,), (1,), (), (0,), (0,)),
+}
+
+
+def _stages(*lists: tuple[int, ...]) -> Values:
+    return dict(zip(("widths", "signed", "groups", "saturates", "at_end"), lists))
+
+
+def _staged() -> Iterator[Case]:
+    ask = partial(_ask, "accumulate_stages")
+    bytes_: Values = {
+        "weight": _ints([[[127, 127, -128, -128, 127]], [[64, 63, -64, 1, -128]]]),
+        "bias": _ints(2**31 - 1, 1000),
+        "x": _ints([[[255, 255, 255, 254, 255]], [[1, 2, 3, 4, 5]]]),
+        "bias_at": "first",
+    }
+    for name, lists in _MACHINES.items():
+        yield ask(name, "bytes at their ends, a bias at the end of int32 and a small one",
+                  **bytes_, **_stages(*lists))
+    words: Values = {"weight": _ints([[[-(2**15)] * 3]]), "x": _ints([[[-(2**15)] * 3]])}
+    yield ask("arm-smlad-words", "two products of -2^15 and -2^15 are 2^31", **words, bias=None,
+              **_stages(*_MACHINES["arm-smlad"]))
+    pairs = ((6, 8), (1, 1), (2,), (1, 0), (0, 0))
+    for order in ("forward", "reverse", "channels_last"):
+        yield ask(f"order-{_slug(order)}", "three pairs of six products, by channel or by place",
+                  order=order, **_stages(*pairs))
+    for at in ("first", "last", "outside"):
+        yield ask(f"bias-{at}", "a last register that is left with the bias or without",
+                  bias_at=at, bias=_ints([-60]), **_stages((8, 7), (1, 1), (2,), (0, 1), (0, 0)))
+    yield ask("remainder", "six products in groups of four: the last has two",
+              **_stages((6, 8), (1, 1), (4,), (1, 0), (0, 0)))
+    yield ask("single-products", "a register for each product",
+              **_stages((5, 8), (1, 1), (1,), (1, 0), (0, 0)))
+    yield ask("inner-wrap-recovered", "tiles wrap at 6 bits, the last register of 6 holds the sum",
+              bias=_ints([-12]), **_stages((6, 6), (1, 1), (3,), (0, 0), (0, 0)))
+    yield ask("inner-wrap-lost", "tiles wrap at 6 bits, the last register is wider",
+              **_stages((6, 9), (1, 1), (3,), (0, 0), (0, 0)))
+    yield ask("unsigned-tiles", "a tile that goes below 0",
+              **_stages((6, 8), (0, 1), (3,), (1, 0), (0, 0)))
+    yield ask("width-0", "a register of no bits", "invalid_parameter",
+              **_stages((0, 8), (1, 1), (2,), (0, 0), (0, 0)))
+    yield ask("group-0", "groups of nothing", "invalid_parameter",
+              **_stages((6, 8), (1, 1), (0,), (0, 0), (0, 0)))
+    yield ask("lists", "two groups for two stages", "shape_mismatch",
+              **_stages((6, 8), (1, 1), (2, 2), (0, 0), (0, 0)))
 
 
 def _convolutions() -> Iterator[Case]:
@@ -513,7 +418,7 @@ def _gathers() -> Iterator[Case]:
 def _pools() -> Iterator[Case]:
     yield _ask("max_pool2d", "negative", "all negative, padded")
     yield _ask("max_pool2d", "very-negative", "below the lowest 32-bit integer",
-               x=_POOL["x"] - 2**40)
+               x=USUAL["max_pool2d"]["x"] - 2**40)
     yield _ask("max_pool2d", "padding", "windows wholly in the padding", "invalid_parameter",
                padding=((2, 0), (0, 0)))
     yield _ask("sum_pool2d", "padded", "padded with a zero point", pad_code=5)
@@ -686,20 +591,6 @@ def _projections() -> Iterator[Case]:
 # fmt: on
 
 
-def _node(name: str, operation: str, *inputs: str, **parameters: Any) -> Values:
-    return {
-        "name": name,
-        "operation": operation,
-        "inputs": list(inputs),
-        "parameters": parameters,
-    }
-
-
-def _linear_node(name: str, source: str, weight: Any, bias: Array | None = None) -> Values:
-    parameters = {**_USUAL["linear"], "weight": np.array(weight), "bias": bias}
-    return _node(name, "linear", source, **parameters)
-
-
 # fmt: off
 def _residual() -> Values:
     return {
@@ -764,7 +655,8 @@ def _decoder() -> Values:
 
 
 def _small_networks() -> Iterator[Case]:
-    """Hand-made programs: a residual, a branch, a small convolutional net, a decoder."""
+    """Hand-made programs: a residual, a branch, a small convolutional net, a decoder, a sum of two
+    branches on a wide scale."""
     ask = partial(_ask, "network", network=_residual())
     yield ask("residual-skip", "a skip over two nodes, and a join of two earlier ones",
               codes=_ints([[-4, 3], [2, -1], [3, 3], [-4, -4], [0, 1]]))
@@ -774,6 +666,9 @@ def _small_networks() -> Iterator[Case]:
               network=_image(), codes=np.arange(32).reshape(2, 1, 4, 4) * 5 % 8)
     yield ask("decoder-small", "transposed convolutions, values moved and a border between them",
               network=_decoder(), codes=np.arange(12).reshape(2, 1, 2, 3) * 7 % 16 - 8)
+    yield ask("wide-small", "codes of 8 bits, rescaled to 32, added, rescaled to 16",
+              network=describe(wide_network()),
+              codes=_ints([[-128, 127, 3], [127, -128, -128], [5, -40, 77], [0, 0, 0]]))
     ask = partial(
         _ask, "predict", network=_residual(), zero_point=np.array(-1), rounding="half_even",
         output_scale=_floats(0.1, 0.7), output_offset=_floats(0.3, -1.1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,9 @@ def describe(network: Network) -> Values:
 
 def _parameters(op: Op) -> Values:
     values = {f.name: getattr(op, f.name) for f in fields(op) if f.init}  # type: ignore[arg-type]
+    values = {name: v.value if isinstance(v, Enum) else v for name, v in values.items()}
     fmt = values.pop("format", None)
-    if op.kind == "Requantize":
+    if op.kind in ("Requantize", "Rescale"):
         values |= _format(fmt)
     if op.kind == "Linear":
         values |= {"x_zero_point": 0, "weight_zero_point": np.array(0)}

@@ -199,6 +199,42 @@ def accumulate(
     return {"acc": [exact._linear(op, fit, sample) for sample in x.tolist()]}
 
 
+def accumulate_stages(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    widths: Sequence[int],
+    signed: Sequence[int],
+    groups: Sequence[int],
+    saturates: Sequence[int],
+    at_end: Sequence[int],
+    order: str,
+    bias_at: str,
+) -> Values:
+    stages = [
+        SimpleNamespace(
+            width=width,
+            signed=two_sided,
+            group=group,
+            overflow="saturate" if clips else "wrap",
+            when="end" if end else "step",
+        )
+        for width, two_sided, group, clips, end in zip(
+            widths, signed, [*groups, None], saturates, at_end
+        )
+    ]
+    accumulator: Any = SimpleNamespace(stages=stages, order=order, bias=bias_at)
+    add = exact._staged(accumulator, "sum", int(weight.shape[1]))
+    rows = [[w for channel in row for w in channel] for row in weight.tolist()]
+
+    def acc(sample: list[int], k: int) -> int:
+        products = [w * v for w, v in zip(rows[k], sample)]
+        return add(products, [] if bias is None else [bias.tolist()[k]])
+
+    windows = [[v for channel in sample for v in channel] for sample in x.tolist()]
+    return {"acc": [[acc(sample, k) for k in range(len(rows))] for sample in windows]}
+
+
 # --- widths and bounds ------------------------------------------------------------------------
 
 

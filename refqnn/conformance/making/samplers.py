@@ -277,6 +277,47 @@ def requantize_multiplier(s: Stream) -> Values:
     }
 
 
+def rescale(s: Stream) -> Values:
+    """Accumulators near ties and near the ends of wide formats; shifts both ways side by side."""
+    bits = s.choice((4, 8, 13, 16, 24, 32))
+    fmt = {"bits": bits, "signed": s.chance(60), "narrow": s.chance(30)}
+    lo, hi = _ends(fmt)
+    channels = s.choice((1, 2, 3))
+
+    def each(lo: int, hi: int) -> Array:
+        return s.tensor((channels,) if channels > 1 and s.chance(70) else (), lo, hi)
+
+    kind = s.integer(0, 3)
+    multiplier = each(*((0, 9), (1, 300), (2**30, 2**31 - 1), (2**33, 2**46))[kind])
+    shift = each(*((0, 4), (2, 12), (31, 40), (31, 62))[kind])
+    double = s.chance(50)
+    first_shift = (
+        each(0, int(shift.min())) if s.chance(60) else shift - s.integer(0, 2) * (kind > 0)
+    )
+    zero_point = each(-9, 9) if s.chance(60) else each(-(2**bits), 2**bits)
+    offset = each(-200, 200) if s.chance(60) else np.array(0)
+    ends = [sorted((s.integer(lo, hi), s.integer(lo, hi))) for _ in range(channels)]
+    m = max(int(multiplier.reshape(-1)[0]), 1)
+    unit, accs = int(shift.reshape(-1)[0]), []
+    for _ in range(int(np.prod(shape := _acc_shape(s, channels)))):
+        near = s.choice((lo, hi, 0)) - int(zero_point.reshape(-1)[0])
+        halves = 2 * near + s.integer(-7, 7)
+        tie = halves * 2**unit // (2 * m) - int(offset.reshape(-1)[0])
+        accs.append(tie + s.integer(-1, 1) if s.chance(75) else s.edge(s.choice((8, 20, 34))))
+    return {
+        **fmt,
+        "acc": np.array(accs).reshape(shape),
+        "multiplier": multiplier,
+        "shift": shift,
+        "zero_point": zero_point,
+        "offset": offset,
+        "clip": np.array(ends) if s.chance(30) else None,
+        "rounding": s.choice(MODES),
+        "first_rounding": s.choice(MODES) if double else None,
+        "first_shift": first_shift,
+    }
+
+
 _WIDTHS = ((2, 3), (4, 4), (8, 8), (9, 9), (12, 14), (16, 17), (28, 30))
 
 
@@ -318,6 +359,29 @@ def accumulate(s: Stream) -> Values:
     }
 
 
+def accumulate_stages(s: Stream) -> Values:
+    """Registers narrow enough that a stage overflows now and then, the last ones wider."""
+    channels, kernel, stages = s.integer(2, 3), s.integer(2, 4), s.integer(1, 3)
+    bits = s.integer(3, 5)
+    largest = 2 ** (bits - 1)
+
+    def flags(percent: int) -> tuple[int, ...]:
+        return tuple(int(s.chance(percent)) for _ in range(stages))
+
+    return {
+        "weight": s.tensor((2, channels, kernel), -2, 3),
+        "bias": None if s.chance(20) else s.tensor((2,), -2 * largest, 2 * largest),
+        "x": s.tensor((2, channels, kernel), 0, largest),
+        "widths": tuple(bits + i + s.integer(0, 1) for i in range(stages)),
+        "signed": flags(85),
+        "groups": tuple(s.choice((2, 2, 3)) for _ in range(stages - 1)),
+        "saturates": flags(60),
+        "at_end": flags(40),
+        "order": s.choice(("forward", "reverse", "channels_last")),
+        "bias_at": s.choice(("first", "last", "outside")),
+    }
+
+
 def _conv(s: Stream, axes: int) -> Values:
     w_bits, x_bits = s.choice(_WIDTHS)
     groups = s.choice((1, 1, 2))
@@ -348,6 +412,32 @@ def conv1d(s: Stream) -> Values:
 
 def conv2d(s: Stream) -> Values:
     return _conv(s, 2)
+
+
+def conv_transpose2d(s: Stream) -> Values:
+    w_bits, x_bits = s.choice(_WIDTHS)
+    groups = s.choice((1, 1, 2))
+    of_group, outs = s.integer(1, 2), s.integer(1, 2)
+    kernel = [s.integer(1, 3) for _ in range(2)]
+    stride = tuple(s.integer(1, 3) for _ in range(2))
+    dilation = tuple(s.choice((1, 1, 2)) for _ in range(2))
+    sizes = [s.integer(1, 3) for _ in range(2)]
+    x_lo = s.choice((0, -(2 ** (x_bits - 1))))
+    extents = [
+        t * (size - 1) + d * (k - 1) for t, size, d, k in zip(stride, sizes, dilation, kernel)
+    ]
+    padding = tuple((s.integer(0, min(1, e)), s.integer(0, min(1, e // 2))) for e in extents)
+    shape = (groups * of_group, outs, *kernel)
+    return {
+        "weight": s.tensor(shape, -(2 ** (w_bits - 1)), 2 ** (w_bits - 1) - 1),
+        "bias": _bias(s, groups * outs, w_bits + x_bits),
+        "x": s.tensor((s.integer(1, 2), groups * of_group, *sizes), x_lo, x_lo + 2**x_bits - 1),
+        "stride": stride,
+        "padding": padding,
+        "output_padding": tuple(s.integer(0, max(t, d) - 1) for t, d in zip(stride, dilation)),
+        "dilation": dilation,
+        "groups": groups,
+    }
 
 
 def max_pool2d(s: Stream) -> Values:
@@ -403,6 +493,32 @@ def reshape(s: Stream) -> Values:
     a, b, c = s.integer(1, 3), s.integer(1, 3), s.integer(1, 3)
     shape = s.choice(((a * b, c), (c, b, a), (a, b * c), (a * b * c,)))
     return {"x": s.tensor((2, a, b, c), -99, 99), "shape": shape}
+
+
+def gather(s: Stream) -> Values:
+    """Some values of some samples; a permutation at times, -1 at others, and once in a while
+    positions outside, or another shape."""
+    in_shape = tuple(s.integer(1, 4) for _ in range(s.integer(1, 3)))
+    size = int(np.prod(in_shape))
+    if s.chance(8):
+        in_shape, size = (1, 16, 20), 320
+    bits = s.choice((4, 7, 8, 15, 24, 33, 55))
+    shape = tuple(s.integer(1, 3) for _ in range(s.integer(1, 3)))
+    if s.chance(25):
+        order = list(range(size))
+        index = np.array([order.pop(s.integer(0, len(order) - 1)) for _ in range(size)])
+        shape = in_shape[::-1]
+    else:
+        index = s.tensor((int(np.prod(shape)),), -1, size - 1)
+        if s.chance(12):
+            index[s.integer(0, len(index) - 1)] = s.choice((size, size + 3, -2, -size))
+    turned = in_shape[::-1] if s.chance(8) else in_shape  # as many values
+    return {
+        "index": index.reshape(shape),
+        "in_shape": in_shape,
+        "fill": s.integer(-200, 200),
+        "x": s.tensor((s.integer(1, 3), *turned), -(2**bits), 2**bits),
+    }
 
 
 def lookup(s: Stream) -> Values:

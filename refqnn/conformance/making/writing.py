@@ -40,7 +40,11 @@ COMMAND = "refqnn vectors generate"
 
 _NETWORKS = ("network", "predict")  # only vectors of whole networks ask the mutants of these
 
-_REFUSED_OUTSIDE = ("check_codes", "lookup")  # a random question may be one that must be refused
+_REFUSED = {  # a random question may be one that must be refused
+    "check_codes": ("out_of_range",),
+    "gather": ("out_of_range", "shape_mismatch"),
+    "lookup": ("out_of_range",),
+}
 
 
 def solved(case: Case) -> Vector:
@@ -63,7 +67,7 @@ def _answered(case: Case) -> Vector:
     try:
         results = REFERENCE[case.operation](**case.arguments)
     except Rejected as refusal:
-        if case.operation in _REFUSED_OUTSIDE and refusal.code == "out_of_range":
+        if error is None and refusal.code in _REFUSED.get(case.operation, ()):
             error = refusal.code
         if error is None:
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refqnn.conformance.mutants import bounds, doors, nodes  # noqa: F401 (they fill the tables)
+from refqnn.conformance.mutants import bounds, doors, nodes, rescale  # noqa: F401 (they fill the tables)
 from refqnn.conformance.mutants.table import KERNELS, MUTANTS, Mutant, mutants_of
 from refqnn.conformance.operations import Function
 from refqnn.conformance.suite import Rejected
@@ -33,10 +33,10 @@ def _recoded(kernel: Function, code: str) -> Function:
 _WRONG_CODES = {
     "invalid_parameter": "check_codes quantize binarize dequantize linear conv2d add concat "
     "reshape lookup max_fan_in network requantize_thresholds sign_budgets project "
-    "conv_transpose2d gather",
+    "conv_transpose2d gather accumulate_stages",
     "out_of_range": "round_ratio integer_format requantize_scale requantize_multiplier accumulate "
     "max_pool2d bit_widths omega fan_in_mask quantize sign_budgets project "
-    "conv_transpose2d gather",
+    "conv_transpose2d gather rescale accumulate_stages",
 }
 for _code, _operations in _WRONG_CODES.items():
     for _name in _operations.split():

@@ -12,6 +12,7 @@ import numpy as np
 
 from refqnn.conformance.mutants.doors import check_codes, quantize
 from refqnn.conformance.mutants.spread import conv_transpose2d, gather  # noqa: F401 (kernels)
+from refqnn.conformance.mutants.stages import accumulate_stages  # noqa: F401 (a kernel)
 from refqnn.conformance.mutants.steps import (
     Hook,
     Index,

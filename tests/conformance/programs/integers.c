@@ -1,4 +1,4 @@
-/* A program under test in plain C: five operations on 64-bit integers, JSON lines in and out.
+/* A program under test in plain C: operations on 64-bit integers, JSON lines in and out.
  *
  * Everything above "operations" is reading and writing; a real implementation keeps that part and
  * calls its own kernels.  Values that do not fit 64 bits are skipped, never wrapped.
@@ -285,6 +285,78 @@ static void requantize_thresholds(const Value *a) {
     answer("codes", acc);
 }
 
+/* Accumulators in stages: the loops of two machines.  Any other list of stages is skipped. */
+
+static int64_t int16_saturated(int64_t v) {
+    return v > INT16_MAX ? INT16_MAX : v < INT16_MIN ? INT16_MIN : v;
+}
+
+static int64_t int32_wrapped(int64_t v) {
+    uint32_t low = (uint32_t)v;
+    return low > INT32_MAX ? (int64_t)low - (INT64_C(1) << 32) : (int64_t)low;
+}
+
+/* Two products make an int16 that saturates, two of these are added to an int32: PMADDUBSW, PMADDWD
+ * with ones, PADDD. */
+static int64_t x86_maddubs(const int64_t *products, long k, int64_t acc) {
+    for (long i = 0; i < k; i += 4) {
+        int64_t four = 0;
+        for (long j = i; j < i + 4 && j < k; j += 2)
+            four += int16_saturated(products[j] + (j + 1 < k ? products[j + 1] : 0));
+        acc = int32_wrapped(acc + four);
+    }
+    return acc;
+}
+
+/* Two products are added to an int32: SMLAD. */
+static int64_t arm_smlad(const int64_t *products, long k, int64_t acc) {
+    for (long i = 0; i < k; i += 2)
+        acc = int32_wrapped(acc + products[i] + (i + 1 < k ? products[i + 1] : 0));
+    return acc;
+}
+
+static const struct {
+    const char *widths, *groups, *saturates, *at_end; /* one digit or number for each stage */
+    int64_t (*run)(const int64_t *, long, int64_t);
+} machines[] = {
+    {"16 32 32 ", "2 2 ", "1 0 0 ", "1 1 0 ", x86_maddubs},
+    {"32 32 ", "2 ", "0 0 ", "1 0 ", arm_smlad},
+};
+
+static const char *words(const Value *list) { /* each with a blank behind it */
+    char *text = get(32 * (size_t)list->count + 1);
+    for (const Value *c = list->first; c; c = c->next) strcat(strcat(text, c->text), " ");
+    return text;
+}
+
+static void accumulate_stages(const Value *a) {
+    Tensor x = tensor(member(a, "x")), w = tensor(member(a, "weight"));
+    int has_bias = !is_null(member(a, "bias"));
+    Tensor b = has_bias ? tensor(member(a, "bias")) : w;
+    int64_t (*add_up)(const int64_t *, long, int64_t) = NULL;
+    for (size_t i = 0; i < sizeof machines / sizeof *machines; i++)
+        if (!strcmp(machines[i].widths, words(member(a, "widths"))) &&
+            !strcmp(machines[i].groups, words(member(a, "groups"))) &&
+            !strcmp(machines[i].saturates, words(member(a, "saturates"))) &&
+            !strcmp(machines[i].at_end, words(member(a, "at_end"))))
+            add_up = machines[i].run;
+    int is_signed = !strchr(words(member(a, "signed")), '0');
+    if (!add_up || !is_signed || strcmp(member(a, "order")->text, "forward")) skip("not this machine");
+    if (has_bias && !strcmp(member(a, "bias_at")->text, "outside")) skip("not this machine");
+    if (x.ndim != 3 || w.ndim != 3 || x.shape[1] != w.shape[1] || x.shape[2] != w.shape[2])
+        refuse("shape_mismatch");
+    long n = x.shape[0], out = w.shape[0], k = w.shape[1] * w.shape[2], shape[] = {n, out};
+    Tensor acc = make(2, shape);
+    int64_t *products = get((size_t)k * sizeof *products);
+    for (long s = 0; s < n; s++)
+        for (long o = 0; o < out; o++) {
+            for (long i = 0; i < k; i++) products[i] = times(w.data[o * k + i], x.data[s * k + i]);
+            int64_t first = has_bias ? int32_wrapped(b.data[o]) : 0; /* where sums wrap, any place */
+            acc.data[s * out + o] = add_up(products, k, first);
+        }
+    answer("acc", acc);
+}
+
 static void flatten(const Value *a) {
     Tensor x = tensor(member(a, "x"));
     x.shape[1] = x.size / x.shape[0];
@@ -306,6 +378,7 @@ static const struct {
 } operations[] = {
     {"echo", echo},       {"linear", linear},   {"conv2d", conv2d},
     {"flatten", flatten}, {"requantize_thresholds", requantize_thresholds},
+    {"accumulate_stages", accumulate_stages},
 };
 
 static void run(const Value *message) {
@@ -331,7 +404,8 @@ int main(void) {
         if (!strcmp(command, "stop")) break;
         if (!strcmp(command, "start"))
             printf("{\"protocol\": 1, \"name\": \"integers.c\", \"operations\": [\"linear\", "
-                   "\"conv2d\", \"flatten\", \"requantize_thresholds\"]}\n");
+                   "\"conv2d\", \"flatten\", \"requantize_thresholds\", "
+                   "\"accumulate_stages\"]}\n");
         else
             run(message);
         fflush(stdout);

@@ -1,0 +1,99 @@
+"""Post-training quantization: near the float module, inside its budget, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from refqnn import certify, datasets, exact
+from refqnn.errors import InvalidArgument, NotCovered, ShapeMismatch
+from refqnn.training import FloatMLP, loop, quantize_module
+
+
+def trained(seed: int, activation: type[nn.Module] = nn.ReLU) -> tuple[nn.Module, np.ndarray]:
+    """A network with batch norms of both signs, and rows."""
+    torch.manual_seed(seed)
+    layers = [nn.Linear(6, 12), nn.BatchNorm1d(12), activation(), nn.Dropout(0.2)]
+    layers += [nn.Linear(12, 8), activation(), nn.Linear(8, 3)]
+    module = nn.Sequential(*layers)
+    X = np.random.default_rng(seed).normal(size=(400, 6)).astype(np.float32)
+    with torch.no_grad():
+        module[1].weight.uniform_(-2, 2)
+        for _ in range(30):
+            module(torch.from_numpy(X))  # running statistics
+    return module.eval(), X
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid, nn.Tanh, nn.ELU, nn.Hardtanh])
+def test_eight_bits_follow_the_module(activation: type[nn.Module]) -> None:
+    module, X = trained(1, activation)
+    before = copy.deepcopy(module.state_dict())
+    network = quantize_module(module, X, n_bits=8)
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(X)).numpy()
+    left = np.square(network.predict(X) - wanted).mean(axis=0) / wanted.var(axis=0)
+    assert (left < 5e-3).all()
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("bits", [5, 6, 7, 9, 12])
+def test_no_accumulator_exceeds_its_budget_for_any_input(bits: int) -> None:
+    module, X = trained(2)
+    network = quantize_module(module, X, n_bits=4, n_accum_bits=bits, n_input_bits=2)
+    layers = certify(network, method="interval").layers
+    assert max(layer.signed_bits for layer in layers.values()) <= bits
+    # And by Python's own integers, in a corner of every neuron of the first layer.
+    weight, fmt = network.nodes[0].op.weight, network.input_format
+    corners = np.where(weight > 0, fmt.q_max, fmt.q_min).tolist()
+    for row in itertools.chain(corners, np.where(weight < 0, fmt.q_max, fmt.q_min).tolist()):
+        (first,) = exact.trace(network, [row])["fc1"]
+        assert all(-(2 ** (bits - 1)) <= value < 2 ** (bits - 1) for value in first)
+
+
+def test_three_bits_of_a_trained_network_are_worth_something() -> None:
+    data = datasets.load("digits")
+    torch.manual_seed(0)
+    module = FloatMLP(data.n_features, (64,), data.n_outputs)
+    loop.fit(module, data.X_train, data.y_train, epochs=20)
+    network = quantize_module(module.eval(), data.X_train, n_bits=3, n_accum_bits=8)
+    right = network.predict(data.X_test).argmax(axis=1) == data.y_test
+    assert right.mean() > 0.95  # 8-bit accumulators; plain rounding needs 11 and gives less
+
+
+def test_dead_neurons_and_constant_features() -> None:
+    module, X = trained(3)
+    X[:, 2] = 0.0
+    with torch.no_grad():
+        module[0].weight[4] = 0.0
+        module[4].bias[1] = -1e6
+    network = quantize_module(module, X, n_accum_bits=7)
+    assert np.isfinite(network.predict(X)).all()
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [(nn.GELU(), "GELU"), (nn.Softmax(1), "Softmax"), (nn.Conv1d(1, 1, 1), "Conv1d")],
+)
+def test_what_is_not_covered_is_named(layer: nn.Module, name: str) -> None:
+    with pytest.raises(NotCovered, match=f"layer 1: got {name}"):
+        quantize_module(nn.Sequential(nn.Linear(2, 2), layer), np.zeros((4, 2)))
+
+
+def test_bad_arguments() -> None:
+    module, X = trained(4)
+    with pytest.raises(NotCovered, match="Sequential"):
+        quantize_module(nn.LSTM(2, 2), X)
+    with pytest.raises(NotCovered, match="layer 0"):
+        quantize_module(nn.Sequential(nn.ReLU(), nn.Linear(6, 2)), X)
+    with pytest.raises(InvalidArgument, match="n_bits: got 1"):
+        quantize_module(module, X, n_bits=1)
+    with pytest.raises(ShapeMismatch, match=r"\(400, 5\)"):
+        quantize_module(module, X[:, :5])
+    X[3, 1] = np.nan
+    with pytest.raises(InvalidArgument, match="NaN"):
+        quantize_module(module, X)
