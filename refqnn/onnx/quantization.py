@@ -199,8 +199,10 @@ def _multi_threshold(r: Program, c: Context) -> Value:
         if rows != x.shape[0]:
             raise ShapeMismatch(f"{c.where}: {rows} rows of thresholds for shape {x.shape}")
 
-    scale = Fraction(float(np.float32(c.attribute("out_scale", 1.0))))
-    bias = Fraction(float(np.float32(c.attribute("out_bias", 0.0))))
+    told = np.array([c.attribute("out_scale", 1.0), c.attribute("out_bias", 0.0)], np.float32)
+    if not np.isfinite(told).all():
+        raise FileFormatError(f"{c.where}: out_scale or out_bias is not finite")
+    scale, bias = fractions_of(told)
     if scale <= 0:
         raise NotCovered(f"{c.where}: out_scale {float(scale)}, expected a positive number")
     first = bias / scale  # the code of an input below all thresholds, if it is an integer

@@ -229,9 +229,9 @@ class Reader(Program):
         op = c.proto.op_type
         if op == "Expand":
             shape = [int(d) for d in c.constant(1, "shape").ravel()]
-            size = prod(max(d, 1) for d in shape) * arrays[0].size
+            size = prod(max(d, 1) for d in (*shape, arrays[0].size))
         elif op == "Gather":
-            size = arrays[0].size * max(arrays[1].size, 1)
+            size = prod(max(a.size, 1) for a in arrays)
         elif op == "Concat":
             size = sum(a.size for a in arrays)
         else:

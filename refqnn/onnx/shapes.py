@@ -52,7 +52,7 @@ def _reshape(r: Program, c: Context) -> Value:
     target = tuple(int(d) for d in c.constant(1, "shape").ravel())
     full = x.codes.shape if isinstance(x, Grid) else (r.batch, *r.numbers(c).shape)
     if not c.attribute("allowzero", 0):
-        target = tuple(full[i] if d == 0 else d for i, d in enumerate(target))
+        target = tuple(d or (*full, *target)[i] for i, d in enumerate(target))
     if isinstance(x, Grid):
         return x.map(lambda a: a.reshape(target))
     if target.count(-1) > 1 or not target:
