@@ -705,7 +705,7 @@ class Program:
 
 def _kinds(value: object) -> set[object]:
     """The types in an attribute: of the value, or of the entries of a list."""
-    return {list, *map(type, value)} if isinstance(value, list) else {type(value)}
+    return {list, *((list, type(v)) for v in value)} if isinstance(value, list) else {type(value)}
 
 
 def per_channel(values: Array, where: str) -> Array:
