@@ -140,15 +140,13 @@ def filled(language: str) -> tuple[str, set[str]]:
         source = (PROGRAMS / "integers.c").read_text()
         source = re.sub(r"\badd\(", "plus(", source)  # its helper has the name of an operation
         helpers = source[source.index("static int64_t plus(") : source.index("/* --- operations")]
-        functions = re.findall(
-            r"^static void (\w+)\(const Value \*a\) \{.*?^\}\n", source, re.M | re.S
-        )
+        functions = ("linear", "conv2d", "requantize_thresholds", "flatten")
         text = text.replace("/* --- operations", helpers + "/* --- operations", 1)
         for name in functions:
             start = source.index(f"static void {name}(")
             body = source[start : source.index("\n}\n", start) + 3]
             text = re.sub(STUB["c"].format(name), lambda _, body=body: body, text)
-        return text, {*functions} - {"echo"}
+        return text, {*functions}
     for name, body in FILLED[language].items():
         start = re.search(rf"^ *(def )?{name}\(", text, re.M)
         assert start is not None
