@@ -190,14 +190,14 @@ def test_the_module_can_be_trained() -> None:
         x = torch.from_numpy(every_input(network).astype(np.float32))
         assert torch.equal(module(x), to_brevitas(network)(x))
         optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
-        before = float(((module(x) - 3.0) ** 2).mean())
+        before = float(((module(x) - 3.0) ** 2).mean().detach())
         for _ in range(30):
             optimizer.zero_grad()
             loss = ((module(x) - 3.0) ** 2).mean()
             loss.backward()
             assert all(p.grad is not None for p in module.parameters())
             optimizer.step()
-        assert float(((module(x) - 3.0) ** 2).mean()) < before
+        assert float(((module(x) - 3.0) ** 2).mean().detach()) < before
         assert from_brevitas(module.eval(), x[:1]).nodes[-1].op.kind == "Linear"
 
 
