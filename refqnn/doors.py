@@ -96,7 +96,7 @@ class Features(ThresholdQuantizer):
 @dataclass(frozen=True, eq=False)
 class Comparisons(Features):
     """The input door of chosen comparisons: code j of a row is 1 where x[columns[j]] reaches
-    thresholds[j].
+    thresholds[j].  Whoever quantizes knows which comparisons the network reads.
 
     Args:
         thresholds, format, axis, names: as for `Features`.

@@ -48,7 +48,7 @@ _LINEAR = (
     "answer would give its weights away; put an activation before the last layer, or compile with "
     "model='public'"
 )
-_OUTPUT_PARTS = (2, 4, 8, 16)
+_OUTPUT_PARTS = (2, 4, 8, 16, 32)
 _WIDE_OUTPUT = 7  # bits; narrower outputs cost no table anything
 
 _MOST_IN_BATCH = 64

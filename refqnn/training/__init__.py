@@ -1,9 +1,10 @@
 # ruff: noqa: E402 - the missing extra is named before anything else is imported
 """Quantization-aware training of networks that an encrypted circuit can follow exactly.
 
-`estimators` holds the scikit-learn estimators, `modules` the networks under them, `quantizers`
-Brevitas quantizers for anyone's own model, `loop` a plain training loop and the settings of the
-demonstration.
+`estimators` holds the scikit-learn estimators, `encrypted` what they do for target="encrypted"
+(`lookups` the network, `teacher` what it learns from), `modules` the networks under the others,
+`quantizers` Brevitas quantizers for anyone's own model, `loop` a plain training loop and the
+settings of the demonstration.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Estimator(BaseEstimator):
     _classify: ClassVar[bool]
     _own: ClassVar[tuple[str, ...]]  # what fit takes from the targets
     _quantized: ClassVar[bool]
+    target: str | None = None
 
     # -- parameters ------------------------------------------------------------------------------
 
@@ -250,6 +251,10 @@ class Estimator(BaseEstimator):
     ) -> Self:
         if classes is None:
             classes = getattr(self, "classes", None)
+        if self.target is not None:
+            return self._train_for_encryption(
+                X, y, sample_weight, reset=reset, classes=classes, start=start
+            )
         rows, targets = self._training_data(X, y, reset, classes)
         weight = None if sample_weight is None else _checked_weight(sample_weight, rows)
         if reset:
@@ -274,6 +279,11 @@ class Estimator(BaseEstimator):
         self.history_ = History([{**row, "batches": []} for row in net.history_])
         self.on_train_end(net, rows, targets)
         return self
+
+    def _train_for_encryption(
+        self, X: ArrayLike, y: ArrayLike | None, *others: Any, **named: Any
+    ) -> Self:
+        raise NotImplementedError
 
     def _seed(self) -> int:
         """random_state, or the next number of torch's generator."""

@@ -161,8 +161,7 @@ def _chosen(
 
 
 def _error(scores: list[float], held_out: int) -> float:
-    """Standard error of the mean score; of one split, of the share itself."""
-    if len(scores) > 1:
-        return stdev(scores) / len(scores) ** 0.5
-    share = float(np.clip(scores[0], 0.0, 1.0))
-    return (share * (1.0 - share) / held_out) ** 0.5
+    """Standard error of a score: of a share of so many rows, or of the splits' mean, if greater."""
+    share = float(np.clip(mean(scores), 0.0, 1.0))
+    of_rows: float = (share * (1.0 - share) / held_out) ** 0.5
+    return max(of_rows, stdev(scores) / len(scores) ** 0.5) if len(scores) > 1 else of_rows

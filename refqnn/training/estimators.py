@@ -111,12 +111,6 @@ class _QuantizedEstimator(Estimator):
 
     # -- training --------------------------------------------------------------------------------
 
-    def _train(self, X: ArrayLike, y: ArrayLike | None, *others: Any, **options: Any) -> Self:
-        require("target", self.target, self.target in (None, "encrypted"), "None or 'encrypted'")
-        if self.target is None:
-            return super()._train(X, y, *others, **options)
-        return self._train_for_encryption(X, y, *others, **options)
-
     def _train_for_encryption(
         self,
         X: ArrayLike,
@@ -128,6 +122,7 @@ class _QuantizedEstimator(Estimator):
         start: nn.Module | None = None,
     ) -> Self:
         """By refqnn.training.encrypted, which trains whole networks and counts each row once."""
+        require("target", self.target, self.target == "encrypted", "None or 'encrypted'")
         sizes, table_bits = self._sizes_for_encryption()
         budget = self.budget_s
         require("budget_s", budget, 0.0 < budget < np.inf, "a number of seconds above 0")
