@@ -161,6 +161,8 @@ def transpose_conv(r: Reader, op: Operator) -> None:
 def fully_connected(r: Reader, op: Operator) -> None:
     x = _operand(op, 0)
     weight, bias = _weights(op)
+    if prod(x.shape[1:]) != weight.shape[1]:
+        raise NotCovered(f"several rows of {weight.shape[1]} inputs in one sample of {x.shape[1:]}")
     _, zero = x.quantizer
     source = r.value(x)
     if len(r.shape(x)) > 1:
