@@ -74,25 +74,25 @@ def relaxed(examples=100):
     )
 
 
-@relaxed()
+@relaxed(200)
 @given(st.data())
 def test_against_plain_python(data):
     kinds = [kind for kind in testing.KINDS if kind != "Lookup"]
     network = data.draw(testing.networks(kinds=kinds, max_nodes=4))
     codes = data.draw(testing.batches(network))
-    accumulator = data.draw(testing.emulations())
+    accumulator = data.draw(testing.emulations() | testing.accumulators())
     got = network.trace(codes, accumulator=accumulator)
     expected = exact.trace(network, codes, accumulator)
     for name, values in got.items():
         assert values.tolist() == expected[name], name
 
 
-@relaxed(40)
+@relaxed(80)
 @given(st.data())
 def test_wide_widths_and_large_terms(data):
     network = data.draw(testing.networks(kinds=["Linear", "Conv1d", "Add"], max_weight=2**62))
     codes = data.draw(testing.batches(network))
-    accumulator = data.draw(testing.emulations(max_bits=64))
+    accumulator = data.draw(testing.emulations(64) | testing.accumulators(64))
     expected = exact.trace(network, codes, accumulator)
     for name, values in network.trace(codes, accumulator=accumulator).items():
         assert values.tolist() == expected[name], name

@@ -28,31 +28,7 @@ def wrapped(value, bits):
     return int.from_bytes((value % 2**bits).to_bytes(bits // 8, "little"), "little", signed=True)
 
 
-# --- the two tellings ---------------------------------------------------------------------------
-
-
-@relaxed()
-@given(st.data())
-def test_against_plain_python(data):
-    kinds = [kind for kind in testing.KINDS if kind != "Lookup"]
-    network = data.draw(testing.networks(kinds=kinds, max_nodes=3))
-    codes = data.draw(testing.batches(network))
-    accumulator = data.draw(testing.accumulators())
-    got = network.trace(codes, accumulator=accumulator)
-    expected = exact.trace(network, codes, accumulator)
-    for name, values in got.items():
-        assert values.tolist() == expected[name], name
-
-
-@relaxed(40)
-@given(st.data())
-def test_wide_registers_and_large_terms(data):
-    network = data.draw(testing.networks(kinds=["Linear", "Conv1d", "Add"], max_weight=2**62))
-    codes = data.draw(testing.batches(network))
-    accumulator = data.draw(testing.accumulators(max_bits=64))
-    expected = exact.trace(network, codes, accumulator)
-    for name, values in network.trace(codes, accumulator=accumulator).items():
-        assert values.tolist() == expected[name], name
+# --- one register, many registers (against plain Python: test_emulate.py) -----------------------
 
 
 @relaxed(40)

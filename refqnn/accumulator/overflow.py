@@ -108,7 +108,7 @@ class Unknown(Shown):
         range: proved (lo, hi) over these neurons, which leaves the limits.
         limits: (lo, hi) of the width asked for.
         stages: under an accumulator, what is known of each stage; range and limits are then those
-            of the first that is open, and neurons one of its layer.
+            of the first that is open, and its widest neuron stands for all.
     """
 
     neurons: tuple[tuple[str, tuple[int, ...]], ...]
@@ -255,7 +255,7 @@ def _staged(
             )
     for report in reports:
         if not report.verdict.proved:
-            place = tuple(0 for _ in network.shapes[report.layer]) if neuron is None else neuron
+            place = report.widest or ()
             return Unknown(((report.layer, place),), report.range, report.stage.ends, reports)
     nearest = min(
         reports, key=lambda r: min(r.range[0] - r.stage.ends[0], r.stage.ends[1] - r.range[1])

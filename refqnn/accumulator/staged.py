@@ -106,6 +106,7 @@ class StageReport:
         verdict: see the module.
         proof: of the range, and of `fits` and `harmless`.
         found: an input that overflows, the smallest that was found; None where none was.
+        widest: where no proof was found, the neuron whose bounds lie farthest beyond the register.
     """
 
     layer: str
@@ -115,6 +116,7 @@ class StageReport:
     verdict: Verdict
     proof: Proof
     found: StageSum | None = None
+    widest: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         lo, hi = self.range
@@ -311,7 +313,7 @@ class _Layer:
         at = tuple(int(i) for i in np.argwhere(harmful if harmful.any() else outside)[0])
         low, sample, neuron = int(sums.least[at]), at[0], at[:2]
         self.found[number] = StageSum(
-            neuron=tuple(int(i) for i in np.unravel_index(self.places[at[1]], self.shape)),
+            neuron=self._neuron(at[1]),
             group=at[2],
             witness=codes[sample],
             value=low if low < stage.ends[0] else int(sums.greatest[at]),
@@ -348,7 +350,7 @@ class _Layer:
     def proved(self, ask: Ask, deadline: float) -> list[StageReport]:
         """Stage after stage: intervals, then a question for each sum that they leave open."""
         state = _State.of_products(*self.products)
-        rows: list[tuple[Ends, Proof | None]] = []
+        rows: list[tuple[Ends, Proof | None, int]] = []
         for number, stage in enumerate(self.accumulator.stages):
             if number == len(self.accumulator.stages) - 1 and self.bias is not None:
                 state = state.with_bias(self.bias, self.accumulator.bias)
@@ -360,7 +362,8 @@ class _Layer:
                 low, high = state.hull(stage, held=True)
             elif proof is not Proof.INTERVAL:
                 low, high = (np.clip(v, *stage.ends) for v in (low, high))
-            rows.append(((int(low.min()), int(high.max())), proof))
+            excess = np.maximum(stage.ends[0] - low, high - stage.ends[1]).max(axis=(1, 2))
+            rows.append(((int(low.min()), int(high.max())), proof, int(excess.argmax())))
             state = state.after(stage, proof is not None)
         never = self._never_changes(state)
         return [self._report(i, *row, never) for i, row in enumerate(rows)]
@@ -378,7 +381,9 @@ class _Layer:
             low, high = low.astype(object) - self.bias, high.astype(object) - self.bias
         return bool((state.modulus >= last.width).all() and last.holds(low, high).all())
 
-    def _report(self, number: int, range_: Ends, proof: Proof | None, never: bool) -> StageReport:
+    def _report(
+        self, number: int, range_: Ends, proof: Proof | None, widest: int, never: bool
+    ) -> StageReport:
         found = self.found[number]
         verdict = Verdict.OPEN if found is None else Verdict.OVERFLOWS
         if proof is not None:
@@ -394,7 +399,11 @@ class _Layer:
                 f"internal error: {self.node.name!r} contradicts a proof of its stage {number}, "
                 f"network {self.network.digest}; please report it"
             )
-        return self._reported(number, range_, verdict, Proof.INTERVAL if proof is None else proof)
+        report = self._reported(number, range_, verdict, proof or Proof.INTERVAL)
+        return report if verdict.proved else replace(report, widest=self._neuron(widest))
+
+    def _neuron(self, place: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.unravel_index(self.places[place], self.shape))
 
     def _reported(self, number: int, range_: Ends, verdict: Verdict, proof: Proof) -> StageReport:
         stage, smallest = self.accumulator.stages[number], self._smallest(number)

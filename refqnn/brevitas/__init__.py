@@ -22,6 +22,11 @@ the codes are those of the unmodified module.
 *General profile*: float32 sums round, so a value that lies on the boundary between two codes may
 fall on either side.  Under `exact_accumulators()` the codes are equal; without it, each difference
 must lie inside the near-tie certificate that `verify_against` computes (refqnn.brevitas.verify).
+
+Functions that only move values become `Gather` (refqnn.brevitas.movement), float arithmetic before
+the first quantizer becomes its thresholds (refqnn.brevitas.door), and what stands behind the last
+layer goes into the output dequantizer or is left out and named (refqnn.brevitas.outputs).  The
+table QUANTIZERS.md, made by a test, says of each of Brevitas' quantizers whether it converts.
 """
 
 from refqnn.errors import MissingExtra

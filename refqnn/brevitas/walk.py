@@ -163,7 +163,7 @@ class _Walker:
                 values[node] = self._applied(apply, node.target, name, args, kwargs)
             value = values.get(node)
             if isinstance(value, Value) and _in_place(node, module):
-                (target, *_) = (a for a in _flat(args) if isinstance(a, Value))
+                (target, *_) = (a for a in _flat((args, kwargs)) if isinstance(a, Value))
                 value = replace(value, storage=target.storage).overwritten(prefix + node.name)
                 values[node] = value
             if isinstance(value, Value) and value.exclusive and _readers(node) > 1:
@@ -174,6 +174,9 @@ class _Walker:
         self, apply: Callable[..., Any], target: Any, name: str, args: Any, kwargs: Any
     ) -> Any:
         """The result of a module, function or method; `Dropped` where it only reads off one."""
+        if not args and (named := [k for k in ("input", "tensors", *kwargs) if k in kwargs]):
+            args = (kwargs[named[0]],)  # the first one, by its name
+            kwargs = {k: v for k, v in kwargs.items() if k != named[0]}
         arguments = _flat((args, kwargs))
         values = [a for a in arguments if isinstance(a, Value)]
         if dropped := [a for a in arguments if isinstance(a, Dropped)]:
@@ -225,7 +228,7 @@ class _Walker:
             return target(*args, **kwargs)
         if target is getattr:
             return self._attribute_of(args[0], args[1], name)
-        if target is operator.getitem and isinstance(args[0], (tuple, list)):
+        if target is operator.getitem and isinstance(args[0], (tuple, list, dict)):
             return args[0][args[1]]
         if target in FUNCTIONS:
             return self._moved(target, name, args, kwargs)

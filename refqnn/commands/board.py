@@ -65,7 +65,7 @@ def trace(file: Path, samples: Path, output: Path, form: str) -> None:
 
 @click.command(cls=console.Command, short_help="One page of HTML on a network.")
 @click.argument("file", metavar="NETWORK", type=console.FILE)
-@click.option("--output", "-o", type=console.NewFile(".html", ".htm"), required=True)
+@click.option("--output", "-o", type=console.NewFile(), required=True)
 @click.option("--inputs", type=console.FILE, help="A .npy file of samples to show the integers of.")
 @click.option(
     "--fhe/--no-fhe",

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from refqnn.arithmetic import IntArray, to_int64_if_possible
 from refqnn.diagnosis import fits, forms
 from refqnn.diagnosis.deviation import Deviation, Operands
+from refqnn.emulate import Accumulator, Stage
 from refqnn.formats import IntFormat
-from refqnn.ops.base import Op
+from refqnn.ops.base import Interval, Op
 from refqnn.ops.requantize import ALWAYS, NEVER
 from refqnn.ops.windows import pad
 from refqnn.rounding import Rounding, round_ratio
@@ -154,56 +155,19 @@ for _bits in _WIDTHS:
 _sum = _of(*_SUMS)
 
 
-def _terms(op: Any, x: Operands, order: str = "") -> IntArray | None:
-    """The summands, the bias last; in another order where one is named and is another one."""
-    terms = np.asarray(op.terms(*x))
-    has_bias = getattr(op, "bias", None) is not None
-    if order == "reverse":
-        return np.asarray(terms[..., ::-1])
-    if order == "bias_first":
-        return np.asarray(np.roll(terms, 1, axis=-1)) if has_bias else None
-    if order == "kernel_major":
-        if op.kind not in _CONVS or 1 in op.by_channel.shape[1:]:
-            return None
-        products, bias = (terms[..., :-1], terms[..., -1:]) if has_bias else (terms, terms[..., :0])
-        by_kernel = products.reshape(*products.shape[:-1], op.weight.shape[1], -1)
-        turned = by_kernel.swapaxes(-1, -2).reshape(products.shape)
-        return np.asarray(np.concatenate([turned, bias], -1))
-    return terms
-
-
-def _by_steps(
-    op: Op, x: Operands, order: str, fit: Callable[[IntArray], IntArray]
-) -> IntArray | None:
-    """Every partial sum in a register, in the order of the terms."""
-    terms = _terms(op, x, order)
-    if terms is None:
+def _accumulated(op: Any, x: Operands, accumulator: Accumulator) -> IntArray | None:
+    """The sums in a machine's accumulator; None where its order or its bias is not another one, or
+    its first register holds everything."""
+    if accumulator.order == "channels_last" and (
+        op.kind not in _CONVS or 1 in op.by_channel.shape[1:]
+    ):
         return None
-    sums = np.cumsum(terms, axis=-1)
-    if np.array_equal(fit(sums), sums):
+    if accumulator.bias == "first" and getattr(op, "bias", None) is None:
         return None
-    acc = np.zeros_like(terms[..., 0])
-    for k in range(terms.shape[-1]):
-        acc = fit(acc + terms[..., k])
-    return acc
-
-
-def _grouped(
-    op: Op, x: Operands, size: int, order: str, fit: Callable[[IntArray], IntArray]
-) -> IntArray | None:
-    """Sums of `size` neighbouring products in a narrow register, added up in a wide one."""
-    terms = _terms(op, x, order)
-    if terms is None:
+    narrowest = min(stage.width for stage in accumulator.stages)
+    if op.prepare(*(Interval.observed(v) for v in x)) < 2 ** (narrowest - 1):
         return None
-    has_bias = getattr(op, "bias", None) is not None
-    products, rest = (terms[..., :-1], terms[..., -1]) if has_bias else (terms, 0)
-    short = -products.shape[-1] % size
-    products = np.concatenate([products, np.zeros_like(products[..., :1]).repeat(short, -1)], -1)
-    parts = products.reshape(*products.shape[:-1], -1, size)
-    acc = np.zeros_like(parts[..., 0])
-    for k in range(size):
-        acc = fit(acc + parts[..., k])
-    return np.asarray(acc.sum(axis=-1) + rest)
+    return accumulator.accumulate(op, x)
 
 
 def _float_sum(op: Any, x: Operands, dtype: Any) -> IntArray:
@@ -214,38 +178,42 @@ def _float_sum(op: Any, x: Operands, dtype: Any) -> IntArray:
     return _in_float(np.rint(acc), np.float64)
 
 
-_TERM_ORDERS = {
-    "": "",
-    "reverse": ", from the last term to the first",
-    "bias_first": ", the bias first",
-    "kernel_major": ", the channels of a position together",
+_OVERFLOWS: tuple[Any, ...] = ("saturate", "wrap")
+_WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # ending of the name: in words, as arguments
+    "": ("", {}),
+    "_reverse": (", from the last term to the first", {"order": "reverse"}),
+    "_bias_first": (", the bias first", {"bias": "first"}),
+    "_channels_last": (", the channels of a position together", {"order": "channels_last"}),
 }
 for _bits in _WIDTHS:
     _sum(f"acc_int{_bits}", f"sums in {_bits} bits that wrap",
          result=lambda op, y, n=_bits: _wrapped(y, n))
     _sum(f"acc_uint{_bits}", f"sums in {_bits} unsigned bits that wrap",
          result=lambda op, y, n=_bits: _wrapped(y, n, signed=False))
-    for _way, _told in _TERM_ORDERS.items():
-        _sum(f"acc_saturates_{_bits}{_way and '_' + _way}",
+    for _way, (_told, _ordered) in _WAYS.items():
+        _sum(f"acc_saturates_{_bits}{_way}",
              f"sums in {_bits} bits that saturate at every step{_told}",
-             compute=partial(_by_steps, order=_way, fit=partial(_clipped, bits=_bits)))
+             compute=partial(_accumulated, accumulator=Accumulator(
+                 [Stage(_bits, overflow="saturate")], **_ordered)))
     _sum(f"acc_saturates_{_bits}_at_end", f"saturates the final sum at {_bits} bits",
          result=lambda op, y, n=_bits: _clipped(y, n))
     _sum(f"acc_saturates_unsigned_{_bits}_at_end",
          f"saturates the final sum at {_bits} unsigned bits",
          result=lambda op, y, n=_bits: _clipped(y, n, signed=False))
-    _sum(f"product_int{_bits}", f"multiplies in {_bits} bits that wrap",
-         compute=partial(_grouped, size=1, order="", fit=partial(_wrapped, bits=_bits)))
-    _sum(f"product_saturates_{_bits}", f"multiplies in {_bits} bits that saturate",
-         compute=partial(_grouped, size=1, order="", fit=partial(_clipped, bits=_bits)))
+    for _name, _overflow in zip(("saturates_", "int"), _OVERFLOWS):
+        _sum(f"product_{_name}{_bits}", f"multiplies in {_bits} bits that {_overflow}",
+             compute=partial(_accumulated, accumulator=Accumulator(
+                 [Stage(_bits, group=1, overflow=_overflow), Stage(64)], bias="outside")))
 for _size in (2, 3, 4, 8, 9, 16, 32):
     for _bits in (8, 12, 16):
-        for _way, _told in (("", ""), ("kernel_major", _TERM_ORDERS["kernel_major"])):
-            for _name, _fit in (("saturate", _clipped), ("wrap", _wrapped)):
-                _sum(f"groups_of_{_size}_{_name}_{_bits}{_way and '_' + _way}",
-                     f"sums {_size} neighbouring products in {_bits} bits that {_name}{_told}",
-                     compute=partial(_grouped, size=_size, order=_way,
-                                     fit=partial(_fit, bits=_bits)))
+        for _way in ("", "_channels_last"):
+            for _overflow in _OVERFLOWS:
+                _told, _ordered = _WAYS[_way]
+                _stages = [Stage(_bits, group=_size, overflow=_overflow), Stage(64)]
+                _sum(f"groups_of_{_size}_{_overflow}_{_bits}{_way}",
+                     f"sums {_size} neighbouring products in {_bits} bits that {_overflow}{_told}",
+                     compute=partial(_accumulated, accumulator=Accumulator(
+                         _stages, bias="outside", **_ordered)))
 for _type in (np.float16, np.float32, np.float64):
     _sum(f"acc_{_type.__name__}", f"sums in {_type.__name__}, one term after the other",
          compute=lambda op, x, t=_type: _float_sum(op, x, t))
@@ -789,6 +757,23 @@ def _at_width(codes: IntArray, fmt: IntFormat, bits: int) -> IntArray:
 
 
 # fmt: off
+
+# --- rescaling --------------------------------------------------------------------------------
+
+_r = _of("Rescale")
+for _mode in Rounding:
+    _r(f"rounding_{_mode.value}", f"rounds {_mode.value}, once",
+       node=_changed(rounding=lambda op, m=_mode: m, first_rounding=lambda op: None))
+    for _last in (Rounding.HALF_UP, Rounding.HALF_AWAY):
+        _r(f"double_rounding_{_mode.value}_{_last.value}",
+           f"rounds {_mode.value} behind the multiplier, then {_last.value}",
+           node=lambda op, x, m=_mode, n=_last: replace(op, first_rounding=m, rounding=n))
+_r("zero_point_dropped", "adds no zero point", node=_changed(zero_point=lambda op: 0))
+_r("offset_dropped", "adds nothing in front of the multiplier", node=_changed(offset=lambda op: 0))
+_r("clip_ignored", "saturates at the ends of the format alone", node=_changed(clip=lambda op: None))
+_r("first_multiplier", "uses the first channel's multiplier",
+   node=_changed(multiplier=lambda op: op.multiplier[:1], shift=lambda op: op.shift[:1]))
+
 _q("wraps", "keeps the low bits of a code instead of saturating",
    compute=_unsaturated(lambda q, f: _wrapped(q, f.bits, f.signed)))
 _q("saturates_unsigned_then_wraps", "saturates at the unsigned maximum, then wraps",

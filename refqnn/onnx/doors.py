@@ -21,6 +21,7 @@ from refqnn.onnx.values import (
     along_one,
     float32_of,
     fractions_of,
+    limits_of_type,
     power_of_two,
     unscaled,
     varying_axis,
@@ -266,8 +267,9 @@ def checked_door(door: Any) -> IntFormat | Quantizer:
 
 def integer_door(where: str, type_name: str, door: IntFormat | Quantizer | None) -> IntFormat:
     """The codes of an input of an integer type."""
-    bits = 32 if type_name == "INT64" else int("0" + type_name.lstrip("UINT"))
-    if not type_name.startswith(("INT", "UINT")) or bits > 32 or (bits == 32 and door is None):
+    lo, hi = limits_of_type(type_name)
+    bits = 32 if type_name == "INT64" else (hi - lo).bit_length()
+    if not 1 < bits <= 32 or (bits == 32 and door is None):
         expected = "float32, or integers of a declared format such as input='UINT8'"
         raise NotCovered(mismatch(where, f"data type {type_name}", expected))
     holds = IntFormat(bits, signed=type_name[0] == "I")

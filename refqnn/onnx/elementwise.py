@@ -224,14 +224,15 @@ def _step(op: str, **defaults: float) -> Handler:
 
 def constants_of(c: Context, x: Scaled | Real, defaults: dict[str, float]) -> list[Array]:
     """Attributes as float32 with the axes of x."""
-    values = [np.float32(c.attributes.get(k, v)) for k, v in defaults.items()]
+    values = [np.float32(c.attribute(k, v)) for k, v in defaults.items()]
     return [np.full((1,) * len(x.shape), v, dtype=np.float32) for v in values]
 
 
 def _gelu(r: Program, c: Context) -> Value:
-    kind = {"none": "Gelu", "tanh": "GeluTanh"}.get(str(c.attributes.get("approximate", "none")))
+    told = c.attribute("approximate", "none")
+    kind = {"none": "Gelu", "tanh": "GeluTanh"}.get(told)
     if kind is None:
-        raise NotCovered(f"{c.where}: approximate={c.attributes['approximate']!r}")
+        raise NotCovered(f"{c.where}: approximate={told!r}")
     return r.scaled(c).then(kind)
 
 
@@ -258,11 +259,9 @@ def _clip(r: Program, c: Context) -> Value:
     given = [c.optional_constant(i, "a limit") for i in (1, 2)]
     if op == "Min":
         given.reverse()
-    named = (c.attributes.get(k) for k in ("min", "max"))
     wide = (-np.inf, np.inf)
-    limits = [
-        np.asarray(next(v for v in both if v is not None)) for both in zip(given, named, wide)
-    ]
+    named = (np.asarray(c.attribute(k, end)) for k, end in zip(("min", "max"), wide))
+    limits = [n if g is None else g for g, n in zip(given, named)]
     x = c.value(0)
     if isinstance(x, Quantized):
         lo, hi = (v.reshape(-1)[0] for v in limits)
@@ -289,7 +288,7 @@ def _clip_codes(q: Quantized, lo: float, hi: float) -> Quantized:
 
 
 def _cast(r: Program, c: Context) -> Value:
-    x, name = c.value(0), type_name(int(c.attributes.get("to", 1)))
+    x, name = c.value(0), type_name(c.attribute("to", 1))
     lo, hi = limits_of_type(name)
     if isinstance(x, Comparison):
         return replace(x, dtype=name)
@@ -318,7 +317,7 @@ def _cast(r: Program, c: Context) -> Value:
 
 def _mod(r: Program, c: Context) -> Value:
     """The sign of the divisor, or of the dividend with fmod=1."""
-    step = "Fmod" if c.attributes.get("fmod", 0) else "Mod"
+    step = "Fmod" if c.attribute("fmod", 0) else "Mod"
     if (c.constant(1, "divisor") == 0).any():
         raise FileFormatError(f"{c.where}: division by zero")
     x = r.scaled(c)
@@ -332,17 +331,17 @@ def _bit_shift(r: Program, c: Context) -> Value:
     bits = limits_of_type(x.dtype)[1].bit_length()
     if not x.dtype.startswith("UINT") or by.min(initial=0) < 0 or by.max(initial=0) >= bits:
         raise NotCovered(f"{c.where}: a shift by {by.ravel()[:4].tolist()} of {x.dtype}")
-    return x.then(str(c.attributes.get("direction", "")), operand_of(c, x, Constant(by)))
+    return x.then(c.attribute("direction", ""), operand_of(c, x, Constant(by)))
 
 
 def _batch_norm(r: Program, c: Context) -> Value:
     """x * alpha + beta; alpha = gamma / sqrt(var + eps), beta = b - mean * alpha, in float32."""
-    if c.attributes.get("training_mode", 0) or len([o for o in c.proto.output if o]) > 1:
+    if c.attribute("training_mode", 0) or len([o for o in c.proto.output if o]) > 1:
         raise NotCovered(f"{c.where}: batch normalization in training mode")
     x = r.numbers(c)
     names = ("scale", "bias", "mean", "variance")
     gamma, beta, mean, var = (c.constant(i + 1, n).astype(np.float32) for i, n in enumerate(names))
-    epsilon = np.float32(c.attributes.get("epsilon", 1e-5))
+    epsilon = np.float32(c.attribute("epsilon", 1e-5))
     with np.errstate(all="ignore"):
         inverse = np.float32(1) / np.sqrt(var + epsilon)
         alpha = gamma * inverse

@@ -179,7 +179,7 @@ def _qlinear_unary(
     """Dequantize, a float function, quantize."""
 
     def handle(r: Program, c: Context) -> Value:
-        if c.attributes.get("channels_last", 0):
+        if c.attribute("channels_last", 0):
             raise NotCovered(f"{c.where}: channels in the last axis")
         return _requantized(c, function(r, c, _activation(r, c)), 3, zero_first)
 
@@ -192,10 +192,10 @@ def _qlinear_step(step: str, **defaults: float) -> Handler:
 
 def _qgemm(r: Program, c: Context) -> Value:
     """alpha * (a - z_a) (b - z_b) + C, requantized when it has a y_scale, else float."""
-    if c.attributes.get("transA", 0) or c.attributes.get("alpha", 1.0) != 1.0:
+    if c.attribute("transA", 0) or c.attribute("alpha", 1.0) != 1.0:
         raise NotCovered(f"{c.where}: transA or alpha")
     x = _integer_operand(r, c, 0, 2)
-    if c.attributes.get("transB", 0):
+    if c.attribute("transB", 0):
         c.inputs[3] = Constant(c.constant(3, "weights").T)
     weights = _integer_weights(c, 3, 5, matrix=True)
     y = dense(r, c, x, weights, c.optional(6), name=f"{c.name}_acc")
@@ -215,7 +215,8 @@ def _requant_shift(r: Program, c: Context) -> Value:
         if not (x.is_plain and r.holds_integers(x)):
             raise NotCovered(f"{c.where}: its input is not a tensor of integers")
         x = replace(x, base="INT64")
-    told = {k: int(np.reshape(v, -1)[0]) for k, v in c.attributes.items()}
+    held = {k: np.ravel(v) for k, v in c.attributes.items() if not isinstance(v, (str, list))}
+    told = {k: int(v[0]) for k, v in held.items() if v.size and np.isfinite(v[0])}
     levels, div = told.get("n_levels", told.get("n_levels_out", 0)), told.get("div", 0)
     mul, add = (c.constant(i, "a factor").reshape(-1, 1) for i in (1, 2))
     if levels < 1 or div < 1 or any((a != np.rint(a)).any() for a in (mul, add)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,7 @@ from refqnn.rounding import Rounding
 __all__ = ["Context", "Handler", "Program", "per_channel"]
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 _TABLE_ENTRIES = 2**22
 _LISTED = 2**20  # values of a node at which a float function is evaluated to find its grid
@@ -101,6 +102,16 @@ class Context:
     def optional_constant(self, index: int, what: str) -> Array | None:
         return None if self.optional(index) is None else self.constant(index, what)
 
+    def attribute(self, name: str, default: T) -> T:
+        """An attribute of the type of its default, which stands where the node has none.
+
+        Raises: FileFormatError.
+        """
+        value: T = self.attributes.get(name, default)
+        if not _kinds(value) <= _kinds(default):
+            raise FileFormatError(f"{self.where}: attribute {name} is {value!r}")
+        return value
+
     def element_type(self, index: int) -> str:
         """The element type of a constant."""
         value = self.value(index)
@@ -114,8 +125,8 @@ class Context:
     def integers(self, index: int, name: str) -> list[int] | None:
         """A list that older opsets keep in an attribute and newer ones in an input."""
         if name in self.attributes:
-            value = self.attributes[name]
-            return [int(v) for v in (value if isinstance(value, list) else [value])]
+            whole = isinstance(self.attributes[name], int)
+            return [self.attribute(name, 0)] if whole else self.attribute(name, [0])
         array = self.optional_constant(index, name)
         return None if array is None else [int(v) for v in array.ravel()]
 
@@ -690,6 +701,11 @@ class Program:
         bias = on_grid if op.bias is None else op.bias + on_grid
         biased = op.with_weights(op.by_channel, bias)
         return replace(v, node=self.emit(name, biased, self.feeds[v.node]))
+
+
+def _kinds(value: object) -> set[object]:
+    """The types in an attribute: of the value, or of the entries of a list."""
+    return {list, *((list, type(v)) for v in value)} if isinstance(value, list) else {type(value)}
 
 
 def per_channel(values: Array, where: str) -> Array:

@@ -71,12 +71,12 @@ def _bit_width(c: Context, index: int) -> int:
 
 
 def _qonnx_format(c: Context, index: int) -> IntFormat:
-    signed, narrow = c.attributes.get("signed", 1), c.attributes.get("narrow", 0)
+    signed, narrow = c.attribute("signed", 1), c.attribute("narrow", 0)
     return IntFormat(_bit_width(c, index), bool(signed), bool(narrow))
 
 
 def _mode(c: Context, default: str) -> Rounding:
-    name = str(c.attributes.get("rounding_mode", default)).upper()
+    name = c.attribute("rounding_mode", default).upper()
     if name not in _ROUNDINGS:
         raise NotCovered(f"{c.where}: rounding mode {name!r}")
     return _ROUNDINGS[name]
@@ -150,6 +150,8 @@ def _quant(r: Program, c: Context) -> Value:
         return _bipolar(r, c)
     x, lo, hi = c.value(0), fmt.q_min, fmt.q_max
     if isinstance(x, Constant):
+        for array in (scale, zero_point):
+            along_sample(array, x.array.shape, c.where)
         q = Quantized(Real(()), scale, zero_point, lo, hi, mode, zero_first=True)
         if isinstance(x, Grid) and np.array_equal(_codes_under(x, q), x.codes):
             return x
@@ -189,7 +191,7 @@ def _multi_threshold(r: Program, c: Context) -> Value:
     if table.ndim != 2 or table.size == 0 or np.isnan(table).any():
         raise FileFormatError(f"{c.where}: thresholds of shape {table.shape}, expected [C or 1, n]")
     rows = table.shape[0]
-    layout = str(c.attributes.get("data_layout", ""))
+    layout = c.attribute("data_layout", "")
     if rows > 1:
         ambiguous = not layout and len(x.shape) == 2  # qonnx then takes the last axis for channels
         if layout.find("C") not in (-1, 1) or ambiguous:
@@ -197,8 +199,10 @@ def _multi_threshold(r: Program, c: Context) -> Value:
         if rows != x.shape[0]:
             raise ShapeMismatch(f"{c.where}: {rows} rows of thresholds for shape {x.shape}")
 
-    scale = Fraction(float(np.float32(c.attributes.get("out_scale", 1.0))))
-    bias = Fraction(float(np.float32(c.attributes.get("out_bias", 0.0))))
+    told = np.array([c.attribute("out_scale", 1.0), c.attribute("out_bias", 0.0)], np.float32)
+    if not np.isfinite(told).all():
+        raise FileFormatError(f"{c.where}: out_scale or out_bias is not finite")
+    scale, bias = fractions_of(told)
     if scale <= 0:
         raise NotCovered(f"{c.where}: out_scale {float(scale)}, expected a positive number")
     first = bias / scale  # the code of an input below all thresholds, if it is an integer
@@ -290,7 +294,7 @@ def _sign(r: Program, c: Context, x: Real, threshold: float) -> Scaled:
 
 def _quantize_linear(r: Program, c: Context) -> Value:
     """saturate(round_half_even(x / y_scale) + y_zero_point)."""
-    x, scale, zero, axis = *_linear_operands(c, "y"), int(c.attributes.get("axis", 1))
+    x, scale, zero, axis = *_linear_operands(c, "y"), c.attribute("axis", 1)
     dtype = _declared_type(c)
     lo, hi = limits_of(c, dtype)
     if isinstance(x, Constant):
@@ -304,7 +308,7 @@ def _quantize_linear(r: Program, c: Context) -> Value:
 
 
 def _linear_operands(c: Context, letter: str) -> tuple[Value, Array, Array]:
-    if c.attributes.get("block_size", 0):
+    if c.attribute("block_size", 0):
         raise NotCovered(f"{c.where}: blocked quantization")
     return c.value(0), scale_of(c, 1, f"{letter}_scale"), integer_zero(c, 2, f"{letter}_zero_point")
 
@@ -313,7 +317,7 @@ def _declared_type(c: Context) -> str:
     """The output type: that of the zero point, else output_dtype, else uint8."""
     if c.optional(2) is not None:
         return c.element_type(2)
-    declared = int(c.attributes.get("output_dtype", 0))
+    declared = c.attribute("output_dtype", 0)
     return type_name(declared) if declared else "UINT8"
 
 
@@ -325,7 +329,7 @@ def _along_axis(c: Context, x: Array, axis: int, *parameters: Array) -> list[Arr
 
 def _dequantize_linear(r: Program, c: Context) -> Value:
     """(x - x_zero_point) * x_scale."""
-    x, scale, zero, axis = *_linear_operands(c, "x"), int(c.attributes.get("axis", 1))
+    x, scale, zero, axis = *_linear_operands(c, "x"), c.attribute("axis", 1)
     if isinstance(x, Constant):
         along = _along_axis(c, x.array, axis, scale, zero)
         if x.array.dtype.kind not in "iu":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor, prod
@@ -51,8 +51,8 @@ def _reshape(r: Program, c: Context) -> Value:
     x = c.value(0)
     target = tuple(int(d) for d in c.constant(1, "shape").ravel())
     full = x.codes.shape if isinstance(x, Grid) else (r.batch, *r.numbers(c).shape)
-    if not c.attributes.get("allowzero", 0):
-        target = tuple(full[i] if d == 0 else d for i, d in enumerate(target))
+    if not c.attribute("allowzero", 0):
+        target = tuple(d or (*full, *target)[i] for i, d in enumerate(target))
     if isinstance(x, Grid):
         return x.map(lambda a: a.reshape(target))
     if target.count(-1) > 1 or not target:
@@ -69,7 +69,7 @@ def _reshape(r: Program, c: Context) -> Value:
 
 
 def _flatten(r: Program, c: Context) -> Value:
-    x, axis = r.numbers(c), int(c.attributes.get("axis", 1))
+    x, axis = r.numbers(c), c.attribute("axis", 1)
     if axis % (len(x.shape) + 1) != 1:
         raise NotCovered(f"{c.where}: flattening from axis {axis}, expected 1")
     return _reshaped(r, c, (prod(x.shape),))
@@ -101,10 +101,10 @@ def _unsqueeze(r: Program, c: Context) -> Value:
 def _transpose(r: Program, c: Context) -> Value:
     grid = c.value(0)
     if isinstance(grid, Grid):
-        perm = c.attributes.get("perm", list(range(grid.codes.ndim))[::-1])
+        perm = c.attribute("perm", list(range(grid.codes.ndim))[::-1])
         return grid.map(lambda a: a.transpose(perm))
     x = r.numbers(c)
-    perm = list(c.attributes.get("perm", range(len(x.shape), -1, -1)))
+    perm = c.attribute("perm", list(range(len(x.shape), -1, -1)))
     if sorted(perm) != list(range(len(x.shape) + 1)) or perm[0] != 0:
         raise NotCovered(
             f"{c.where}: the permutation {perm} of {('n', *x.shape)} moves the batch axis"
@@ -121,7 +121,7 @@ def _concat(r: Program, c: Context) -> Value:
 
 def joined(r: Program, c: Context, values: list[Scaled], name: str = "") -> Scaled:
     """Tensors one after the other along an axis, none with a pending float operator."""
-    axis = _sample_axis(c, len(values[0].shape), int(c.attributes["axis"]))
+    axis = _sample_axis(c, len(values[0].shape), c.attribute("axis", 0))
     if axis > 0:
         order = (axis, *(i for i in range(len(values[0].shape)) if i != axis))
         values = [r.transpose(v, order, f"{c.name}_{v.node}_turned") for v in values]
@@ -151,8 +151,8 @@ def _joined(r: Program, c: Context, values: list[Scaled], name: str) -> Scaled:
 
 def _pad(r: Program, c: Context) -> Value:
     """Zeros around the spatial axes, which the convolution or average behind it takes over."""
-    pads, mode = c.integers(1, "pads"), c.attributes.get("mode", "constant")
-    value = c.attributes.get("value", 0.0)
+    pads, mode = c.integers(1, "pads"), c.attribute("mode", "constant")
+    value = c.attribute("value", 0.0)
     if c.optional(2) is not None:
         value = c.constant(2, "value").reshape(-1)[0]
     x = r.numbers(c)
@@ -170,8 +170,8 @@ def _pad(r: Program, c: Context) -> Value:
     r.check_size([d + sum(p) for d, p in zip(x.shape, pairs[1:])], c.where)
     if isinstance(x, Real) and not any(pairs[1]) and not x.pad and mode == "constant":
         return replace(x, pad=tuple(pairs[2:]), pad_value=float(value))
-    if mode == "edge" or mode == "reflect":
-        return _moved(r, x, lambda a: np.pad(a, pairs[1:], mode), c.name)
+    if mode in ("edge", "reflect"):
+        return _moved(r, x, lambda a: np.pad(a, pairs[1:], mode), c.name)  # type: ignore[call-overload]
     v = r.scaled(c)
     if mode != "constant":
         raise NotCovered(f"{c.where}: padding by {mode}")
@@ -219,7 +219,7 @@ def _gather(r: Program, c: Context) -> Value:
 
 
 def _taken(r: Program, c: Context, x: Scaled | Real) -> Value:
-    index, axis = c.constant(1, "indices"), int(c.attributes.get("axis", 0))
+    index, axis = c.constant(1, "indices"), c.attribute("axis", 0)
     axis = _sample_axis(c, len(x.shape), axis)
     size = x.shape[axis]
     if index.size == 0 or index.min() < -size or index.max() >= size:
@@ -254,7 +254,7 @@ def _slice(r: Program, c: Context) -> Value:
 
 def _split(r: Program, c: Context) -> list[Value]:
     x, sizes, count = r.numbers(c), c.integers(1, "split"), len(c.proto.output)
-    axis = _sample_axis(c, len(x.shape), int(c.attributes.get("axis", 0)))
+    axis = _sample_axis(c, len(x.shape), c.attribute("axis", 0))
     size = x.shape[axis]
     if sizes is None:
         part = -(-size // count)  # the last part may be smaller
@@ -273,19 +273,20 @@ def _resize(r: Program, c: Context) -> Value:
     """Nearest neighbours, where every size is multiplied by an integer."""
     x, old = r.numbers(c), c.proto.op_type == "Upsample" or len(c.inputs) == 2
     where, nearest = ("asymmetric", "floor") if old else ("half_pixel", "round_prefer_floor")
-    where = c.attributes.get("coordinate_transformation_mode", where)
-    nearest = c.attributes.get("nearest_mode", nearest)
-    scales, given = c.attributes.get("scales", ()), c.optional_constant(1 if old else 2, "scales")
+    where = c.attribute("coordinate_transformation_mode", where)
+    nearest = c.attribute("nearest_mode", nearest)
+    scales: Sequence[float | Fraction] = c.attribute("scales", [0.0])
+    given = c.optional_constant(1 if old else 2, "scales")
     full = (r.batch, *x.shape)
     if given is not None and given.size:
         scales = given.ravel().tolist()
     elif c.optional(3) is not None:
         scales = [Fraction(int(s), d) for s, d in zip(c.constant(3, "sizes").ravel(), full)]
-    policy = c.attributes.get("keep_aspect_ratio_policy", "stretch")
+    policy = c.attribute("keep_aspect_ratio_policy", "stretch")
     whole = all(s >= 1 and float(s).is_integer() for s in scales)
     if len(scales) != len(full) or scales[0] != 1 or not whole or policy != "stretch":
         raise NotCovered(f"{c.where}: scales {[float(s) for s in scales]}, expected integers")
-    mode = c.attributes.get("mode", "nearest")
+    mode = c.attribute("mode", "nearest")
     if mode != "nearest" or where not in _CENTRES or nearest not in _NEAREST:
         raise NotCovered(f"{c.where}: {mode}, {nearest}, {where}; expected nearest")
     half = _CENTRES[where]
@@ -317,7 +318,7 @@ _NEAREST: dict[str, Callable[[Fraction], int]] = {
 
 def _blocks(r: Program, c: Context) -> Value:
     """DepthToSpace and SpaceToDepth: channels and the positions of a block exchange places."""
-    x, b = r.numbers(c), int(c.attributes.get("blocksize", 0))
+    x, b = r.numbers(c), c.attribute("blocksize", 0)
     if len(x.shape) != 3 or b < 1:
         raise FileFormatError(f"{c.where}: samples of shape {x.shape} in blocks of {b}")
     k, h, w = x.shape
@@ -325,7 +326,7 @@ def _blocks(r: Program, c: Context) -> Value:
         split, order = (k, h // b, b, w // b, b), (2, 4, 0, 1, 3)
         shape = (k * b**2, h // b, w // b)
     else:
-        crd, depth = c.attributes.get("mode", "DCR") == "CRD", k // b**2
+        crd, depth = c.attribute("mode", "DCR") == "CRD", k // b**2
         split = (depth, b, b, h, w) if crd else (b, b, depth, h, w)
         order = (0, 3, 1, 4, 2) if crd else (2, 3, 0, 4, 1)
         shape = (depth, h * b, w * b)
@@ -387,28 +388,31 @@ def _dropped(r: Program, c: Context) -> Value | list[Value]:
 def _shape(r: Program, c: Context) -> Value:
     x = c.value(0)
     full = x.array.shape if isinstance(x, Constant) else (r.batch, *r.numbers(c).shape)
-    start, end = int(c.attributes.get("start", 0)), c.attributes.get("end")
+    start, end = c.attribute("start", 0), c.attribute("end", len(full))
     return Constant(np.array(full[start:end], dtype=np.int64))
+
+
+_VALUES: dict[str, Any] = {
+    "value_float": 0.0, "value_floats": [0.0], "value_int": 0, "value_ints": [0],
+}  # fmt: skip
 
 
 def _constant(r: Program, c: Context) -> Value:
     for a in c.proto.attribute:
-        value, name = c.attributes[a.name], a.name
-        if name == "value":
+        if a.name == "value":
+            value = c.attribute("value", np.zeros(0))
             return Constant(value, declared=type_name(a.t.data_type))
-        if name in ("value_float", "value_floats"):
-            return Constant(np.asarray(value, dtype=np.float32))
-        if name in ("value_int", "value_ints"):
-            return Constant(np.asarray(value, dtype=np.int64))
+        default = _VALUES.get(a.name)
+        if default is not None:
+            kind = np.float32 if "float" in a.name else np.int64
+            return Constant(np.asarray(c.attribute(a.name, default), dtype=kind))
     raise NotCovered(f"{c.where}: a constant without a numeric value")
 
 
 def _constant_of_shape(r: Program, c: Context) -> Value:
     shape = [int(d) for d in c.constant(0, "shape").ravel()]
     r.check_size(shape, c.where)
-    return Constant(
-        np.full(shape, c.attributes.get("value", np.zeros(1, np.float32)).reshape(-1)[0])
-    )
+    return Constant(np.full(shape, c.attribute("value", np.zeros(1, np.float32)).reshape(-1)[0]))
 
 
 TABLE: dict[str, Handler] = {

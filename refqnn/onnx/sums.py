@@ -96,13 +96,13 @@ def _xnor_popcount(r: Program, c: Context) -> Value:
 
 def _gemm(r: Program, c: Context) -> Value:
     """alpha * x @ W + beta * b."""
-    if c.attributes.get("transA", 0):
+    if c.attribute("transA", 0):
         raise NotCovered(f"{c.where}: transA")
-    alpha, beta = (np.float32(c.attributes.get(k, 1.0)) for k in ("alpha", "beta"))
+    alpha, beta = (np.float32(c.attribute(k, 1.0)) for k in ("alpha", "beta"))
     bias = c.optional(2)
     if bias is not None and beta != 1:
         bias = Constant(c.constant(2, "bias").astype(np.float32) * beta)
-    weights = _matrix(c, not c.attributes.get("transB", 0))
+    weights = _matrix(c, not c.attribute("transB", 0))
     return dense(r, c, r.scaled(c), weights, bias, alpha=Fraction(float(alpha)))
 
 
@@ -111,10 +111,10 @@ def _window(
 ) -> tuple[tuple[int, ...], Pads, tuple[int, ...]]:
     """strides, padding, dilations of a convolution or pooling."""
     axes = len(kernel)
-    strides = tuple(c.attributes.get("strides", [1] * axes))
-    dilations = tuple(c.attributes.get("dilations", [1] * axes))
-    pads = list(c.attributes.get("pads", [0] * (2 * axes)))
-    auto = str(c.attributes.get("auto_pad", "NOTSET"))
+    strides = tuple(c.attribute("strides", [1] * axes))
+    dilations = tuple(c.attribute("dilations", [1] * axes))
+    pads = c.attribute("pads", [0] * (2 * axes))
+    auto = c.attribute("auto_pad", "NOTSET")
     if (
         len(strides) != axes
         or len(dilations) != axes
@@ -146,8 +146,8 @@ def _window(
 
 def _pads_itself(c: Context, zeros: bool = False) -> bool:
     """Has it padding of its own, which does not just add to that of a Pad (of zeros)?"""
-    auto = c.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    return auto or (not zeros and any(c.attributes.get("pads", ())))
+    auto = c.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return auto or (not zeros and any(c.attribute("pads", [0])))
 
 
 def _conv(r: Program, c: Context) -> Value:
@@ -164,7 +164,7 @@ def convolution(
     if x.pad and _pads_itself(c, zeros=x.pad_code is None):
         x = r.unpadded(x, c.name)
     strides, padding, dilations = _window(c, x, weight.shape[2:])
-    groups = int(c.attributes.get("group", 1))
+    groups = c.attribute("group", 1)
     if groups < 1 or weight.shape[0] % groups or x.shape[0] % groups:
         raise FileFormatError(f"{c.where}: group {groups} does not divide the channels")
     r.check_size([d + sum(p) for d, p in zip(x.shape, ((0, 0), *padding))], c.where)
@@ -180,10 +180,10 @@ def convolution(
 def _conv_transpose(r: Program, c: Context) -> Value:
     """Zeros between the inputs: their code of zero in a node of its own where that is not 0."""
     x, value = r.scaled(c), c.value(1)
-    groups = int(c.attributes.get("group", 1))
+    groups = c.attribute("group", 1)
     if not isinstance(value, Constant) or value.array.ndim != 4:
         raise NotCovered(f"{c.where}: weights that depend on the input, or are not over two axes")
-    if "output_shape" in c.attributes or c.attributes.get("auto_pad", "NOTSET") != "NOTSET":
+    if "output_shape" in c.attributes or c.attribute("auto_pad", "NOTSET") != "NOTSET":
         raise NotCovered(f"{c.where}: output_shape or auto_pad, expected pads")
     if groups < 1 or len(value.array) % groups or len(value.array) != x.shape[0]:
         raise FileFormatError(f"{c.where}: group {groups} does not divide the channels")
@@ -198,7 +198,7 @@ def _conv_transpose(r: Program, c: Context) -> Value:
         w = value.map(by_output)
     weight, scale = r.weights(w, c.where)
     strides, padding, dilations = _window(c, x, weight.shape[2:])
-    extra = tuple(c.attributes.get("output_padding", (0, 0)))
+    extra = tuple(c.attribute("output_padding", [0, 0]))
     if x.zero:
         x = r.centred(x, c.name)
 
@@ -220,7 +220,7 @@ def _pooling(c: Context, x: Scaled, kernel: tuple[int, ...]) -> Window:
     strides, padding, dilations = _window(c, x, kernel)
     if set(dilations) != {1}:
         raise NotCovered(f"{c.where}: pooling with dilation")
-    if c.attributes.get("ceil_mode", 0):
+    if c.attribute("ceil_mode", 0):
         axes = zip(x.shape[1:], kernel, strides, padding)
         padding = tuple((p[0], p[1] + _ceil_excess(n, k, s, p)) for n, k, s, p in axes)
     return kernel, strides, padding
@@ -255,14 +255,14 @@ def _average_pool(r: Program, c: Context) -> Value:
 
 def averaged(r: Program, c: Context, x: Scaled) -> Scaled:
     """The sum of the window divided by its size, in float32."""
-    kernel = tuple(c.attributes.get("kernel_shape", ()))
+    kernel = tuple(c.attribute("kernel_shape", [0]))
     wide = any(max(p) >= k for p, k in zip(x.pad, kernel))
-    if wide or (x.pad and (_pads_itself(c) or c.attributes.get("ceil_mode", 0))):
+    if wide or (x.pad and (_pads_itself(c) or c.attribute("ceil_mode", 0))):
         x = r.unpadded(x, c.name)
     kernel, strides, padding = window = _pooling(c, x, kernel)
-    if c.attributes.get("ceil_mode", 0) and window != _pooling(_floored(c), x, kernel):
+    if c.attribute("ceil_mode", 0) and window != _pooling(_floored(c), x, kernel):
         raise NotCovered(f"{c.where}: average pooling with ceil_mode")
-    own = any(c.attributes.get("pads", ())) or (any(map(sum, padding)) and not x.pad)
+    own = any(c.attribute("pads", [0])) or (any(map(sum, padding)) and not x.pad)
     value = _poolable(r, c, replace(x, pad=(), pad_code=None))
     if any(sum(p) for p in padding) and value.zero.denominator != 1:
         value = r.centred(value, c.name)
@@ -270,7 +270,7 @@ def averaged(r: Program, c: Context, x: Scaled) -> Scaled:
     total = _pooled(r, c, value, window, lambda k, s, p: SumPool2d(k, s, p, pad_code))
     total = replace(total, zero=value.zero * prod(kernel), base="FLOAT")
     divisor = np.full((1,) * len(total.shape), prod(kernel), dtype=np.float32)
-    if own and not c.attributes.get("count_include_pad", 0):
+    if own and not c.attribute("count_include_pad", 0):
         axes = zip(x.shape[1:], total.shape[1:], kernel, strides, padding)
         sizes = [_inside(*axis) for axis in axes]
         inside = sizes[0] if len(sizes) == 1 else np.multiply.outer(*sizes)
@@ -303,11 +303,11 @@ def _poolable(r: Program, c: Context, x: Scaled) -> Scaled:
 
 def _max_pool(r: Program, c: Context) -> Value:
     """Maxima commute with every nondecreasing function."""
-    if len([o for o in c.proto.output if o]) > 1 or c.attributes.get("storage_order", 0):
+    if len([o for o in c.proto.output if o]) > 1 or c.attribute("storage_order", 0):
         raise NotCovered(f"{c.where}: max pooling with indices")
     x = r.scaled(c)
     whole = c.proto.op_type != "MaxPool"
-    window = _pooling(c, x, x.shape[1:] if whole else tuple(c.attributes.get("kernel_shape", ())))
+    window = _pooling(c, x, x.shape[1:] if whole else tuple(c.attribute("kernel_shape", [0])))
     increasing = r.increasing(x)
     if increasing is None or any(prod(p.shape[1:]) != 1 for p in increasing.parameters):
         raise NotCovered(
@@ -320,7 +320,7 @@ def _over_positions(reduced: Callable[[Program, Context], Value]) -> Handler:
     """A reduction over the spatial axes, which leaves axes of size 1."""
 
     def handle(r: Program, c: Context) -> Value:
-        x, axes, keep = c.value(0), c.integers(1, "axes"), bool(c.attributes.get("keepdims", 1))
+        x, axes, keep = c.value(0), c.integers(1, "axes"), bool(c.attribute("keepdims", 1))
         if isinstance(x, Comparison):
             return _count(c, x, axes, keep)
         v = r.scaled(c)

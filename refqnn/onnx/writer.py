@@ -259,6 +259,8 @@ class _Writer:
         self.masses[name] = mass
         if mass > self.limit:
             expected = f"at most {self.limit} for the {self.flavour} flavour"
+            if self.limit < mass < 2**31 and not self.integer:
+                expected += "; the integer flavour holds it"
             raise NotCovered(mismatch(f"{where}: absolute mass", mass, expected))
 
     # --- the doors --------------------------------------------------------------------------
@@ -287,12 +289,12 @@ class _Writer:
     def _quantize(self, x: _Tensor, q: Quantizer) -> _Tensor:
         """x / scale, rounded, plus zero point, saturated, with the operators of the flavour."""
         if q.precision != "float32":
-            raise NotCovered(f"input quantizer: {q.precision} arithmetic, expected float32")
+            raise _no_door(f"{q.precision} arithmetic, expected float32")
         if isinstance(q, ThresholdQuantizer):
             return self._thresholds(x, q)
         fmt, mode = q.format, Rounding.of(q.rounding)
         if fmt != BIPOLAR and fmt.bits > 16:
-            raise NotCovered(f"input quantizer: {fmt}, expected at most 16 bits")
+            raise _no_door(f"{fmt}, expected at most 16 bits")
         zero = np.asarray(getattr(q, "zero_point", 0))
         zero = zero if zero.any() else np.zeros((), dtype=np.int64)
         zero_first = zero.any() and isinstance(q, AffineQuantizer) and q.zero_point_first
@@ -339,15 +341,15 @@ class _Writer:
         """The count of the thresholds that x reaches."""
         fmt, table = q.format, q.thresholds
         if table.shape[0] > 1 and q.axis != 1:
-            raise NotCovered(f"input quantizer: thresholds along axis {q.axis}, expected 1")
+            raise _no_door(f"thresholds along axis {q.axis}, expected 1")
         if fmt.bits > 8:
-            raise NotCovered(f"input quantizer: thresholds of {fmt}, expected at most 8 bits")
+            raise _no_door(f"thresholds of {fmt}, expected at most 8 bits")
         greatest = np.finfo(np.float32).max
         if np.isposinf(table).any():  # never reached, not even by an infinity
             x = self.apply("Clip", "input_finite", x, x, -greatest, greatest)
         if fmt == BIPOLAR:
             if not np.isfinite(table).all():
-                raise NotCovered("input quantizer: a channel of one bipolar code")
+                raise _no_door("a channel of one bipolar code")
             return self._bipolar_input(self.add_constant(x, -table[:, 0], "input_shifted"))
         if self.flavour == "qonnx":
             return self._multi_threshold(x, table, fmt, "input_codes")
@@ -396,9 +398,9 @@ class _Writer:
         if d is None:
             raise NotCovered("output='floats': this network has no output dequantizer")
         if d.precision != "float32":
-            raise NotCovered(f"output dequantizer: {d.precision} arithmetic, expected float32")
+            raise _no_floats(f"{d.precision} arithmetic, expected float32")
         if self.ranges[self.network.output].largest > _FLOAT_MASS:
-            raise NotCovered("output dequantizer: accumulators beyond 2**24 round in float32")
+            raise _no_floats("accumulators beyond 2**24 round in float32")
         y = self.cast(acc, "FLOAT", "output_float")
         for op, values in (("Mul", d.scale), ("Add", d.offset)):
             y = self.apply(op, "y", y, y, _along(np.asarray(values), y))
@@ -762,6 +764,15 @@ _WRITERS: dict[type[Op], Callable[..., _Tensor]] = {
     Reshape: _Writer.reshape,
     SumPool2d: _Writer.sum_pool,
 }
+
+
+def _no_door(reason: str) -> NotCovered:
+    remedy = "a network of the same nodes with input_format takes the codes"
+    return NotCovered(f"input quantizer: {reason}; {remedy}")
+
+
+def _no_floats(reason: str) -> NotCovered:
+    return NotCovered(f"output dequantizer: {reason}; output='integers' writes what goes into it")
 
 
 def _along_axis(values: Array, x: _Tensor, axis: int | None) -> Array:

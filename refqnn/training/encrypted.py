@@ -32,7 +32,7 @@ _COMPARISONS = 256  # about as many are offered, over all features
 _HELD_OUT = 0.2
 _MOST_ROWS = 24_000  # that a student sees, most of them between two rows
 _LONGEST, _SHORTEST = 24_000, 300  # steps of one training
-_RESTARTS = 4
+_RESTARTS, _STEPS_PER_LOOKUP = 4, 200  # few lookups end up where they began; the best of some
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -77,7 +77,7 @@ def search(
     if lookups is None:
         lookups = _chosen(task, rows, Y, steps // 2, report)
         steps -= steps // 2
-    restarts = int(np.clip(steps // 4000, 1, _RESTARTS))
+    restarts = int(np.clip(steps // (_STEPS_PER_LOOKUP * lookups), 1, _RESTARTS))
     each = int(np.clip(steps // restarts, _SHORTEST, _LONGEST))
     teacher = task.teacher(rows, Y)
     found = [task.student(teacher, rows, lookups, each, seed + i) for i in range(restarts)]

@@ -33,8 +33,8 @@ from refqnn.training.quantizers import check_integer
 __all__ = ["LookupNet", "Settings", "distill", "grid"]
 
 CODE_BITS = 3  # of what a table gives
-_WEIGHT = 7  # the largest weight of the last layer
-_CLIP = 2.5  # where it stands, in mean magnitudes
+_WEIGHTS = 256  # number of neurons times largest weight, about
+_CLIP = 2.5  # where the largest weight of the last layer stands, in mean magnitudes
 
 Standardise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -168,6 +168,12 @@ class Settings:
     rounded: float = 0.5  # fraction of the steps from which tables and weights are integers
     weight_decay: float = 0.0
 
+    @property
+    def largest_weight(self) -> int:
+        """Of the last layer.  The noise that a lookup may leave is set by the sums that its code
+        enters: with these, and the output shared out over parts, it stays the cheapest there is."""
+        return min(max(_WEIGHTS // self.hidden, 3), 7)
+
 
 def distill(
     X: NDArray[np.float32],
@@ -251,9 +257,10 @@ class _Student(nn.Module):
         step = (high - low).clamp(min=1e-6) / top
         weight = self.weight * step.T
         bias = self.bias + self.weight @ low[:, 0]
-        scale = (_CLIP * weight.detach().abs().mean() / _WEIGHT).clamp(min=1e-9)
+        largest = self.settings.largest_weight
+        scale = (_CLIP * weight.detach().abs().mean() / largest).clamp(min=1e-9)
         codes = _rounded((self.tables - low) / step)
-        integers = _rounded(weight / scale).clamp(-_WEIGHT, _WEIGHT)
+        integers = _rounded(weight / scale).clamp(-largest, largest)
         return codes, integers, _rounded(bias / scale), scale
 
     @torch.no_grad()

@@ -164,13 +164,16 @@ def test_intervals_and_questions_are_sound_and_decide_one_layer(question):
 @relaxed(60)
 @given(st.data())
 def test_behind_a_hidden_layer(data):
-    network = data.draw(testing.networks(kinds=["Linear", "Requantize"], max_nodes=3))
+    kinds = data.draw(st.sampled_from([("Linear", "Requantize"), testing.KINDS]))
+    network = data.draw(testing.networks(kinds=kinds, max_nodes=3))
     accumulator = data.draw(testing.accumulators(max_bits=6))
-    domain = Domain.of(network, None)
-    assume(network.accumulators() and domain.size <= 300)
+    assume(network.accumulators())
+    fmt, lo = network.input_format, np.full(network.input_shape, network.input_format.q_min)
+    free = np.arange(lo.size).reshape(lo.shape) < 8 // fmt.bits  # at most 256 points
+    domain = Domain.box(network, lo, np.where(free, fmt.q_max, lo))
     with pytest.MonkeyPatch.context() as patch:
         narrow_work(patch)
-        staged = certify(network, accumulator=accumulator, budget_s=1.0)
+        staged = certify(network, domain, accumulator=accumulator, budget_s=1.0)
     points = domain.points(0, domain.size)
     right = network.trace(points)
     for report in staged.stages:
@@ -339,8 +342,10 @@ def test_unknown_names_the_stage(monkeypatch):
     narrow_work(monkeypatch)
     monkeypatch.setattr("refqnn.accumulator.overflow.about_one_sum", lambda *_: None)
     monkeypatch.setattr("refqnn.accumulator.staged.sampled", lambda *_: iter(()))
-    answer = find_overflow(one_layer([[7, 7]]), accumulator=Accumulator([Stage(5)]))
+    network = one_layer([[7, 6], [7, 7], [1, 1]])
+    answer = find_overflow(network, accumulator=Accumulator([Stage(5)]))
     assert isinstance(answer, Unknown)
+    assert answer.neurons == (("fc", (1,)),)
     assert answer.stages[0].verdict is Verdict.OPEN
 
 

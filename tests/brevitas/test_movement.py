@@ -262,6 +262,19 @@ def test_linear_layers_on_tokens_at_the_end() -> None:
         from_brevitas(nn.Sequential(signed(), first).eval(), torch.zeros(1, 5, 4))
 
 
+def test_arguments_by_name_and_results_by_key() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        q = m.q(input=x)
+        parts = {"low": torch.chunk(input=q, chunks=2, dim=1)[0]}
+        y = F.max_pool2d(
+            input=torch.cat(tensors=[parts["low"], parts["low"]], dim=1), kernel_size=2
+        )
+        return m.act(m.conv(y))
+
+    plain = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=4)
+    assert_exact(*ready(Forward(forward, q=plain, conv=conv(4, 3), act=relu()), 4, 4, 4))
+
+
 # --- pooling ------------------------------------------------------------------------------------
 
 

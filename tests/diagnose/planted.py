@@ -66,7 +66,7 @@ OTHER_NAMES = {
     "across_samples": ("first_sample",),  # the same where positions lie inside one sample
     "magnitude": ("looks_up_magnitude",),
     "one_off": ("one_early_wraps",),
-    "acc_saturates_8": ("acc_saturates_8_reverse", "acc_saturates_8_kernel_major"),
+    "acc_saturates_8": ("acc_saturates_8_reverse", "acc_saturates_8_channels_last"),
     "kernel_transposed": ("weight_stored_oiwh",),
 }
 

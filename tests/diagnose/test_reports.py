@@ -96,7 +96,7 @@ def test_a_convolution_per_channel_with_large_inputs() -> None:
             window.tolist(), w[k].transpose(1, 2, 0).ravel().tolist(), 2, lambda v: clamp(v, 16)
         )
     finding = found(one(Conv2d(w), (3, 5, 5), U8), "n0", values, x)
-    assert finding.names == {"groups_of_2_saturate_16_kernel_major"}
+    assert finding.names == {"groups_of_2_saturate_16_channels_last"}
 
 
 def test_three_products_wrap_in_16_bits() -> None:
@@ -193,8 +193,7 @@ def test_the_number_of_the_report() -> None:
     assert once.forward(np.array([[7984]])).tolist() == [[11]]
 
 
-@pytest.mark.parametrize("multiplier", [1583594044, 1300000001, 2000000011])
-@pytest.mark.parametrize("right", [4, 6, 9])
+@pytest.mark.parametrize(("multiplier", "right"), [(1583594044, 9), (1300000001, 4)])
 def test_two_roundings_instead_of_one(multiplier: int, right: int) -> None:
     """TensorFlow 25087, tflite-micro 3252, CMSIS-NN 214, LiteRT 7441: the reference kernels round
     to 31 bits, then to the code; others round once."""

@@ -30,20 +30,19 @@ def finding(op: Requantize, acc: np.ndarray, codes: np.ndarray) -> Finding | Non
 
 @pytest.mark.parametrize(
     ("gain", "offset"),
-    [(Fraction(1, 8), 0), (Fraction(1, 8), Fraction(5, 8)), (Fraction(3, 16), 0),
-     (Fraction(1, 7), 0), (Fraction(100003, 2**20), Fraction(1, 3))],
-)  # fmt: skip
+    [(Fraction(1, 8), Fraction(5, 8)), (Fraction(1, 7), 0), (Fraction(100003, 2**20), 1)],
+)
 @pytest.mark.parametrize("own", ["half_even", "floor"])
 def test_a_mode_is_named_whatever_the_node_does(own: str, gain: Fraction, offset: Fraction) -> None:
     acc = np.arange(-120, 121)[:, None]
     node = Requantize.from_affine(gain, offset, S4, own)
-    for theirs in MODES:
+    for theirs in ("half_even", "half_up", "floor", "ceil", "toward_zero"):
         found = finding(node, acc, codes_of(acc, gain, Fraction(offset), theirs))
         if found is not None:  # without ties all of one kind are the same
             assert f"rounding_{theirs}" in found.names
 
 
-@pytest.mark.parametrize(("own", "theirs"), [*product(["half_even", "half_up"], MODES)])
+@pytest.mark.parametrize(("own", "theirs"), [*product(["half_even", "half_up"], MODES[::2])])
 def test_a_shift_tells_its_modes_apart(own: str, theirs: str) -> None:
     """On a grid of eights, with all accumulators, what stays together is what is equal there."""
     acc, gain = np.arange(-100, 101)[:, None], Fraction(1, 8)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import Graph
 
 from refqnn.errors import FileFormatError, InvalidType, NotCovered, RefqnnError
-from refqnn.onnx import from_onnx
+from refqnn.onnx import from_onnx, operators
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -250,3 +250,34 @@ def test_parameters_that_are_not_finite():
         )
         with pytest.raises(FileFormatError, match="not finite"):
             from_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pads", 1), ("strides", [1.0, 1.0]), ("group", [1]), ("auto_pad", 3), ("dilations", "ab")],
+)
+def test_attributes_of_another_type_are_malformed(name, value):
+    g = Graph((1, 4, 4))
+    g.quantize(0.25)
+    g.add("Conv", g.const(np.ones((1, 1, 2, 2))), **{name: value})
+    with pytest.raises(FileFormatError, match=rf"Conv_2.*attribute {name} is"):
+        from_onnx(g.model(TensorProto.FLOAT))
+
+
+def test_constants_that_the_evaluator_cannot_compute_are_malformed():
+    g = Graph((4,))
+    x, g.last = g.quantize(0.25), g.const(np.ones((4, 3)))
+    g.add("Add", g.const(np.ones((5, 5))))
+    w, g.last = g.last, x
+    g.add("MatMul", w)
+    with pytest.raises(FileFormatError, match=r"Add_2.*onnx cannot compute it"):
+        from_onnx(g.model(TensorProto.FLOAT))
+
+
+def test_an_error_of_ours_is_no_malformed_file(monkeypatch):
+    def broken(*args: object) -> None:
+        raise KeyError("a mistake of the reader")
+
+    monkeypatch.setitem(operators.TABLE, "MatMul", broken)
+    with pytest.raises(KeyError, match="a mistake of the reader"):
+        from_onnx(layer())
