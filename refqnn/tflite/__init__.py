@@ -81,8 +81,9 @@ SOFTMAX and TRANSPOSE_CONV in uint8; FULLY_CONNECTED, SOFTMAX, LOGISTIC, TANH, H
 RELU_N1_TO_1 in int16.
 
 **Not compared with a runtime**: all of cmsis_nn (its sources alone say it; its published golden
-data for convolutions agree with the way "double"), operands of ADD and MUL that are broadcast, and
-processors other than the one above: kernels for ARM round elsewhere in their vectors.
+data for convolutions agree with the way "double"), computed operands of ADD, SUB and MUL that are
+broadcast, and processors other than the one above: kernels for ARM round elsewhere in their
+vectors.
 """
 
 from __future__ import annotations

@@ -161,6 +161,8 @@ def transpose_conv(r: Reader, op: Operator) -> None:
 def fully_connected(r: Reader, op: Operator) -> None:
     x = _operand(op, 0)
     weight, bias = _weights(op)
+    if prod(x.shape[1:]) != weight.shape[1]:
+        raise NotCovered(f"several rows of {weight.shape[1]} inputs in one sample of {x.shape[1:]}")
     _, zero = x.quantizer
     source = r.value(x)
     if len(r.shape(x)) > 1:
@@ -214,13 +216,21 @@ def _pair(r: Reader, op: Operator) -> tuple[list[Tensor], list[str]]:
     """Both operands and their values, moved to the shape of the output where they are smaller."""
     (y,) = op.outputs
     tensors, sources = [_operand(op, i) for i in (0, 1)], []
-    for t in tensors:
-        if t.data is not None:
-            raise NotCovered(f"its operand {t.name!r} is a constant")
-        source = r.value(t)
+    for t, other in zip(tensors, reversed(tensors)):
+        source = r.value(t) if t.data is None else _constant(r, t, other, y)
         spread = r.move(source, lambda v: np.broadcast_to(v, (1, *y.shape[1:])))
         sources.append(r.step(spread, [source], y, "spread") if spread else source)
     return tensors, sources
+
+
+def _constant(r: Reader, t: Tensor, other: Tensor, y: Tensor) -> str:
+    """A value of constants, one or one a channel: a table of the other operand that is constant."""
+    values = t.constant.reshape(-1).astype(np.int64)
+    if values.size not in (1, y.shape[-1]) or (values.size > 1 and t.shape[-1] != values.size):
+        raise NotCovered(f"its constant {t.name!r} differs from place to place")
+    table = np.repeat(values[:, None], other.format.levels, axis=1)
+    lookup = Lookup(table, other.format.q_min, t.format)
+    return r.step(lookup, [r.value(other)], y, "constant")
 
 
 def add(r: Reader, op: Operator) -> None:

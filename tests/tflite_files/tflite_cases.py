@@ -176,6 +176,27 @@ def two(rng: Rng, kind: str, options: str) -> bytes:
     return model(tensors, ops, [0], [2])
 
 
+def with_constant(rng: Rng) -> bytes:
+    """A sum, a product and a difference with a constant: one number, or one a channel."""
+    shape = shape4(rng)
+    c = shape[3]
+    s, s_b = scale(rng), scale(rng)
+    few = [(c,), (1, 1, 1, c), (1,), ()][int(rng.integers(4))]
+    tensors = [
+        T(shape, s, zero(rng)),
+        T(few, s_b, zero(rng), rng.integers(-128, 128, few, dtype=np.int8)),
+        T(shape, s * 2, zero(rng)),
+        T(shape, float(np.float32(s * s_b * 400)), zero(rng)),
+        T(shape, s * 3, zero(rng)),
+    ]
+    ops = [
+        O("ADD", [0, 1], [2], "AddOptions", {"FusedActivationFunction": activation(rng)}),
+        O("MUL", [1, 2], [3], "MulOptions"),
+        O("SUB", [1, 3], [4], "SubOptions"),
+    ]
+    return model(tensors, ops, [0], [4])
+
+
 def one(rng: Rng, kind: str, options: str = "", values: Any = None, same: bool = False) -> bytes:
     shape = shape4(rng)
     s, z = scale(rng), zero(rng)
@@ -325,6 +346,7 @@ CASES: dict[str, Callable[[Rng], bytes]] = {
     "ADD": lambda rng: two(rng, "ADD", "AddOptions"),
     "SUB": lambda rng: two(rng, "SUB", "SubOptions"),
     "MUL": lambda rng: two(rng, "MUL", "MulOptions"),
+    "constants": with_constant,
     "AVERAGE_POOL_2D": lambda rng: pool(rng, "AVERAGE_POOL_2D"),
     "MAX_POOL_2D": lambda rng: pool(rng, "MAX_POOL_2D"),
     "MEAN": mean,
