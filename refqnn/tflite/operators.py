@@ -361,6 +361,8 @@ def quantize(r: Reader, op: Operator) -> None:
     away, up = (_saturated(y, z_y + rescaled(d, real, way)) for way in ("double", "double_up"))
     if r.way(op) == "double" or np.array_equal(away, up):
         return r.table(op, source, away)
+    if y.shape[0] > 1:
+        raise NotCovered(f"its vectors of 16 reach across a batch of {y.shape[0]}")
     size = prod(y.shape)
     last = np.arange(size).reshape(y.shape[1:]) >= size // 16 * 16  # behind the vectors of 16
     choices = {False: (r.function(up, x, y), source), True: (r.function(away, x, y), source)}
