@@ -347,7 +347,11 @@ def transcendental(r: Reader, op: Operator) -> None:
     x, (y,) = _operand(op, 0), op.outputs
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
     v = (s_x * (x.codes - z_x).astype(np.float32)).astype(np.float64)
-    value = (np.tanh(v) if op.kind == "TANH" else 1 / (1 + np.exp(-v))).astype(np.float32)
+    if op.kind == "TANH":
+        value = np.tanh(v).astype(np.float32)
+    else:
+        with np.errstate(over="ignore"):  # beyond, the value is 0
+            value = np.float32(1) / (np.float32(1) + np.exp(-v).astype(np.float32))
     codes = z_y + round_float(value * (np.float32(1) / s_y), "half_away").astype(np.int64)
     r.table(op, r.value(x), _saturated(y, codes))
 
