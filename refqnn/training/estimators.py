@@ -193,7 +193,7 @@ class _QuantizedEstimator(Estimator):
                 f"at least {module.full_weight_bits()}, None, or fewer bits of weights and codes: "
                 "one weight of full size has no room, and training is held to smaller ones"
             )
-            warnings.warn(mismatch("n_accum_bits", module.n_accum_bits, expected), stacklevel=4)
+            warnings.warn(mismatch("n_accum_bits", module.n_accum_bits, expected), stacklevel=5)
         module.calibrate(torch.from_numpy(inputs))
 
     def _reopened(self) -> nn.Module:

@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import re
+import warnings
 import zipfile
 from contextlib import redirect_stdout
 from copy import deepcopy
@@ -12,8 +14,9 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_iris, make_regression
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -246,6 +249,52 @@ def test_progress_is_a_table_and_silence_is_silence(short_epochs):
     assert [line.split()[0] for line in lines[2:]] == ["1", "2"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_table_has_colours_in_a_terminal_only(short_epochs):
+    def printed(out, **options):
+        with redirect_stdout(out):
+            NeuralNetClassifier(**{**QUICK, "verbose": 1}, **options).fit(IRIS.data, IRIS.target)
+        return out.getvalue()
+
+    lines = []
+    piped, shown = printed(io.StringIO()), printed(Terminal())
+    assert printed(Terminal(), callbacks__print_log__sink=lines.append) == ""
+    assert "\x1b[" in shown
+    assert "\x1b[" not in piped + "".join(lines)
+    without_colours = re.sub(r"\x1b\[\d+m", "", shown)
+    for text in (without_colours, "\n".join(lines)):  # the last column is a time
+        rows, expected = text.splitlines(), piped.splitlines()
+        assert [row.split()[:-1] for row in rows] == [row.split()[:-1] for row in expected]
+
+
+def test_losses_and_epochs_are_told_as_scikit_learn_tells_them(short_epochs):
+    peer = MLPClassifier((4,), max_iter=3, warm_start=True)
+    model = NeuralNetClassifier(**{**QUICK, "max_epochs": 3}, warm_start=True)
+    for name in ("loss_curve_", "n_iter_"):
+        assert not hasattr(model, name)
+    for epochs in (3, 6):  # a warm start counts on
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            peer.fit(IRIS.data, IRIS.target)
+        model.fit(IRIS.data, IRIS.target)
+        assert len(model.loss_curve_) == len(peer.loss_curve_) == epochs
+        assert model.n_iter_ == epochs
+        assert {type(loss) for loss in model.loss_curve_} == {float}
+    assert model.loss_curve_ == model.history[:, "train_loss"]
+    model.partial_fit(IRIS.data, IRIS.target)
+    peer.partial_fit(IRIS.data, IRIS.target)
+    assert len(peer.loss_curve_) == 7  # one epoch each there, max_epochs here
+    assert len(model.loss_curve_) == model.n_iter_ == 9
+    copy = pickle.loads(pickle.dumps(model))
+    assert (copy.loss_curve_, copy.n_iter_) == (model.loss_curve_, model.n_iter_)
+    again = model.set_params(warm_start=False).fit(IRIS.data, IRIS.target)
+    assert again.n_iter_ == 3
+
+
 def test_history_validation_split_and_callbacks(short_epochs):
     losses = []
     record = Recorder(losses)
@@ -437,8 +486,11 @@ def test_a_budget_without_room_for_one_weight_is_said_with_the_width_that_would_
     """A weight of -32 on an input of 63 reaches -2016: 12 bits, and the bias asks for one more."""
     X, y = make_regression(60, 4, random_state=0)
     quick = {**QUICK, "max_epochs": 1}
-    with pytest.warns(UserWarning, match="n_accum_bits: got 8, expected at least 13, None, or"):
+    with pytest.warns(
+        UserWarning, match="n_accum_bits: got 8, expected at least 13, None, or"
+    ) as said:
         NeuralNetRegressor(n_w_bits=6, n_a_bits=6, **quick).fit(X, y)
+    assert [w.filename for w in said] == [__file__]  # once, and of the caller's line
     recwarn.clear()
     for bits in (13, None):
         NeuralNetRegressor(n_w_bits=6, n_a_bits=6, n_accum_bits=bits, **quick).fit(X, y)
