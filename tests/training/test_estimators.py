@@ -15,6 +15,7 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_iris, make_regression
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -381,6 +382,45 @@ def test_regressor_with_one_and_several_outputs():
     assert single.predict(X).shape == (200,)
     weighted = NeuralNetRegressor(**QUICK).fit(X, Y, sample_weight=np.arange(200.0))
     assert weighted.predict(X).shape == (200, 2)
+
+
+def shares_explained(model, X, Y):
+    """R2 of each target on held-out rows: [targets]."""
+    fitted = model.fit(X[:300], Y[:300])
+    predicted = fitted.predict(X[300:]).reshape(len(X) - 300, -1)
+    return r2_score(Y[300:], predicted, multioutput="raw_values")
+
+
+@pytest.mark.slow
+def test_targets_of_any_size_are_learned_beside_one_another():
+    """Each is standardised for itself: its unit, its offset and its neighbours count not."""
+    X = np.random.default_rng(0).normal(size=(500, 5))
+    shapes = [X[:, 0] + X[:, 1], np.abs(X[:, 2]), X[:, 3] * X[:, 4]]
+    Y = np.stack([1e-9 * shapes[0], 1e6 * shapes[1] - 1e8, shapes[2], np.full(500, 7.0)], axis=1)
+    model = NeuralNetRegressor(random_state=0, verbose=0)
+    twin = FloatNeuralNetRegressor(random_state=0, verbose=0)
+    ours, theirs = shares_explained(model, X, Y)[:3], shares_explained(twin, X, Y)[:3]
+    assert (ours >= theirs - 0.1).all()
+    assert (ours > 0.7).all()
+    assert np.abs(model.predict(X)[:, 3] - 7.0).max() < 1.0
+    units = np.array([2.0**40, 2.0**-20, 2.0**10, 1.0])  # a change of units changes no integer
+    again = NeuralNetRegressor(random_state=0, verbose=0).fit(X[:300], (Y * units)[:300])
+    assert np.array_equal(again.accumulators(X), model.accumulators(X))
+    assert np.array_equal(again.predict(X), model.predict(X) * units)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", ["lognormal", "outliers"])
+def test_heavy_tails_cost_no_more_than_they_cost_the_float_twin(tail):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(600, 4))
+    y = X[:, 0] + np.abs(X[:, 1])
+    y = np.exp(1.2 * y) if tail == "lognormal" else y + 0.3 * random.standard_t(2, size=600)
+    ours, theirs = (
+        np.mean([shares_explained(kind(random_state=s, verbose=0), X, y) for s in range(3)])
+        for kind in (NeuralNetRegressor, FloatNeuralNetRegressor)
+    )
+    assert ours >= theirs - 0.05
 
 
 # --- one function everywhere --------------------------------------------------------------------
