@@ -384,6 +384,21 @@ def test_regressor_with_one_and_several_outputs():
     assert weighted.predict(X).shape == (200, 2)
 
 
+@pytest.mark.parametrize("bits", [(2, 3, 8), (3, 3, 7), (3, 3, 8), (4, 3, 8), (6, 7, None)])
+def test_features_of_a_regressor_are_finer_where_a_full_weight_still_fits(short_epochs, bits):
+    """A code of -2**(b - 1) times a weight of -2**(w - 1) is an accumulator by itself."""
+    w, a, limit = bits
+    X, y = make_regression(60, 4, random_state=0)
+    settings = {"n_w_bits": w, "n_a_bits": a, "n_accum_bits": limit, **QUICK, "max_epochs": 1}
+    model = NeuralNetRegressor(**settings).fit(X, y)
+    coarse = NeuralNetClassifier(**settings).fit(X, y > 0)
+    finest = model.network_.input_format.bits
+    product = 2 ** (finest - 1) * 2 ** (w - 1)
+    assert limit is None or product < 2 ** (limit - 1)
+    assert finest == {(2, 3, 8): 5, (3, 3, 8): 5, (6, 7, None): 8}.get(bits, finest)
+    assert finest in (coarse.network_.input_format.bits + step for step in (0, 1))
+
+
 def shares_explained(model, X, Y):
     """R2 of each target on held-out rows: [targets]."""
     fitted = model.fit(X[:300], Y[:300])
