@@ -2,8 +2,8 @@
 
 The operands of a node are laid end to end, in row-major order, with one entry more behind them, the
 code of its padding.  An output is then a sum of coefficients times entries and a bias, the greatest
-of some entries, or a function of one.  Of `refqnn.ops` this takes the parameters of the nodes and
-nothing that computes.
+of some entries, a function of one, or a code that depends on some.  Of `refqnn.ops` this takes the
+parameters of the nodes and nothing that computes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from refqnn.ops import (
     Requantize,
     Rescale,
     Reshape,
+    Softmax,
     SumPool2d,
 )
 from refqnn.ops.base import IntArray, Op, Shape
@@ -138,6 +139,11 @@ def _in_place(op: Op, shapes: Sequence[Shape], out: Shape, at: Positions) -> Rea
     return Reads(at[:, None])
 
 
+def _softmax(op: Softmax, shapes: Sequence[Shape], out: Shape, at: Positions) -> Reads:
+    size = prod(out[1:])
+    return Reads((at % size)[:, None] + size * np.arange(out[0]))
+
+
 def _ones(columns: Positions) -> Reads:
     return Reads(columns, np.ones_like(columns), np.zeros(len(columns), dtype=np.int64))
 
@@ -201,7 +207,13 @@ MONOTONE: dict[type[Op], Reader] = {  # of the one entry that each output reads
     Concat: _in_place,
     Gather: _gather,
 }
-READERS: dict[type[Op], Reader] = {**SUMS, **MONOTONE, MaxPool2d: _max_pool, Lookup: _in_place}
+READERS: dict[type[Op], Reader] = {
+    **SUMS,
+    **MONOTONE,
+    MaxPool2d: _max_pool,
+    Lookup: _in_place,
+    Softmax: _softmax,
+}
 
 
 def range_of(
@@ -220,6 +232,9 @@ def range_of(
     if reads.coefficient is not None:
         return _range_of_sum(reads, lo, hi)
     lo, hi = lo[:, reads.columns].max(axis=2), hi[:, reads.columns].max(axis=2)
+    if isinstance(op, Softmax):
+        ends = op.format.q_min, op.format.q_max
+        return np.full(lo.shape, ends[0]), np.full(hi.shape, ends[1])
     if isinstance(op, Requantize):
         thresholds, first = op.thresholds.tolist(), op.format.q_min
         code = np.vectorize(lambda row, v: first + bisect_right(thresholds[row], v), [np.int64])
