@@ -441,9 +441,8 @@ class _Check:
         for node in self.network.nodes:
             sources = np.concatenate([*(origins[name] for name in inputs_of(node)), [-1]])
             origins[node.name] = np.full(prod(self.network.shapes[node.name]), -1)
-            if sources.max() < 0 or type(node.op) not in READERS:
-                continue
-            if isinstance(node.op, (Lookup, Softmax)):  # neither rises with what it reads
+            known = type(node.op) in READERS and not isinstance(node.op, (Lookup, Softmax))
+            if sources.max() < 0 or not known:
                 continue
             if type(node.op) in MONOTONE:
                 columns = [reads.columns[:, 0] for reads in self._reads(node)]
