@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -133,6 +134,10 @@ class Program:
             return replace(
                 value, shape=index.shape, pending=index, steps=(*value.steps, step), format=None
             )
+        if (movement.index == PADDING).any() and value.steps:
+            with suppress(NotCovered):  # the constant is one of the table's integers
+                value = self.settle(value, name, module)
+        assert value.node is not None
         node, shape = value.node, self.shapes[value.node]
         index = movement.index if value.pending is None else movement.after(value.pending)
         stays = np.array_equal(index.ravel(), np.arange(prod(shape)))

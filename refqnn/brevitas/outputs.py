@@ -8,6 +8,7 @@ its axis) is left out and named.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = ["Dropped", "Import", "affine", "finish", "head", "reads_off"]
 _READINGS = {"softmax", "log_softmax", "argmax", "argmin", "topk"}
 _MODULES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax)
 _INCREASING = {"sigmoid", "tanh", "logsigmoid", "softplus", "exp"}  # of one value, everywhere
+_TABLE = "_Table"  # of to_brevitas: integers, so that a Lookup stands for it
 _PRODUCTS = {"mul", "truediv", "div", "neg", "multiply", "divide", "imul", "itruediv"}
 _SUMS = {"add", "sub", "iadd", "isub", "rsub"}
 
@@ -110,14 +112,20 @@ def finish(program: Program, output: Any) -> Import:
     value = values[0]
     if not isinstance(value, Value) or value.node is None or program.input_quantizer is None:
         raise NotCovered("the module: its output does not come from a quantized layer")
+    while value.steps and value.steps[-1].kind.lower() in _INCREASING:
+        dropped = (value.steps[-1].name, *dropped)
+        value = replace(value, steps=value.steps[:-1])
+    others = [s for s in value.steps if s.affine is None]
+    if not dropped and others and others[-1].kind == _TABLE:
+        first = value.steps.index(others[-1]) + 1
+        with suppress(NotCovered):
+            table = program.settle(replace(value, steps=value.steps[:first]), others[-1].name, "")
+            value = replace(table, steps=value.steps[first:])
     if value.node == INPUT:
         raise NotCovered("the module: it has an input quantizer and no layer behind it")
     if value.pending is not None:
         reason = "a scale or bias of its own for each feature along the last axis"
         raise NotCovered(f"{value.node}: leaves the network with {reason}; use one, or none")
-    while value.steps and value.steps[-1].kind.lower() in _INCREASING:
-        dropped = (value.steps[-1].name, *dropped)
-        value = replace(value, steps=value.steps[:-1])
     needed = {value.node}
     for node in reversed(program.nodes):
         if node.name in needed:
