@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from refqnn.brevitas.functions import is_kind
-from refqnn.brevitas.lower import Closing, Program
+from refqnn.brevitas.lower import TABLE, Closing, Program
 from refqnn.brevitas.values import Value, refuse
 from refqnn.errors import NotCovered, RefqnnError
 from refqnn.network import INPUT, Network
@@ -28,7 +28,6 @@ __all__ = ["Dropped", "Import", "affine", "finish", "head", "reads_off"]
 _READINGS = {"softmax", "log_softmax", "argmax", "argmin", "topk"}
 _MODULES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax)
 _INCREASING = {"sigmoid", "tanh", "logsigmoid", "softplus", "exp"}  # of one value, everywhere
-_TABLE = "_Table"  # of to_brevitas: integers, so that a Lookup stands for it
 _PRODUCTS = {"mul", "truediv", "div", "neg", "multiply", "divide", "imul", "itruediv"}
 _SUMS = {"add", "sub", "iadd", "isub", "rsub"}
 
@@ -116,7 +115,7 @@ def finish(program: Program, output: Any) -> Import:
         dropped = (value.steps[-1].name, *dropped)
         value = replace(value, steps=value.steps[:-1])
     others = [s for s in value.steps if s.affine is None]
-    if not dropped and others and others[-1].kind == _TABLE:
+    if not dropped and others and others[-1].kind == TABLE:
         first = value.steps.index(others[-1]) + 1
         with suppress(NotCovered):
             table = program.settle(replace(value, steps=value.steps[:first]), others[-1].name, "")
