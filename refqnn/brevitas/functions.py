@@ -97,14 +97,25 @@ def not_elementwise(function: Callable[[Tensor], Any], shape: Shape) -> str | No
                 if not torch.allclose(changed[keep], y[keep], rtol=1e-5, atol=1e-6, equal_nan=True):
                     return "is not a function of one value at a time"
             column = (1, shape[0], *(1,) * (len(shape) - 1))
-            constant = torch.randn(column, generator=generator).expand(samples).contiguous()
-            z = function(constant.clone())
+            single = torch.randn(column, generator=generator)
+            z = function(single.expand(samples).contiguous())
             first = z[(slice(0, 1), slice(None), *(slice(0, 1),) * (len(shape) - 1))]
             if not torch.allclose(z, first.expand(samples), rtol=1e-5, atol=1e-6, equal_nan=True):
+                return POSITIONS
+            if not _works(function, single, first):
                 return POSITIONS
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"fails on other values: {error}"
     return None
+
+
+def _works(function: Callable[[Tensor], Any], x: Tensor, expected: Tensor) -> bool:
+    """Whether a function takes one position of each channel: it may hold the others' number."""
+    try:
+        y = function(x.clone())
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return y.shape == x.shape and torch.allclose(y, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def average_divisors(

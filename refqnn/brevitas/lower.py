@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -31,7 +32,9 @@ from refqnn.ops.structure import PADDING
 from refqnn.ops.weighted import WeightedSum
 from refqnn.quantizers import Quantizer, ThresholdQuantizer
 
-__all__ = ["Closing", "Program"]
+__all__ = ["TABLE", "Closing", "Program"]
+
+TABLE = "_Table"  # the kind of to_brevitas' lookups: integers, for which a Lookup stands again
 
 _DENSE = 2**20  # accumulator values up to which a function is evaluated at every one of them
 _MULTIPLES = 2**16  # of their unit, that values of a function on codes may be
@@ -133,6 +136,10 @@ class Program:
             return replace(
                 value, shape=index.shape, pending=index, steps=(*value.steps, step), format=None
             )
+        if (movement.index == PADDING).any() and value.steps and value.steps[-1].kind == TABLE:
+            with suppress(NotCovered):  # the constant is one of its integers
+                value = self.settle(value, name, module)
+        assert value.node is not None
         node, shape = value.node, self.shapes[value.node]
         index = movement.index if value.pending is None else movement.after(value.pending)
         stays = np.array_equal(index.ravel(), np.arange(prod(shape)))

@@ -28,6 +28,7 @@ __all__ = [
     "MODULES",
     "SAMPLES",
     "Movement",
+    "Moving",
     "movements",
 ]
 
@@ -53,6 +54,10 @@ MODULES = (
     *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d),
     *(nn.CircularPad1d, nn.CircularPad2d, nn.Upsample, nn.UpsamplingNearest2d),
 )
+
+
+class Moving(nn.Module):
+    """A module whose forward is made of these functions: the walk reads it, whatever it moves."""
 
 
 @dataclass(frozen=True, eq=False)

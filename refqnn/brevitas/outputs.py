@@ -8,6 +8,7 @@ its axis) is left out and named.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from refqnn.brevitas.functions import is_kind
-from refqnn.brevitas.lower import Closing, Program
+from refqnn.brevitas.lower import TABLE, Closing, Program
 from refqnn.brevitas.values import Value, refuse
 from refqnn.errors import NotCovered, RefqnnError
 from refqnn.network import INPUT, Network
@@ -89,11 +90,15 @@ def affine(
         norm: Any = part
         gain = torch.ones(()) if norm.weight is None else norm.weight.detach()
         return gain / torch.sqrt(norm.running_var + norm.eps), of(0.0)
-    if part in _PRODUCTS and torch.equal(of(2.0), 2 * of(1.0)) and not of(0.0).any():
-        return of(1.0), torch.zeros(())
-    if part in _SUMS:
-        return torch.sign(of(2.0**100)), of(0.0)
-    return None
+    if part in _PRODUCTS:
+        factor, summand, near = of(1.0), torch.zeros(()), 0.0
+    elif part in _SUMS:
+        factor, summand, near = of(2.0**100) / 2.0**100, of(0.0), 1e-6  # torch.add has alpha
+    else:
+        return None
+    points = (-0.7, 0.0, 2.0)
+    known = all(torch.allclose(of(x), x * factor + summand, atol=near) for x in points)
+    return (factor, summand) if known else None  # not if it rounds, as div(rounding_mode=)
 
 
 def finish(program: Program, output: Any) -> Import:
@@ -106,14 +111,20 @@ def finish(program: Program, output: Any) -> Import:
     value = values[0]
     if not isinstance(value, Value) or value.node is None or program.input_quantizer is None:
         raise NotCovered("the module: its output does not come from a quantized layer")
+    while value.steps and value.steps[-1].kind.lower() in _INCREASING:
+        dropped = (value.steps[-1].name, *dropped)
+        value = replace(value, steps=value.steps[:-1])
+    others = [s for s in value.steps if s.affine is None]
+    if not dropped and others and others[-1].kind == TABLE:
+        first = value.steps.index(others[-1]) + 1
+        with suppress(NotCovered):
+            table = program.settle(replace(value, steps=value.steps[:first]), others[-1].name, "")
+            value = replace(table, steps=value.steps[first:])
     if value.node == INPUT:
         raise NotCovered("the module: it has an input quantizer and no layer behind it")
     if value.pending is not None:
         reason = "a scale or bias of its own for each feature along the last axis"
         raise NotCovered(f"{value.node}: leaves the network with {reason}; use one, or none")
-    while value.steps and value.steps[-1].kind.lower() in _INCREASING:
-        dropped = (value.steps[-1].name, *dropped)
-        value = replace(value, steps=value.steps[:-1])
     needed = {value.node}
     for node in reversed(program.nodes):
         if node.name in needed:

@@ -80,6 +80,8 @@ def check_module(module: object) -> None:
     """Raises: InvalidType, InvalidArgument for training mode, NotCovered naming the layer."""
     if not isinstance(module, nn.Module):
         raise InvalidType(mismatch("module", type(module).__name__, "a torch.nn.Module"))
+    if isinstance(module, torch.jit.ScriptModule):
+        raise refuse("", module, "is compiled by TorchScript; pass the module that it was made of")
     for name, part in module.named_modules():
         if part.training and not isinstance(part, torch.jit.ScriptModule):
             got = f"{name or 'the module'} ({type(part).__name__}) in training mode"

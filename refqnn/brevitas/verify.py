@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from brevitas.quant_tensor import IntQuantTensor
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ from refqnn.brevitas.record import Recording, record
 from refqnn.brevitas.values import Value, codes_of
 from refqnn.brevitas.walk import as_batch, import_module
 from refqnn.display import Shown
-from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
+from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.graph import INPUT, inputs_of
 from refqnn.network import Difference, Network
 from refqnn.ops.base import Op, is_sum
@@ -152,7 +153,8 @@ def verify_against(module: nn.Module, network: Network, X: ArrayLike | Tensor) -
     Returns: counts for each quantizer, and for the accumulators of an output that no quantizer
         closes.
 
-    Raises: as `from_brevitas`; InvalidArgument when the network lacks nodes of the module.
+    Raises: as `from_brevitas`; InvalidType; InvalidArgument when the network lacks nodes of the
+        module, or has others in their places; ShapeMismatch.
 
     >>> import torch
     >>> from brevitas.nn import QuantIdentity, QuantLinear
@@ -163,16 +165,18 @@ def verify_against(module: nn.Module, network: Network, X: ArrayLike | Tensor) -
     >>> [(layer.name, layer.codes) for layer in report.layers]
     [('input', 32), ('1', 16)]
     """
+    if not isinstance(network, Network):
+        raise InvalidType(mismatch("network", type(network).__name__, "a Network"))
     batch = as_batch(X, "X")
+    if tuple(batch.shape[1:]) != network.input_shape:
+        expected = f"[n, {', '.join(map(str, network.input_shape))}]"
+        raise ShapeMismatch(mismatch("X", f"shape {tuple(batch.shape)}", expected))
     return compare(module, network, batch, import_module(module, batch[:1]))
 
 
 def compare(module: nn.Module, network: Network, batch: Tensor, imported: Import) -> Report:
     """`verify_against`, for a module that has been imported already."""
     closings = _by_node(imported, network)
-    if tuple(batch.shape[1:]) != network.input_shape:
-        expected = f"[n, {', '.join(map(str, network.input_shape))}]"
-        raise ShapeMismatch(mismatch("X", f"shape {tuple(batch.shape)}", expected))
     names = list(closings)
     if network.output not in closings:
         names.append(network.output)
@@ -205,6 +209,17 @@ def _by_node(imported: Import, network: Network) -> dict[str, Closing]:
         wanted.update([] if closing.source.node is None else [closing.source.node])
     if missing := sorted(wanted - known):
         raise InvalidArgument(mismatch("network", f"no nodes {missing}", "the module's nodes"))
+    for name in wanted:
+        got, expected = network.shapes[name], imported.network.shapes[name]
+        if got != expected:
+            argument = f"network, node {name}"
+            raise InvalidArgument(mismatch(argument, f"shape {got}", f"the module's {expected}"))
+    if network.output != imported.network.output:
+        got_node, its = f"the output {network.output}", f"the module's, {imported.network.output}"
+        raise InvalidArgument(mismatch("network", got_node, its))
+    if network.output not in closings and network.output_dequantizer is None:
+        expected_door = "from_brevitas's: the module's output is compared through it"
+        raise InvalidArgument(mismatch("network", "no output dequantizer", expected_door))
     order = [INPUT, *(node.name for node in network.nodes)]
     return {name: closings[name] for name in order if name in closings}
 
@@ -280,6 +295,8 @@ class _Comparison:
 
     def _float_output(self) -> NDArray[np.float64]:
         output = self.recording.output
+        if isinstance(output, (tuple, list)) and not isinstance(output, IntQuantTensor):
+            output = output[0]  # all of them are one
         output = getattr(output, "value", output)
         shape = self.network.shapes[self.network.output]
         return output.detach().double().numpy().reshape(-1, *shape)

@@ -25,7 +25,7 @@ from refqnn.brevitas.door import AnotherDoor
 from refqnn.brevitas.functions import is_identity
 from refqnn.brevitas.layers import Layers
 from refqnn.brevitas.lower import Program
-from refqnn.brevitas.movement import FUNCTIONS, JOINS, METHODS, SAMPLES
+from refqnn.brevitas.movement import FUNCTIONS, JOINS, METHODS, SAMPLES, Moving
 from refqnn.brevitas.outputs import Dropped, Import, finish, head, reads_off
 from refqnn.brevitas.record import Recording, check_module, check_widths, record
 from refqnn.brevitas.values import Value, along_channels, refuse
@@ -54,6 +54,8 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
     batch = batch.repeat(SAMPLES, *(1,) * (batch.ndim - 1))[:SAMPLES]
     try:
         recording = record(module, batch)
+    except NotCovered:  # of exact_accumulators
+        raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = f"the module itself fails on it: {error}"
         raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
@@ -74,15 +76,17 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
 
 
 def _check_one_input(module: nn.Module, example_input: object) -> None:
-    """Raises: NotCovered for several inputs."""
+    """Raises: NotCovered for several inputs, InvalidType for one inside a list."""
     parameters = inspect.signature(module.forward).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     taken = sum(p.kind in positional and p.default is p.empty for p in parameters)
-    given = isinstance(example_input, (tuple, list, dict)) and any(
-        isinstance(part, Tensor) or np.ndim(part) > 1 for part in _flat(example_input)
-    )
+    parts = _flat(example_input) if type(example_input) in (tuple, list, dict) else []
+    given = any(isinstance(part, Tensor) or np.ndim(part) > 1 for part in parts)
+    if given and taken == len(parts) == 1:
+        got = f"a {type(example_input).__name__} of one tensor"
+        raise InvalidType(mismatch("example_input", got, "the tensor itself"))
     if taken > 1 or given:
-        count = taken if taken > 1 else len(_flat(example_input))
+        count = taken if taken > 1 else len(parts)
         remedy = "concatenate them to one tensor, and slice it in the module's forward"
         raise NotCovered(f"the module: got {count} inputs, expected one; {remedy}")
 
@@ -90,6 +94,10 @@ def _check_one_input(module: nn.Module, example_input: object) -> None:
 def as_batch(x: ArrayLike | Tensor, argument: str) -> Tensor:
     """float32 tensor [n, ...].  Raises: InvalidType, ShapeMismatch."""
     if isinstance(x, Tensor):
+        real = not (x.is_complex() or x.is_quantized or x.dtype == torch.bool)
+        if not real or x.layout != torch.strided:
+            got = f"a tensor of {x.dtype}, {x.layout}"
+            raise InvalidType(mismatch(argument, got, "real numbers in a dense tensor"))
         tensor = x.detach()
     else:
         array = as_array(x, argument, "real numbers")
@@ -107,7 +115,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, (QuantLayerMixin, QuantProxyFromInjector)):
             return True
-        if isinstance(m, (nn.Sequential, nn.ModuleList)):
+        if isinstance(m, (nn.Sequential, nn.ModuleList, Moving)):
             return False
         return not _has_quantizers(m)
 

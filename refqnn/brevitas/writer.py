@@ -26,6 +26,7 @@ from brevitas.quant.solver import BiasQuantSolver
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from refqnn.brevitas.movement import Moving
 from refqnn.errors import InvalidType, NotCovered, mismatch
 from refqnn.formats import IntFormat
 from refqnn.graph import INPUT, Node, inputs_of
@@ -385,7 +386,7 @@ def _padded(padding: Any, code: int, layer: nn.Module) -> nn.Module:
     return nn.Sequential(_Pad(flat, code), layer) if any(flat) else layer
 
 
-class _Pad(nn.Module):
+class _Pad(Moving):
     def __init__(self, padding: list[int], code: int) -> None:
         super().__init__()
         self.padding, self.code = padding, float(code)
@@ -412,7 +413,7 @@ def _global_sum_pool(op: Any, shapes: list[Shape]) -> nn.Module:
     return nn.Sequential(_Reshape(planar), pool, nn.Flatten())
 
 
-class _Reshape(nn.Module):
+class _Reshape(Moving):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
@@ -421,7 +422,7 @@ class _Reshape(nn.Module):
         return x.reshape(x.shape[0], *self.shape)
 
 
-class _Gather(nn.Module):
+class _Gather(Moving):
     index: Tensor
 
     def __init__(self, op: Any) -> None:

@@ -34,7 +34,8 @@ def folded(pipeline: Pipeline) -> Network:
 
     A scaler of single columns, and the estimator's own standardisation, are a nondecreasing
     function of each feature, so the input door holds the least float32 of each of its codes, found
-    with that function itself.  Equal to the pipeline on every row of float32 numbers.
+    with that function itself.  Equal to the pipeline on every row of float32 numbers in an array of
+    float64; in one of float32, scikit-learn's scalers round otherwise, next to a threshold.
 
     Raises: InvalidType unless the last step is a `NeuralNetClassifier` or `NeuralNetRegressor`;
         NotCovered that names every step which mixes columns, makes new ones, or is no scaler.

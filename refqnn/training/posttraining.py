@@ -21,8 +21,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from refqnn.errors import InvalidArgument, NotCovered, ShapeMismatch, mismatch
-from refqnn.formats import IntFormat, is_integer, plain
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
+from refqnn.formats import IntFormat, as_array, is_integer
 from refqnn.network import Network, Node
 from refqnn.ops import Interval, Linear, Requantize
 from refqnn.pruning import project
@@ -31,6 +31,7 @@ from refqnn.quantizers import Dequantizer, SymmetricQuantizer
 __all__ = ["quantize_module"]
 
 Floats = NDArray[np.float64]
+MAX_BUDGET = 62  # signed bits, of refqnn.pruning.project
 
 _DAMPING = 0.01  # of the mean square of an input: GPTQ's own choice
 _SHARES = np.linspace(0.3, 1.0, 36)  # of the greatest magnitude: scales that are tried
@@ -64,8 +65,9 @@ def quantize_module(
     Returns: a `Network` whose `predict` approximates the module, and whose certificate fits the
         budget. The last biases lie in its output door: classes are those of `predict`.
 
-    Raises: NotCovered that names a layer of another kind, or an activation that decreases;
-        InvalidArgument, ShapeMismatch.
+    Raises: NotCovered that names a layer of another kind, or an activation that neither rises nor
+        falls, or for a module that computes something else than its layers; InvalidArgument,
+        InvalidType, ShapeMismatch.
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <torch...>
@@ -79,18 +81,29 @@ def quantize_module(
     >>> bool((network.predict(X).argmax(axis=1) == wanted).mean() > 0.9)
     True
     """
-    for name, bits in (("n_bits", n_bits), ("n_input_bits", n_input_bits or n_bits)):
-        if not is_integer(bits) or not 2 <= bits <= 8:
-            raise InvalidArgument(mismatch(name, repr(bits), "an integer from 2 to 8"))
+    input_bits = n_bits if n_input_bits is None else n_input_bits
+    budget = MAX_BUDGET if n_accum_bits is None else n_accum_bits
+    for name, bits, most in (
+        ("n_bits", n_bits, 8),
+        ("n_input_bits", input_bits, 8),
+        ("n_accum_bits", budget, MAX_BUDGET),
+    ):
+        if not is_integer(bits) or not 2 <= bits <= most:
+            raise InvalidArgument(mismatch(name, repr(bits), f"an integer from 2 to {most}"))
     blocks = _blocks(float_module)
-    rows = np.asarray(plain(X, "X"), dtype=np.float32)
+    rows = as_array(X.detach() if isinstance(X, Tensor) else X, "X", "real numbers")
+    if rows.dtype.kind not in "biuf":
+        raise InvalidType(mismatch("X", f"dtype {rows.dtype}", "real numbers"))
+    with np.errstate(over="ignore"):
+        rows = rows.astype(np.float32)
     features = blocks[0][0].in_features
     if rows.ndim != 2 or rows.shape[1] != features or len(rows) < 2:
         raise ShapeMismatch(mismatch("X", f"shape {rows.shape}", f"[at least 2, {features}]"))
     if not np.isfinite(rows).all():
         raise InvalidArgument(mismatch("X", "NaN or infinity", "finite numbers"))
+    _check_layers(float_module, blocks, _tensor(rows))
 
-    door = _input_door(rows, n_input_bits or n_bits)
+    door = _input_door(rows, input_bits)
     codes, fmt, wanted = door.quantize(rows), door.format, _tensor(rows)  # integers, floats
     nodes: list[Node] = []
     for number, (linear, behind) in enumerate(blocks, start=1):
@@ -102,14 +115,19 @@ def quantize_module(
         weight[_fitted(codes @ weight.T, target, last)[0] * turned <= 0] = 0  # worse than nothing
         scale, offset = _fitted(codes @ weight.T, target, last)
         scale = np.copysign(scale, turned)
-        if not behind:
+        if last and not behind:
             nodes.append(Node(f"fc{number}", Linear(weight)))
             out = Dequantizer(scale[:1], offset)
             break
         nodes.append(Node(f"fc{number}", Linear(weight)))
         wanted = behind(_tensor(target))
         after = _Behind(behind, scale, offset)
-        act, fmt, step = after.thresholds(codes @ weight.T, weight, fmt, _floats(wanted), n_bits)
+        aim = _floats(wanted)
+        try:
+            act, fmt, step = after.thresholds(codes @ weight.T, weight, fmt, aim, n_bits)
+        except InvalidArgument as error:
+            kinds = ", ".join(type(part).__name__ for part in behind)
+            raise NotCovered(f"{kinds} behind layer {number}: {error}") from error
         nodes.append(Node(f"act{number}", act))
         codes, out = act.forward(codes @ weight.T), Dequantizer(step)
     network = Network(nodes, input_shape=(features,), input_quantizer=door, output_dequantizer=out)
@@ -126,6 +144,11 @@ def _floats(values: Tensor) -> Floats:
 
 def _blocks(module: nn.Module) -> list[tuple[nn.Linear, nn.Sequential]]:
     """Linear layers, each with what stands behind it.  Raises: NotCovered."""
+    if not isinstance(module, nn.Module):
+        raise InvalidType(mismatch("float_module", type(module).__name__, "a torch.nn.Module"))
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise NotCovered(mismatch(f"float_module, {name}", parameter.dtype, "torch.float32"))
     parts = list(module.children())
     if not isinstance(module, nn.Sequential) and len(parts) == 1:
         module = parts[0]
@@ -133,7 +156,7 @@ def _blocks(module: nn.Module) -> list[tuple[nn.Linear, nn.Sequential]]:
         got = f"{type(module).__name__} of {[type(part).__name__ for part in parts]}"
         raise NotCovered(mismatch("float_module", got, "an nn.Sequential"))
     blocks: list[tuple[nn.Linear, list[nn.Module]]] = []
-    for name, part in module.named_children():
+    for name, part in zip(module._modules, module):  # one that is used twice, twice
         if isinstance(part, nn.Linear):
             blocks.append((part, []))
         elif isinstance(part, _PASSING):
@@ -146,6 +169,27 @@ def _blocks(module: nn.Module) -> list[tuple[nn.Linear, nn.Sequential]]:
     if not blocks:
         raise NotCovered(mismatch("float_module", "no nn.Linear", "at least one"))
     return [(linear, nn.Sequential(*copy.deepcopy(behind)).eval()) for linear, behind in blocks]
+
+
+def _check_layers(
+    module: nn.Module, blocks: list[tuple[nn.Linear, nn.Sequential]], rows: Tensor
+) -> None:
+    """Raises: NotCovered where a module is not its layers, one after the other."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        with torch.no_grad():
+            y, wanted = module.eval()(rows.clone()), rows
+            for linear, behind in blocks:
+                wanted = behind(linear(wanted))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"float_module: fails on X: {error}") from error
+    finally:
+        for part, training in modes:
+            part.training = training
+    if not bool(torch.isfinite(wanted).all()):
+        raise InvalidArgument(mismatch("float_module", "NaN or infinity on X", "finite numbers"))
+    if not isinstance(y, Tensor) or y.shape != wanted.shape or not torch.allclose(y, wanted):
+        raise NotCovered("float_module: its forward computes something else than its layers")
 
 
 def _input_door(rows: NDArray[np.float32], bits: int) -> SymmetricQuantizer:

@@ -109,3 +109,59 @@ def test_other_functions_are_refused(behind: Callable[..., Any], message: str) -
     module, x = ready(Forward(lambda m, x: behind(m, m.fc(m.q(x))), **parts()), 4)
     with pytest.raises(NotCovered, match=message):
         from_brevitas(module, x[:1])
+
+
+@pytest.mark.parametrize("mode", ["floor", "trunc"])
+def test_a_product_that_rounds_is_no_product(mode: str) -> None:
+    def divided(m: Any, x: Tensor) -> Tensor:
+        return torch.div(m.fc(m.q(x)), 0.5, rounding_mode=mode)
+
+    module, X = ready(Forward(divided, **parts()), 4)
+    with pytest.raises(NotCovered, match="div: a float function stands behind"):
+        from_brevitas(module, X)
+
+
+def test_the_factor_of_a_sum_is_in_the_door() -> None:
+    c = torch.tensor([0.5, -1.0, 2.0])
+    for sign, behind in (
+        (2.0, lambda y: torch.add(c, y, alpha=2)),
+        (-3.0, lambda y: torch.sub(c, y, alpha=3)),
+        (1.0, lambda y: torch.sub(y, c, alpha=3)),
+    ):
+        module, X = ready(Forward(lambda m, x, f=behind: f(m.fc(m.q(x))), **parts()), 4)
+        bare = Forward(lambda m, x: m.fc(m.q(x)), **module._modules).eval()
+        got = from_brevitas(module, X).output_dequantizer
+        plain = from_brevitas(bare, X).output_dequantizer
+        assert got is not None
+        assert plain is not None
+        np.testing.assert_array_equal(got.scale, sign * plain.scale)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 5), (2, 1, 1)])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_reshape_of_ones_own_to_the_same_shape(shape: tuple[int, ...], last: bool) -> None:
+    """It is the identity there, and fails on any other shape."""
+
+    class Shaped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], *shape)
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.own(m.fc(m.q(x)))
+        return y if last else m.o(m.a(y))
+
+    conv = {"kernel_size": 1, "bias": False, **STRICT_WEIGHT}
+    modules = {
+        "q": signed(),
+        "fc": qnn.QuantConv2d(2, 2, **conv),
+        "own": Shaped(),
+        "a": signed(),
+        "o": qnn.QuantConv2d(2, 3, **conv),
+    }
+    module, X = ready(Forward(forward, **modules), *shape)
+    if last and shape == (2, 1, 1):  # nothing tells it from a function of one value
+        with pytest.raises(NotCovered, match="own"):
+            from_brevitas(module, X)
+        return
+    network = from_brevitas(module, X)
+    np.testing.assert_array_equal(network.predict(X.numpy()), module(X).detach().numpy())

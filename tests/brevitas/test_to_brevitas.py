@@ -232,3 +232,43 @@ def test_wrong_arguments() -> None:
     wide = Network([Node("f", Flatten())], input_shape=(2,), input_format=IntFormat(20, True))
     with pytest.raises(NotCovered, match=r"^input: "):
         to_brevitas(wide)
+
+
+U1 = IntFormat(1, signed=False)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(
+    ("nodes", "shape"),
+    [
+        ([Node("fc", Linear([[1]])), Node("g", Gather([0], (1,)))], (1,)),
+        ([Node("fc", Linear([[1], [2]])), Node("g", Gather([1, -1], (2,), 3))], (1,)),
+        ([Node("pool", GlobalSumPool())], (1, 1, 2)),
+        ([Node("sum", Add(), ("input", "input")), Node("t", Lookup([[5, 0, 2]], 0))], (1, 1)),
+        ([Node("t", Lookup([[7, -2]], 0))], (1,)),
+        (
+            [
+                Node("t", Lookup([[3, -1]], 0)),
+                Node("c", Conv2d([[[[1, 2]]]], None, padding=((0, 0), (1, 0)))),
+            ],
+            (1, 1, 2),
+        ),
+        ([Node("t", Lookup([[1, 0], [0, 1]], 0))], (2, 3)),
+    ],
+)
+def test_small_networks_whose_last_node_looks_like_a_float_function(
+    nodes: list[Node], shape: tuple[int, ...], scaled: bool
+) -> None:
+    door = Dequantizer(0.25, 1.5) if scaled else None
+    network = Network(nodes, input_shape=shape, input_format=U1, output_dequantizer=door)
+    codes = np.array(list(itertools.product((0, 1), repeat=int(np.prod(shape)))))
+    codes = codes.reshape(-1, *shape)
+    x = torch.from_numpy(codes.astype(np.float32))
+    module = to_brevitas(network)
+    expected = network.forward(codes)
+    outputs = network.dequantize_output(expected) if scaled else expected
+    np.testing.assert_array_equal(module(x).detach().numpy().reshape(expected.shape), outputs)
+    back = from_brevitas(module, x[:1])
+    np.testing.assert_array_equal(
+        back.forward(back.quantize_input(codes)).reshape(expected.shape), expected
+    )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from refqnn import Network, Node, Requantize
 from refqnn.brevitas import Report, exact_accumulators, from_brevitas, verify_against
-from refqnn.errors import InvalidArgument, NotCovered, ShapeMismatch
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch
 from refqnn.training import quantizers as ours
 
 pytestmark = pytest.mark.filterwarnings("ignore:Computing zero point:UserWarning")
@@ -223,3 +223,74 @@ def test_networks_of_other_modules_are_refused(case: Any) -> None:
         verify_against(module, codes_only, x)
     with pytest.raises(ShapeMismatch, match="X"):
         verify_against(module, network, x[0])
+
+
+def _layered(inputs: int = 4, hidden: int = 5, outputs: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        qnn.QuantIdentity(bit_width=4, return_quant_tensor=True),
+        qnn.QuantLinear(inputs, hidden, bias=True, weight_bit_width=3),
+        qnn.QuantReLU(bit_width=3, return_quant_tensor=True),
+        qnn.QuantLinear(hidden, outputs, bias=True, weight_bit_width=3),
+    )
+    module(torch.randn(64, inputs))
+    return module.eval()
+
+
+def test_what_cannot_be_compared_is_one_error_of_ours() -> None:
+    module, X = _layered(), torch.randn(7, 4)
+    network = from_brevitas(module, X)
+    for other in (None, 3, module):
+        with pytest.raises(InvalidType, match="network"):
+            verify_against(module, other, X)  # type: ignore[arg-type]
+    for shape in ((4, 6, 3), (4, 5, 2)):
+        with pytest.raises(InvalidArgument, match="network, node"):
+            verify_against(module, from_brevitas(_layered(*shape), X), X)
+    doorless = Network(network.nodes, input_shape=(4,), input_quantizer=network.input_quantizer)
+    with pytest.raises(InvalidArgument, match="output dequantizer"):
+        verify_against(module, doorless, X)
+    shorter = Network(
+        network.nodes, input_shape=(4,), input_quantizer=network.input_quantizer, output="2"
+    )
+    with pytest.raises(InvalidArgument, match="output 2"):
+        verify_against(module, shorter, X)
+    for samples in ((X,), X[None], X[:, :3]):
+        with pytest.raises(ShapeMismatch, match="X"):
+            verify_against(module, network, samples)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "unreal",
+    [
+        torch.ones(2, 4, dtype=torch.bool),
+        torch.ones(2, 4, dtype=torch.complex64),
+        torch.ones(2, 4).to_sparse(),
+        np.ones((2, 4), dtype=bool),
+        [torch.ones(2, 4)],
+    ],
+)
+def test_samples_are_real_numbers_in_one_dense_array(unreal: Any) -> None:
+    with pytest.raises(InvalidType, match="example_input"):
+        from_brevitas(_layered(), unreal)
+
+
+def test_a_compiled_module_is_refused_by_name() -> None:
+    compiled = torch.jit.trace(nn.Linear(4, 2), torch.ones(1, 4)).eval()
+    with pytest.raises(NotCovered, match="TorchScript"):
+        from_brevitas(compiled, torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("pack", [lambda y: (y,), lambda y: [y], lambda y: (y, y)])
+def test_one_output_in_a_tuple_is_that_output(pack: Any) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _layered()
+
+        def forward(self, x: Tensor) -> Any:
+            return pack(self.inner(x))
+
+    module, X = Packed().eval(), torch.randn(50, 4)
+    report = verify_against(module, from_brevitas(module, X), X)
+    assert report.ok
+    assert report.codes == 50 * (4 + 5 + 3)

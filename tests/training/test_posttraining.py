@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from refqnn import certify, datasets, exact
-from refqnn.errors import InvalidArgument, NotCovered, ShapeMismatch
+from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch
 from refqnn.training import FloatMLP, loop, quantize_module
 
 
@@ -97,3 +97,69 @@ def test_bad_arguments() -> None:
     X[3, 1] = np.nan
     with pytest.raises(InvalidArgument, match="NaN"):
         quantize_module(module, X)
+
+
+def _follows(module: nn.Module, X: np.ndarray) -> bool:
+    """8-bit codes follow the module's outputs."""
+    with torch.no_grad():
+        y = module.eval()(torch.from_numpy(X)).numpy()
+    p = quantize_module(module, X, 8).predict(X)
+    assert p.shape == y.shape
+    return bool(np.square(p - y).sum() < 0.05 * np.square(y - y.mean(axis=0)).sum())
+
+
+def test_every_layer_counts_whatever_stands_between() -> None:
+    """Layers without an activation between them, and one activation that is used twice."""
+    torch.manual_seed(0)
+    X = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    relu, square = nn.ReLU(), nn.Linear(4, 4)
+    assert _follows(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), X)
+    assert _follows(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 5), relu, nn.Linear(5, 2)), X)
+    assert _follows(nn.Sequential(nn.Linear(4, 8), relu, nn.Linear(8, 5), relu), X)
+    assert _follows(nn.Sequential(square, relu, square, relu, nn.Linear(4, 2)), X)
+
+
+def test_a_module_that_is_more_than_its_layers_is_refused() -> None:
+    class Squared(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) ** 2
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(10 * x)
+
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    for module in (Squared(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), Scaled()):
+        module.train()
+        with pytest.raises(NotCovered, match="its forward"):
+            quantize_module(module, X)
+        assert all(part.training for part in module.modules())
+
+
+def test_user_errors_are_errors_of_ours() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    good = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    for name, value in (("n_input_bits", 0), ("n_accum_bits", 1), ("n_accum_bits", "8")):
+        with pytest.raises(InvalidArgument, match=name):
+            quantize_module(good, X, 3, **{name: value})  # type: ignore[arg-type]
+    unreal = ("x", [["a"] * 4] * 3, [[1], [1, 2]], X.astype(complex), None)
+    for rows in (*unreal, torch.from_numpy(X).to_sparse()):
+        with pytest.raises(InvalidType, match="X"):
+            quantize_module(good, rows)  # type: ignore[arg-type]
+    for module in (None, nn.Linear, "x"):
+        with pytest.raises(InvalidType, match="float_module"):
+            quantize_module(module, X)  # type: ignore[arg-type]
+    with pytest.raises(NotCovered, match="float64"):
+        quantize_module(copy.deepcopy(good).double(), X)
+    with pytest.raises(InvalidArgument, match="fails on X"):
+        quantize_module(nn.Sequential(nn.Linear(4, 8), nn.Linear(7, 2)), X)
+    with pytest.raises(NotCovered, match="LeakyReLU behind layer 1"):
+        quantize_module(nn.Sequential(nn.Linear(4, 8), nn.LeakyReLU(-0.5), nn.Linear(8, 2)), X)
+    broken = copy.deepcopy(good)
+    torch.nn.init.constant_(broken[0].weight, float("nan"))
+    with pytest.raises(InvalidArgument, match="NaN"):
+        quantize_module(broken, X)
