@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import refqnn
-from refqnn import IntFormat, Network, Node, Softmax
-from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch
+from refqnn import IntFormat, Network, Node, Requantize, Softmax, certify
+from refqnn.errors import CertificateError, InvalidArgument, InvalidType, ShapeMismatch
 from refqnn.ops.softmax import exp_of_negative
 
 CODES = IntFormat(8, signed=True)
@@ -66,3 +68,18 @@ def test_shapes_and_formats():
         fixed(1.0).out_shape((4096,))
     with pytest.raises(InvalidType):
         Softmax([1], IntFormat(17, signed=True))
+
+
+@pytest.mark.parametrize("op", [fixed(0.05), floating(0.05)])
+@pytest.mark.parametrize("shape", [(3,), (3, 2, 2)])
+def test_a_certificate_behind_it_is_verified_without_trust(op, shape):
+    nodes = [Node("soft", op), Node("half", Requantize.from_shift(1, CODES))]
+    network = Network(nodes, input_shape=shape, input_format=IntFormat(3, signed=True))
+    for method in ("interval", "search"):
+        certificate = certify(network, method=method)
+        assert "trusted" not in " ".join(certificate.verify(network))
+    soft = certificate["soft"]
+    forged = copy.copy(certificate)
+    forged.nodes = {**certificate.nodes, "soft": replace(soft, hi=soft.hi - 1)}
+    with pytest.raises(CertificateError):
+        forged.verify(network)
