@@ -26,10 +26,10 @@ of the type (kernel_util.cc, CalculateActivationRangeQuantized).
 
     CONV_2D, TRANSPOSE_CONV  reference: double, one m for each channel, g in float64
                       (internal/reference/integer_ops/conv.h, internal/common.cc).
-    CONV_2D           optimized: double_up (ruy/apply_multiplier.cc).  TRANSPOSE_CONV: double.
-    DEPTHWISE_CONV_2D reference: double.  Optimized: mixed; the vectors of 8 channels round half up
-                      at the end, what is left over half away
-                      (internal/optimized/integer_ops/depthwise_conv.h).
+    CONV_2D           optimized: double_up (ruy/apply_multiplier.cc).
+    DEPTHWISE_CONV_2D reference: double.  Optimized, and TRANSPOSE_CONV optimized: mixed; the
+                      vectors of 8 channels round half up at the end, what is left over half away
+                      (internal/optimized/integer_ops/depthwise_conv.h, transpose_conv.h).
     FULLY_CONNECTED   reference: float64 (internal/reference/integer_ops/fully_connected.h).
                       Optimized: double_up; with one scale for all channels s_x * s_w is rounded to
                       float32 first (kernel_util.cc, GetQuantizedConvolutionMultipler).
@@ -44,19 +44,23 @@ of the type (kernel_util.cc, CalculateActivationRangeQuantized).
 log2(max(s_a, s_b) / s_y)), multipliers s_a / s_y * 2**k and s_b / s_y * 2**k rounded half even, one
 sum, / 2**k rounded half up; ratios outside [2**-10, 2**8) go to the optimized kernels.  MUL:
 (a - z_a)(b - z_b) rescaled by s_a * s_b / s_y, that product and quotient in float32; "double", or
-float32 under XNNPACK.
+float32 under XNNPACK, which takes x * x as a function of one code: v = s_x * (x - z_x), then
+v * v * (1 / s_y) + z_y, each step in float32, rounded half even.
+The optimized vectors hold a rescaled product of MUL in 16 bits and let z_y wrap it; here it
+saturates.
 
 **Means.**  AVERAGE_POOL_2D divides the sum of the codes by how many of them lie inside, rounded
 half away (internal/reference/integer_ops/pooling.h); the same everywhere.  MEAN over all axes
 between batch and channels, n values (reduce.cc): the sum of q - z_x is rescaled, "double", by a
 multiplier of s_x / s_y that was shifted left by floor(log2 n) bits (32 at most, 31 + e at most),
 divided by n and floored.  Optimized, over two axes that are kept (internal/optimized/reduce.h): the
-sum of q is rescaled by s_x / (n s_y), in float32, "double", and z_y - z_x s_x / s_y is added,
-rounded half away.  XNNPACK: S * s + (z_y - n z_x s), the sum S of q and every step in float32,
-rounded half even, s = s_x / s_y / n (src/reduce-microkernels, src/microparams-init.c).
+sum of q is rescaled by s_x / (n s_y), in float32, "mixed" by vectors of 16 channels, and
+z_y - z_x s_x / s_y is added, rounded half away.  XNNPACK: S * s + (z_y - n z_x s), the sum S of q
+and every step in float32, rounded half even, s = s_x / s_y / n (src/reduce-microkernels,
+src/microparams-init.c).
 
 **Functions of one code** are tables.  RELU, RELU6, RELU_N1_TO_1: rescaled, "double", and clamped.
-LEAKY_RELU: by s_x / s_y from 0 on, by alpha * s_x / s_y below, "double"
+LEAKY_RELU: by s_x / s_y from 0 on, by |alpha| * s_x / s_y below, "double", with the sign of alpha
 (internal/reference/leaky_relu.h); XNNPACK: by multipliers of 8 bits behind the point, rounded half
 up (src/qs8-vlrelu), where both lie in [2**-8, 2**7].  LOGISTIC, TANH: float32 of s_x * (q - z_x),
 the function, times 1 / s_y, rounded half away (activations.cc, PopulateLookupTable); LOGISTIC is

@@ -155,7 +155,7 @@ def transpose_conv(r: Reader, op: Operator) -> None:
     way = r.way(op)
     # XNNPACK leaves to the optimized kernels what SAME would pad with less than nothing.
     covered = o.Padding() or all(k >= s for k, s in zip(weight.shape[1:3], layer.stride))
-    _sum(r, op, conv, source, x, way if covered or way != "float32" else "double")
+    _sum(r, op, conv, source, x, way if covered or way != "float32" else "mixed")
 
 
 def fully_connected(r: Reader, op: Operator) -> None:
@@ -269,8 +269,11 @@ def multiply(r: Reader, op: Operator) -> None:
     """a b = floor((a + b)**2 / 4) - floor((a - b)**2 / 4), exactly: a + b and a - b are both odd
     or both even.
     """
-    (a, b), sources = _pair(r, op)
     (y,) = op.outputs
+    target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
+    if r.way(op) == "float32" and op.inputs[0] is op.inputs[1]:
+        return _square(r, op, target)
+    (a, b), sources = _pair(r, op)
     (s_a, z_a), (s_b, z_b), (s_y, _) = a.quantizer, b.quantizer, y.quantizer
     quarters = []
     for sign, what in ((1, "sum"), (-1, "difference")):
@@ -281,8 +284,16 @@ def multiply(r: Reader, op: Operator) -> None:
     acc = r.step(Add((1, -1)), quarters, y, "product")
     way, real = r.way(op), np.array([s_a * s_b / s_y])  # in float32
     gains = real if way == "float32" else real.astype(np.float64)
-    target = r.target(op, op.options.FusedActivationFunction() if op.options else 0)
     r.add(requantize(gains, target, way, r.ends(acc)), [acc], y)
+
+
+def _square(r: Reader, op: Operator, target: Target) -> None:
+    """A tensor times itself, in float32."""
+    x, (y,) = _operand(op, 0), op.outputs
+    (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    v = s_x * (x.codes - z_x).astype(np.float32)
+    codes = round_float(v * v * (np.float32(1) / s_y) + np.float32(z_y), "half_even")
+    r.table(op, r.value(x), np.clip(codes, *target.clip).astype(np.int64))
 
 
 # --- functions of one code --------------------------------------------------------------------
@@ -303,9 +314,11 @@ def leaky_relu(r: Reader, op: Operator) -> None:
     above, below = s_x / s_y, s_x * alpha / s_y
     if r.way(op) == "float32" and _in_eighth_bits(above, abs(below)):
         positive, negative = eighth_bits(d, above), eighth_bits(d, below)
+    elif alpha < 0 and y.type == "INT16":
+        raise NotCovered("its slope is negative, which is not covered for INT16")
     else:
         positive = rescaled(d, float(above))
-        negative = rescaled(d * int(np.sign(below)), abs(float(below)))
+        negative = int(np.sign(below)) * rescaled(d, abs(float(below)))
     r.table(op, r.value(x), _saturated(y, z_y + np.where(d >= 0, positive, negative)))
 
 
@@ -516,12 +529,13 @@ def mean(r: Reader, op: Operator) -> None:
             return np.asarray(np.clip(np.rint(value), *target.clip), dtype=np.int64)
 
         lo, hi = (np.array([end]) for end in r.ranges[acc].ends)
-        node = Requantize.from_function(code, lo, hi, y.format)
+        node: Requantize | Rescale = Requantize.from_function(code, lo, hi, y.format)
     elif way == "mixed" and len(axes) == 2 and op.options.KeepDims():
         shift = int(round_float(np.asarray(np.float32(z_x) * s_x / s_y), "half_away"))
         real = np.array([float(s_x / (np.float32(n) * s_y))])
         shifted = replace(target, zero_point=z_y - shift)
-        node = Requantize.from_rescale(fixed_point(real, shifted))
+        gains = np.broadcast_to(real, x.shape[-1:])
+        node = requantize(gains, shifted, way, r.ends(acc), vector=16)
     else:
         real = np.array([float(s_x) / float(s_y)])
         node = Requantize.from_rescale(fixed_point(real, target, terms=n, zero=n * z_x))

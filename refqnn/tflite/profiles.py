@@ -33,7 +33,7 @@ RUNTIMES: dict[Runtime, Profile] = {
     "tflite_optimized": Profile(
         {
             **dict.fromkeys(("CONV_2D", "FULLY_CONNECTED"), "double_up"),
-            **dict.fromkeys(("DEPTHWISE_CONV_2D", "MEAN", "QUANTIZE"), "mixed"),
+            **dict.fromkeys(("DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "MEAN", "QUANTIZE"), "mixed"),
         },
         float_softmax=True,
     ),

@@ -7,6 +7,7 @@ with 2**30 <= m < 2**31; a gain below 2**-32 becomes 0.  Then acc * g is
                  half up
     double_up    the same, both rounded half up
     mixed        double_up for the channels that fill vectors of 8, double for the last C modulo 8
+                 (a mean: of 16)
     single       acc * m / 2**(31 - e) rounded half up
     reduced      acc * m' / 2**(15 - e) rounded half up, m' = m / 2**16 rounded half up, at most
                  2**15 - 1
@@ -44,8 +45,6 @@ __all__ = [
 
 Way = Literal["double", "double_up", "mixed", "single", "reduced", "float32", "float64"]
 Gains = NDArray[np.floating[Any]]
-
-_VECTOR = 8
 
 
 @dataclass(frozen=True)
@@ -135,12 +134,18 @@ def eighth_bits(values: IntArray, real: np.float32) -> NDArray[np.int64]:
 
 
 def requantize(
-    gains: Gains, target: Target, way: Way, acc: tuple[IntArray, IntArray]
+    gains: Gains,
+    target: Target,
+    way: Way,
+    acc: tuple[IntArray, IntArray],
+    *,
+    vector: int = 8,
 ) -> Requantize | Rescale:
     """Accumulators to codes, one gain a channel; thresholds of codes of 8 bits.
 
     Args:
         acc: least and greatest accumulator of each channel.
+        vector: channels that "mixed" takes at one time.
     """
     if way in ("float32", "float64"):
         unique, which = np.unique(gains, return_inverse=True)
@@ -149,7 +154,7 @@ def requantize(
     if target.format.bits > 8:
         unique = np.unique(gains)
         return fixed_point(unique if len(unique) == 1 else gains, target, way)
-    full = len(gains) // _VECTOR * _VECTOR if way == "mixed" else 0
+    full = len(gains) // vector * vector if way == "mixed" else 0
     first = _listed(gains[:full], target, "double_up")
     rest = _listed(gains[full:], target, "double" if way == "mixed" else way)
     if full == 0 and (rest == rest[0]).all():

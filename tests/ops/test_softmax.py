@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -11,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refqnn
-from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Softmax, certify, exact, testing
+from refqnn import (
+    BIPOLAR,
+    IntFormat,
+    Linear,
+    Network,
+    Node,
+    Requantize,
+    Softmax,
+    certify,
+    exact,
+    testing,
+)
 from refqnn.accumulator import Certificate, Proof
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, ShapeMismatch
 from refqnn.ops.softmax import exp_of_negative
@@ -137,3 +149,18 @@ def test_what_has_no_form_for_it_says_so():
     pytest.importorskip("concrete.fhe")
     with pytest.raises(NotCovered, match="soft"):
         refqnn.fhe.compile(net)
+
+
+@pytest.mark.parametrize("op", [fixed(0.05), floating(0.05)])
+@pytest.mark.parametrize("shape", [(3,), (3, 2, 2)])
+def test_a_certificate_behind_it_is_verified_without_trust(op, shape):
+    nodes = [Node("soft", op), Node("half", Requantize.from_shift(1, CODES))]
+    network = Network(nodes, input_shape=shape, input_format=IntFormat(3, signed=True))
+    for method in ("interval", "search"):
+        certificate = certify(network, method=method)
+        assert "trusted" not in " ".join(certificate.verify(network))
+    soft = certificate["soft"]
+    forged = copy.copy(certificate)
+    forged.nodes = {**certificate.nodes, "soft": replace(soft, hi=soft.hi - 1)}
+    with pytest.raises(CertificateError):
+        forged.verify(network)
