@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from refqnn import IntFormat, Linear, Network, Node, Requantize, diagnose
 from refqnn.diagnosis import CATALOGUE, Diagnosis
+from refqnn.errors import InvalidType
 
 U4 = IntFormat(4, signed=False)
 FEW = [d for d in CATALOGUE if d.name.startswith(("bias", "relu", "weight_neg"))]
@@ -79,3 +81,13 @@ def test_constants_behind_values_that_are_not_given() -> None:
     assert finding.open == ("fc1",)
     assert "the dump lacks fc1" in "\n".join(finding.lines())
     assert not finding.certain
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"names": 5}, {"catalogue": 5}, {"catalogue": ["relu"]}, {"dump": {"fc2": [[1, 1], [1]]}}],
+)
+def test_arguments_of_other_types(wrong: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"dump": {"fc2": np.zeros((40, 3), dtype=int)}} | wrong
+    with pytest.raises(InvalidType):
+        diagnose(NETWORK, inputs=CODES, **arguments)
