@@ -21,7 +21,7 @@ from refqnn.accumulator.arguments import seconds, the_network
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.diagnosis.deviation import Deviation, distinct
-from refqnn.diagnosis.dump import Dump, Layout, tensors
+from refqnn.diagnosis.dump import Dump, Layout, as_array, tensors
 from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
 from refqnn.diagnosis.search import Part, explained
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
@@ -95,7 +95,7 @@ def diagnose(
 
 
 def _codes(network: Network, inputs: ArrayLike, given: IntArray | None) -> IntArray:
-    samples = np.asarray(inputs)
+    samples = as_array(inputs, "inputs")
     if given is not None:
         raise InvalidArgument(mismatch("inputs", "an array", 'None, as the dump holds "input"'))
     return network.quantize_input(samples) if samples.dtype.kind == "f" else samples

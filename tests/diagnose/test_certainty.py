@@ -85,9 +85,16 @@ def test_constants_behind_values_that_are_not_given() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"names": 5}, {"catalogue": 5}, {"catalogue": ["relu"]}, {"dump": {"fc2": [[1, 1], [1]]}}],
+    [
+        {"names": 5},
+        {"catalogue": 5},
+        {"catalogue": ["relu"]},
+        {"dump": {"fc2": [[1, 1], [1]]}},
+        {"inputs": [[1, 1], [1]]},
+    ],
 )
 def test_arguments_of_other_types(wrong: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = {"dump": {"fc2": np.zeros((40, 3), dtype=int)}} | wrong
+    given = {"dump": {"fc2": np.zeros((40, 3), dtype=int)}, "inputs": CODES}
+    arguments: dict[str, Any] = {**given, **wrong}
     with pytest.raises(InvalidType):
-        diagnose(NETWORK, inputs=CODES, **arguments)
+        diagnose(NETWORK, **arguments)
