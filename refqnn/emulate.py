@@ -42,6 +42,7 @@ __all__ = [
     "Stage",
     "Sums",
     "accumulator_of",
+    "check_names",
 ]
 
 _OVERFLOWS = ("wrap", "saturate", "error")
@@ -236,7 +237,7 @@ class Accumulator:
         >>> print(Accumulator.preset("x86_maddubs").stages[0])
         2 -> int16, saturate at the end
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise InvalidArgument(mismatch("name", repr(name), f"one of {', '.join(PRESETS)}"))
         known = signature(PRESETS[name]).parameters
         needed = {key for key, value in known.items() if value.default is value.empty}
@@ -356,6 +357,14 @@ class Emulated:
 
 Accumulators = Accumulator | Emulated | Mapping[str, Accumulator]
 """One for all nodes that sum, or node name -> accumulator, other nodes staying exact."""
+
+
+def check_names(accumulators: object, nodes: Sequence[str]) -> None:
+    """Raises: InvalidArgument for a mapping that names something else than one of these nodes."""
+    named = accumulators.bits if isinstance(accumulators, Emulated) else accumulators
+    if isinstance(named, Mapping) and (others := [name for name in named if name not in nodes]):
+        expected = f"nodes that sum: out of {list(nodes)}"
+        raise InvalidArgument(mismatch("accumulator", f"one for {others}", expected))
 
 
 def accumulator_of(accumulators: Accumulators, node: str) -> Accumulator | None:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refqnn.arithmetic import to_int64_if_possible
 from refqnn.display import Shown, html_table, safe, text_table
-from refqnn.emulate import Accumulators, accumulator_of
+from refqnn.emulate import Accumulators, accumulator_of, check_names
 from refqnn.errors import (
     AccumulatorOverflow,
     InvalidArgument,
@@ -269,8 +269,10 @@ class Network:
             accumulator: sums as an `Accumulator` of finite width makes them, or for each node
                 name in a mapping the one of that node; an `Emulated`; None: exact sums.
 
-        Raises: as `forward`; AccumulatorOverflow where an accumulator is asked to.
+        Raises: as `forward`; AccumulatorOverflow where an accumulator is asked to; InvalidArgument
+        for a name of no node that sums.
         """
+        check_names(accumulator, [node.name for node in self.accumulators()])
         values: Trace = {INPUT: self.check_codes(codes)}
         for node in self.nodes:
             if accumulator is None:

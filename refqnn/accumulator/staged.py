@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from refqnn.accumulator.bounds import Proof
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.samples import sampled
-from refqnn.emulate import Accumulator, Accumulators, Stage, Sums, accumulator_of
+from refqnn.emulate import Accumulator, Accumulators, Stage, Sums, accumulator_of, check_names
 from refqnn.errors import CertificateError, InvalidArgument, NotCovered, mismatch
 from refqnn.graph import INPUT, Node, ancestors, inputs_of
 from refqnn.limits import EMULATED_WORK, EXHAUSTIVE_LIMIT, at_a_time
@@ -207,8 +207,10 @@ def stage_reports(
         budget_s: seconds for searches; None: what needs no search.
         ask: an input beyond a register, a proof, or None, about a network of one sum.
 
-    Raises: NotCovered for a node that does not tell its rows.
+    Raises: NotCovered for a node that does not tell its rows; InvalidArgument for an accumulator of
+    no node that sums.
     """
+    check_names(accumulators, [node.name for node in network.accumulators()])
     layers, domain = [], certificate.domain
     for node in network.accumulators():
         accumulator = accumulator_of(accumulators, node.name)

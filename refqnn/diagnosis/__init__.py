@@ -21,10 +21,10 @@ from refqnn.accumulator.arguments import seconds, the_network
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.diagnosis.deviation import Deviation, distinct
-from refqnn.diagnosis.dump import Dump, Layout, tensors
+from refqnn.diagnosis.dump import Dump, Layout, as_array, tensors
 from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
 from refqnn.diagnosis.search import Part, explained
-from refqnn.errors import InvalidArgument, ShapeMismatch, mismatch
+from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network, diff
 from refqnn.rounding import Rounding
@@ -87,13 +87,15 @@ def diagnose(
     budget = seconds(budget_s)
     if catalogue is None:
         catalogue = CATALOGUE if rounding is None else with_roundings(Rounding.of(rounding))
+    if not isinstance(catalogue, Sequence) or not all(isinstance(d, Deviation) for d in catalogue):
+        raise InvalidType(mismatch("catalogue", repr(catalogue), "a list of Deviation"))
     found = _Walk(network, given, catalogue, budget)
     found.walk()
     return Diagnosis(tuple(found.findings), tuple(found.equal), tuple(found.unchecked), notes)
 
 
 def _codes(network: Network, inputs: ArrayLike, given: IntArray | None) -> IntArray:
-    samples = np.asarray(inputs)
+    samples = as_array(inputs, "inputs")
     if given is not None:
         raise InvalidArgument(mismatch("inputs", "an array", 'None, as the dump holds "input"'))
     return network.quantize_input(samples) if samples.dtype.kind == "f" else samples

@@ -17,7 +17,7 @@ from refqnn.formats import as_integers
 from refqnn.network import Network
 from refqnn.ops.base import Shape
 
-__all__ = ["Dump", "Layout", "read", "tensors"]
+__all__ = ["Dump", "Layout", "as_array", "read", "tensors"]
 
 Layout = Literal["channels_first", "channels_last"]
 Dump = Mapping[str, Any] | str | Path
@@ -29,11 +29,19 @@ def read(dump: object) -> dict[str, NDArray[Any]]:
     Raises: InvalidType, FileFormatError, OSError.
     """
     if isinstance(dump, Mapping):
-        return {str(name): np.asarray(values) for name, values in dump.items()}
+        return {str(name): as_array(values, str(name)) for name, values in dump.items()}
     if not isinstance(dump, (str, Path)):
         expected = "a mapping of names to arrays, a .npz file, or a folder of .npy files"
         raise InvalidType(mismatch("dump", type(dump).__name__, expected))
     return read_dump(dump)
+
+
+def as_array(values: object, name: str) -> NDArray[Any]:
+    """Raises: InvalidType."""
+    try:
+        return np.asarray(values)
+    except ValueError:  # rows of several lengths
+        raise InvalidType(mismatch(name, "rows of several lengths", "an array")) from None
 
 
 def tensors(
@@ -55,6 +63,8 @@ def tensors(
     """
     if layout not in get_args(Layout):
         raise InvalidArgument(mismatch("layout", repr(layout), f"one of {get_args(Layout)}"))
+    if names is not None and not isinstance(names, Mapping):
+        raise InvalidType(mismatch("names", repr(names), "a mapping, their name -> ours"))
     given = read(dump)
     if not given:
         raise InvalidArgument(mismatch("dump", "no arrays", "at least one"))

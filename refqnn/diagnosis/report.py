@@ -160,6 +160,8 @@ class Diagnosis:
                     "certain": f.certain,
                     "tried": f.tried,
                     "exhausted": f.exhausted,
+                    "support": f.support,
+                    "open": list[Json](f.open),
                     "explanations": [[dict[str, Json](vars(a)) for a in e] for e in f.explanations],
                 }
                 for f in self.findings

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refqnn import Accumulator, IntFormat, Linear, Lookup, Network, Node, Stage, certify
+from refqnn import Accumulator, Emulated, IntFormat, Linear, Lookup, Network, Node, Stage, certify
 from refqnn.accumulator import StageReport
-from refqnn.errors import AccumulatorOverflow
+from refqnn.errors import AccumulatorOverflow, InvalidArgument
 
 FORMAT = IntFormat(2, signed=True)
 
@@ -65,3 +65,23 @@ def test_a_result_that_the_next_node_does_not_take() -> None:
     assert report.found.result == report.found.value + 8  # 5 or 2
     assert report.found.result == 5
     certificate.verify(network)
+
+
+@pytest.mark.parametrize("name", ["other", "table"])
+def test_an_accumulator_of_no_node_that_sums(name: str) -> None:
+    """A name that is mistyped is no proof that all is safe."""
+    table = Lookup(np.arange(10)[None] % 2, -6, FORMAT)
+    network = _network([[3]], Node("table", table))
+    with pytest.raises(InvalidArgument, match=name):
+        certify(network, accumulator={name: Accumulator([Stage(3)])})
+    with pytest.raises(InvalidArgument, match=name):
+        network.trace(
+            [[1]], accumulator={"fc": Accumulator([Stage(8)]), name: Accumulator([Stage(3)])}
+        )
+    with pytest.raises(InvalidArgument, match=name):
+        network.trace([[1]], accumulator=Emulated({name: 3}))
+
+
+def test_a_preset_by_something_else_than_a_name() -> None:
+    with pytest.raises(InvalidArgument, match="int32"):
+        Accumulator.preset(["int32"])  # type: ignore[arg-type]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from refqnn import IntFormat, Linear, Network, Node, Requantize, diagnose
 from refqnn.diagnosis import CATALOGUE, Diagnosis
+from refqnn.errors import InvalidType
 
 U4 = IntFormat(4, signed=False)
 FEW = [d for d in CATALOGUE if d.name.startswith(("bias", "relu", "weight_neg"))]
@@ -76,6 +78,23 @@ def test_constants_behind_values_that_are_not_given() -> None:
     fits = [d for d in CATALOGUE if d.name == "bias_changed"]
     (finding,) = diagnose(network, {"fc2": theirs}, CODES, catalogue=fits).findings
     assert finding.names == {"bias_changed"}
-    assert finding.open == ("fc1", "act")
-    assert "fc1, act" in "\n".join(finding.lines())
+    assert finding.open == ("fc1",)
+    assert "the dump lacks fc1" in "\n".join(finding.lines())
     assert not finding.certain
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"names": 5},
+        {"catalogue": 5},
+        {"catalogue": ["relu"]},
+        {"dump": {"fc2": [[1, 1], [1]]}},
+        {"inputs": [[1, 1], [1]]},
+    ],
+)
+def test_arguments_of_other_types(wrong: dict[str, Any]) -> None:
+    given = {"dump": {"fc2": np.zeros((40, 3), dtype=int)}, "inputs": CODES}
+    arguments: dict[str, Any] = {**given, **wrong}
+    with pytest.raises(InvalidType):
+        diagnose(NETWORK, **arguments)
