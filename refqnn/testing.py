@@ -308,7 +308,7 @@ def _softmax(draw: st.DrawFn, x: Value, largest: int) -> Op:
         return Softmax(np.maximum(draw(whole), [2**16] + [0] * (count - 1)), fmt)
     rest = draw(hnp.arrays(np.float32, (count - 1,), elements=st.floats(0, 1, width=32)))
     first = draw(st.sampled_from([1.0, 2.0**-100]) | st.floats(2.0**-20, 2.0**100, width=32))
-    return Softmax(np.float32([first, *rest]), fmt)
+    return Softmax(np.array([first, *rest], dtype=np.float32), fmt)
 
 
 @st.composite
