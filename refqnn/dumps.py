@@ -236,7 +236,7 @@ def arranged(
     >>> arranged(net, {"input": [1, 5, 2, 6]}, 1, "NHWC")["input"].tolist()
     [[[[1, 2]], [[5, 6]]]]
     """
-    order = "NCHW" if layout is None else layout.upper()
+    order = "NCHW" if layout is None else str(layout).upper()
     if sorted(order) != sorted("NCHW"):
         raise InvalidArgument(
             mismatch("layout", repr(layout), "the letters N, C, H, W in an order")
@@ -285,7 +285,7 @@ def _in_our_order(values: IntArray, name: str, shape: Shape, order: str) -> NDAr
 
 def _checked(values: IntArray, name: str, there: Shape) -> Shape:
     """The shape that the values have there.  Raises: ShapeMismatch."""
-    flat = values.ndim <= 2 and values.size == prod(there)
+    flat = values.shape in ((prod(there),), (there[0], prod(there[1:])))
     if not flat and values.shape not in (there, *([there[1:]] if there[0] == 1 else [])):
         expected = f"shape {there}, or its {prod(there)} values flat"
         raise ShapeMismatch(mismatch(f"dump[{name!r}]", f"shape {values.shape}", expected))

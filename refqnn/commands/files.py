@@ -26,7 +26,6 @@ from refqnn.rounding import Rounding
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
-    from refqnn.diagnosis.dump import Layout
     from refqnn.network import Network
     from refqnn.onnx import Flavour
     from refqnn.onnx.reader import Imported
@@ -82,6 +81,12 @@ def _reads(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, read=Reader(door, stop, strict, runtimes), **options)
 
     return with_reader
+
+
+_layout = click.option(
+    "--layout",
+    help="Of the dump: the letters N (samples), C (channels), H, W in its order.  [default: NCHW]",
+)
 
 
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
@@ -339,10 +344,7 @@ def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
     type=click.Path(exists=True, path_type=Path),
     help="In place of B: integers of another program, an .npz file or a folder of .npy and .txt.",
 )
-@click.option(
-    "--layout",
-    help="Of the dump: the letters N (samples), C (channels), H, W in its order.  [default: NCHW]",
-)
+@_layout
 @_reads
 @console.json_option
 def diff(
@@ -409,12 +411,7 @@ def diff(
     metavar="THEIRS=OURS",
     help="A tensor of DUMP that has another name; may be given again.",
 )
-@click.option(
-    "--layout",
-    type=click.Choice(["channels_first", "channels_last"]),
-    default="channels_first",
-    help="Of tensors that are flat.",
-)
+@_layout
 @click.option(
     "--rounding",
     type=click.Choice([mode.value for mode in Rounding]),
@@ -426,25 +423,27 @@ def diff(
     default=60.0,
     help="Seconds for pairs of deviations, for each layer that parts.",
 )
+@_reads
 @console.json_option
 def diagnose(
     network_file: Path,
     dump: Path,
     inputs: Path | None,
     renamed: tuple[str, ...],
-    layout: str,
+    layout: str | None,
     rounding: str | None,
     budget: float,
+    read: Reader,
     json_file: Path | None,
 ) -> None:
-    """Find what turns NETWORK's integers (ours or ONNX) into those of DUMP, a .npz file or a folder
-    of .npy files: some layers, or the output alone.  Exits with 1 where they part."""
+    """Find what turns NETWORK's integers (ours, ONNX or TFLite) into those of DUMP, a .npz file or
+    a folder of .npy files: some layers, or the output alone.  Exits with 1 where they part."""
     found = diagnosis.diagnose(
-        onnx.open_network(network_file),
+        read(network_file),
         dump,
         None if inputs is None else console.load_array(inputs),
         names=dict(_pair(text) for text in renamed),
-        layout=cast("Layout", layout),
+        layout=layout,
         rounding=rounding,
         budget_s=budget,
     )

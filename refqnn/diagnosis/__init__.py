@@ -21,7 +21,7 @@ from refqnn.accumulator.arguments import seconds, the_network
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.diagnosis.deviation import Deviation, distinct
-from refqnn.diagnosis.dump import Dump, Layout, as_array, tensors
+from refqnn.diagnosis.dump import Dump, as_array, tensors
 from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
 from refqnn.diagnosis.search import Part, explained
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
@@ -40,7 +40,7 @@ def diagnose(
     inputs: ArrayLike | None = None,
     *,
     names: Mapping[str, str] | None = None,
-    layout: Layout = "channels_first",
+    layout: str | None = None,
     rounding: Rounding | str | None = None,
     catalogue: Sequence[Deviation] | None = None,
     budget_s: float | None = 60.0,
@@ -54,7 +54,8 @@ def diagnose(
         inputs: codes [n, *input_shape], where the dump does not hold "input"; floats go through the
             network's own input quantizer.
         names: their name -> ours.
-        layout: of tensors that are flat: "channels_first" or "channels_last".
+        layout: the order of the axes in the dump, such as "NHWC", as in `Network.diff`; where none
+            is given it is ours, "NCHW", or with the channels last if the shape of a tensor says so.
         rounding: the mode that the network's codes were made with, where it is known: thresholds
             alone leave it open, and with it what another mode would give.
         catalogue: the deviations to try; `CATALOGUE` by default.

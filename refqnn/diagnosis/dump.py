@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import IntArray, to_int64_if_possible
-from refqnn.dumps import read_dump
-from refqnn.errors import InvalidArgument, InvalidType, mismatch
+from refqnn.dumps import arranged, read_dump
+from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import as_integers
 from refqnn.network import Network
-from refqnn.ops.base import Shape
 
-__all__ = ["Dump", "Layout", "as_array", "read", "tensors"]
+__all__ = ["Dump", "as_array", "read", "tensors"]
 
-Layout = Literal["channels_first", "channels_last"]
 Dump = Mapping[str, Any] | str | Path
 
 
@@ -48,21 +47,19 @@ def tensors(
     network: Network,
     dump: Dump,
     names: Mapping[str, str] | None = None,
-    layout: Layout = "channels_first",
+    layout: str | None = None,
 ) -> tuple[dict[str, IntArray], dict[str, str]]:
     """The integers of a dump by our names, in our shapes where they can be had.
 
     Args:
         names: their name -> ours; tensors that it does not name keep their name.
-        layout: of tensors that are flat, or whose shape does not tell.
+        layout: see `refqnn.dumps.arranged`; None: ours, or "NHWC" where the shape says so.
 
     Returns: the values, and what had to be done to them.
 
-    Raises: InvalidArgument for a name that is no value of the network, InvalidType for values that
-        are no integers.
+    Raises: InvalidArgument for a name that is no value of the network and for no layout,
+        InvalidType for values that are no integers.
     """
-    if layout not in get_args(Layout):
-        raise InvalidArgument(mismatch("layout", repr(layout), f"one of {get_args(Layout)}"))
     if names is not None and not isinstance(names, Mapping):
         raise InvalidType(mismatch("names", repr(names), "a mapping, their name -> ours"))
     given = read(dump)
@@ -79,7 +76,7 @@ def tensors(
             raise InvalidArgument(mismatch("name in dump", repr(theirs), expected))
         if name in values:
             raise InvalidArgument(mismatch("names", f"{name!r} twice", "each value once"))
-        values[name], note = _laid_out(_integers(array, theirs), network.shapes[name], layout)
+        values[name], note = _laid_out(network, name, _integers(array, theirs), layout)
         if note:
             notes[name] = note
     return values, notes
@@ -94,20 +91,19 @@ def _integers(array: NDArray[Any], name: str) -> IntArray:
     return to_int64_if_possible(as_integers(array, name))
 
 
-def _laid_out(values: IntArray, shape: Shape, layout: Layout) -> tuple[IntArray, str]:
+def _laid_out(
+    network: Network, name: str, values: IntArray, layout: str | None
+) -> tuple[IntArray, str]:
     """Values [n, *shape], and how they were read; as they are where nothing fits."""
-    if values.ndim == len(shape) + 1 and values.shape[1:] == shape:
-        return values, ""
-    last = (*shape[1:], shape[0])
-    if values.ndim == len(shape) + 1 and values.shape[1:] == last:
-        return np.moveaxis(values, -1, 1), "read with the channels last, as its shape says"
-    if values.ndim == len(shape) and values.shape in (shape, last):
-        moved, note = _laid_out(values[None], shape, layout)
-        return moved, note or "read as one sample"
-    size = prod(shape)
-    flat = values.ndim == 1 or values.shape[1:] == (size,)
-    if not flat or not values.size or values.size % size:
-        return values, ""
-    if layout == "channels_last" and len(shape) > 1:
-        return np.moveaxis(values.reshape(-1, *last), -1, 1), "read flat, with the channels last"
-    return values.reshape(-1, *shape), "read flat, row by row"
+    shape = network.shapes[name]
+    n = values.size // prod(shape)
+    for order in (layout, "NHWC" if layout is None else None):
+        with suppress(ShapeMismatch):
+            found = arranged(network, {name: values}, n, order)[name]
+            if order != layout:
+                last = "last" if layout is None else "first"
+                return found, f"read with the channels {last}, as its shape says"
+            if layout is not None or values.shape[1:] == shape:
+                return found, ""
+            return found, "read as one sample" if values.shape == shape else "read flat, row by row"
+    return values, ""

@@ -170,12 +170,30 @@ def test_layouts(dumped: tuple[Network, Dump]) -> None:
     assert found.ok
     assert found.notes["conv"] == "read with the channels last, as its shape says"
     flat = {name: v.reshape(len(v), -1) for name, v in last.items()}
-    assert diagnose(network, flat, layout="channels_last").ok
+    flat["flat"] = flat[network["flat"].inputs[0]]  # it flattens what it has, in its order
+    assert diagnose(network, flat, layout="nhwc").ok
+    whole = {name: v.astype(np.int64) for name, v in flat.items()}
+    assert network.diff(whole, layout="nhwc") is None
+    turned = {"input": trace["input"], "conv": trace["conv"].transpose(3, 2, 1, 0)}
+    assert diagnose(network, turned, layout="WHCN").ok
     few = {name: flat[name] for name in ("conv", "codes")}
     assert not diagnose(network, few, trace["input"], catalogue=CATALOGUE[:9], budget_s=0).ok
     assert diagnose(network, {name: v.reshape(5, -1) for name, v in trace.items()}).ok
     one = {name: v[0].ravel() for name, v in trace.items()}
     assert diagnose(network, one).ok
+
+
+def test_a_layout_counts_where_shapes_tell_nothing() -> None:
+    """As many channels as rows and columns: one way for `diff` and for `diagnose`."""
+    nodes = [Node("double", Add((2,)), ("input",))]
+    network = Network(nodes, input_shape=(2, 2, 2), input_format=IntFormat(4, signed=True))
+    trace = network.trace(samples(network, 6))
+    last = {name: np.moveaxis(v, 1, -1) for name, v in trace.items()}
+    dump = {"input": trace["input"].transpose(0, 2, 3, 1), "double": trace["double"]}
+    assert diagnose(network, last, layout="NHWC").ok
+    assert network.diff(last, layout="NHWC") is None
+    assert not diagnose(network, dump, layout="NHWC", budget_s=0).ok
+    assert network.diff(dump, layout="NHWC") is not None
 
 
 def test_names_of_theirs(dumped: tuple[Network, Dump]) -> None:
@@ -202,7 +220,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="inputs: got an array"):
         diagnose(network, {"input": x, "fc1": fc1}, x)
     with pytest.raises(InvalidArgument, match="layout"):
-        diagnose(network, {"fc1": fc1}, x, layout="nhwc")  # type: ignore[arg-type]
+        diagnose(network, {"fc1": fc1}, x, layout="channels_last")
     with pytest.raises(InvalidArgument, match="names"):
         diagnose(network, {"fc1": fc1}, x, names={"other": "fc1"})
     bad = tmp_path / "bad.npz"
@@ -268,6 +286,9 @@ def test_the_command(tmp_path: Path) -> None:
     np.savez(dump, **{"first": trace[names[0]], names[1]: trace[names[1]]})
     rename = f"first={names[0]}"
     assert "equal: " in run(net, dump, "--inputs", inputs, "--name", rename, code=0)
+    assert "equal: " in run(
+        *(net, dump, "--inputs", inputs, "--name", rename, "--layout", "nhwc"), code=0
+    )
     np.savez(dump, **{names[1]: network[names[1]].op.forward(trace[names[0]] - 1)})
     out = tmp_path / "found.json"
     text = run(net, dump, "--inputs", inputs, "--json", out, code=1)

@@ -75,7 +75,8 @@ def test_only_inputs_are_those_that_change_an_element(data: st.DataObject) -> No
 @settings(max_examples=60)
 @given(st.data(), st.sampled_from([1, 2, 9]))
 def test_programs_of_random_networks(data: st.DataObject, max_weight: int) -> None:
-    network = data.draw(testing.networks(max_weight=max_weight))
+    kinds = [kind for kind in testing.KINDS if kind != "Softmax"]
+    network = data.draw(testing.networks(max_weight=max_weight, kinds=kinds))
     codes = data.draw(testing.batches(network, max_samples=4))
     lowered, outputs = in_clear(network, codes)
     event(f"lookups: {bool(lowered.layers)}, levels: {bool(lowered.without_lookup)}")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refqnn import IntFormat, testing
+from refqnn import IntFormat, exact, testing
+from refqnn.accumulator.readings import READERS
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
 from refqnn.ops import (
     KINDS,
@@ -172,6 +173,12 @@ def test_range_rules_are_exact(kind):
 
 def test_kinds_have_unique_names():
     assert len({op.kind for op in KINDS}) == len(KINDS) == 16
+
+
+def test_what_tells_every_kind_a_second_time_tells_them_all():
+    """The strategies, plain Python, and what certificates are held against."""
+    assert {*testing.KINDS} == {*exact._SUMS, *exact._MAPS} == {op.kind for op in KINDS}
+    assert {*READERS} == {*KINDS}
 
 
 # --- errors -----------------------------------------------------------------------------------
