@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import product
-from numbers import Integral
 from typing import Any
 
 from refqnn import ops
@@ -28,6 +27,7 @@ from refqnn.errors import (
     ShapeMismatch,
     mismatch,
 )
+from refqnn.formats import is_integer
 from refqnn.network import Network
 from refqnn.ops import Op
 from refqnn.quantizers import Dequantizer, Quantizer, ThresholdQuantizer
@@ -243,7 +243,7 @@ def _trace_one(
     fmt = network.input_format
 
     def check(code: Any, index: tuple[int, ...]) -> Any:
-        if not isinstance(code, Integral):
+        if not is_integer(code):
             raise InvalidType(mismatch(f"codes{list(index)}", repr(code), "an integer"))
         if not fmt.q_min <= code <= fmt.q_max or (code - fmt.q_min) % fmt.step:
             raise OutOfRange(mismatch(f"codes{list(index)}", code, str(fmt)))
