@@ -18,7 +18,16 @@ from typing import Any
 
 from refqnn import ops
 from refqnn.emulate import Accumulator, Accumulators, Emulated
-from refqnn.errors import AccumulatorOverflow, InvalidArgument, NotCovered, OutOfRange, mismatch
+from refqnn.errors import (
+    AccumulatorOverflow,
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    OutOfRange,
+    ShapeMismatch,
+    mismatch,
+)
+from refqnn.formats import is_integer
 from refqnn.network import Network
 from refqnn.ops import Op
 from refqnn.quantizers import Dequantizer, Quantizer, ThresholdQuantizer
@@ -210,13 +219,21 @@ def trace(
 ) -> dict[str, Nested]:
     """Every value of the program by name, a list over the samples.
 
+    Raises: ShapeMismatch, InvalidType, OutOfRange; NotCovered for a kind that is not told here.
+
     >>> from refqnn import IntFormat, Linear, Node
     >>> fc1 = Node("fc1", Linear([[1, -2]], [3]))
     >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(3, signed=False))
     >>> trace(net, [[7, 0]], Emulated(4))  # 10 wraps in four bits
     {'input': [[7, 0]], 'fc1': [[-6]]}
     """
-    samples = [_trace_one(network, sample, accumulator) for sample in _lists(codes)]
+    batch, shape = _lists(codes), network.input_shape
+    if not isinstance(batch, (list, tuple)) or not batch:
+        raise ShapeMismatch(mismatch("codes", "no batch", f"samples of shape {shape}"))
+    for sample in batch:
+        if not _is_of(sample, shape):
+            raise ShapeMismatch(mismatch("codes", "a sample of another shape", f"shape {shape}"))
+    samples = [_trace_one(network, sample, accumulator) for sample in batch]
     return {name: [values[name] for values in samples] for name in samples[0]}
 
 
@@ -225,7 +242,9 @@ def _trace_one(
 ) -> dict[str, Nested]:
     fmt = network.input_format
 
-    def check(code: int, index: tuple[int, ...]) -> int:
+    def check(code: Any, index: tuple[int, ...]) -> Any:
+        if not is_integer(code):
+            raise InvalidType(mismatch(f"codes{list(index)}", repr(code), "an integer"))
         if not fmt.q_min <= code <= fmt.q_max or (code - fmt.q_min) % fmt.step:
             raise OutOfRange(mismatch(f"codes{list(index)}", code, str(fmt)))
         return code
@@ -681,6 +700,14 @@ def _lists(x: Any) -> Nested:
 
 def _shape(x: Nested) -> tuple[int, ...]:
     return (len(x), *_shape(x[0])) if isinstance(x, list) else ()
+
+
+def _is_of(x: Nested, shape: Sequence[int]) -> bool:
+    """Are these nested lists of the shape?"""
+    if not shape:
+        return not isinstance(x, (list, tuple))
+    inner = isinstance(x, list) and len(x) == shape[0]
+    return inner and all(_is_of(part, shape[1:]) for part in x)
 
 
 def _build(shape: Sequence[int], value: Callable[..., Any]) -> Nested:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from refqnn import Interval, IntFormat, Network, Node, exact, testing
-from refqnn.errors import OutOfRange
+from refqnn import Interval, IntFormat, Linear, Network, Node, exact, testing
+from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
 
 
 def relaxed(examples=100):
@@ -115,3 +115,18 @@ def test_codes_outside_the_format():
     )
     with pytest.raises(OutOfRange):
         exact.forward(network, [[4]])
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        *([], [[1, 2]], [[1, 2, 3, 4]], [1, 2, 3], [[1, 2, 3], [1, 2]], [[[1, 2, 3]]], None, 3),
+        *([[1.5, 2, 3]], [["a", 2, 3]], np.zeros((0, 3), int)),
+    ],
+)
+def test_codes_of_another_shape_or_type_are_refused(codes):
+    node = Node("fc", Linear([[1, 2, 3]]))
+    network = Network([node], input_shape=(3,), input_format=IntFormat(3, signed=False))
+    for forward in (network.forward, lambda x: exact.forward(network, x)):
+        with pytest.raises((ShapeMismatch, InvalidType, InvalidArgument)):
+            forward(codes)
