@@ -471,6 +471,49 @@ def _rescale(op: ops.Rescale, x: Nested) -> Nested:
     return _map(code, x)
 
 
+def _softmax(op: ops.Softmax, x: Nested) -> Nested:
+    fmt, table = op.format, op.exponentials.tolist()
+    shares = _fixed_shares if op.exponentials.dtype.kind == "i" else _float_shares
+    codes = []
+    for values in zip(*map(_flat, x)):
+        below = [max(values) - value for value in values]
+        e = [Fraction(table[d]) if d < len(table) else Fraction(0) for d in below]
+        codes.append([min(fmt.q_min + share, fmt.q_max) for share in shares(e, fmt.bits)])
+    remaining = iter([code for channel in zip(*codes) for code in channel])
+    return _build(_shape(x), lambda *index: next(remaining))
+
+
+def _fixed_shares(e: list[Fraction], bits: int) -> list[int]:
+    """Each over the sum of all, in units of 2**-bits, as gemmlowp divides; e in units of 2**-31."""
+
+    def product(a: int, b: int) -> int:
+        return round(Fraction(a * b, 2**31), "half_up")
+
+    def word(value: int) -> int:
+        return min(max(value, -(2**31)), 2**31 - 1)
+
+    total = sum(round(value / 2**12, "half_away") for value in e)
+    zeros = 32 - total.bit_length()
+    half = total * 2**zeros // 2
+    inverse = round(Fraction(48 * 2**29, 17), "half_up")
+    inverse += product(half, round(Fraction(-32 * 2**29, 17), "half_up"))
+    for _ in range(3):
+        inverse += word(4 * product(inverse, 2**29 - product(half, inverse)))
+    unit = 2 ** (43 - bits - zeros)
+    return [
+        round(Fraction(product(word(2 * inverse), int(value)), unit), "half_away") for value in e
+    ]
+
+
+def _float_shares(e: list[Fraction], bits: int) -> list[int]:
+    """The same in float32, one operation after another."""
+    total: Real = Fraction(0)
+    for value in e:
+        total = to_float(total + value, "float32")
+    inverse = to_float(1 / to_float(total / 2**bits, "float32"), "float32")
+    return [math.floor(to_float(value * inverse, "float32") + Fraction(1, 2)) for value in e]
+
+
 def _lookup(op: ops.Lookup, x: Nested) -> Nested:
     rows: list[list[int]] = op.table.tolist()
     lowest: int = op.lo
@@ -539,6 +582,7 @@ _SUMS: dict[str, Callable[..., Nested]] = {
 _MAPS: dict[str, Callable[..., Nested]] = {
     "Requantize": _requantize,
     "Rescale": _rescale,
+    "Softmax": _softmax,
     "Lookup": _lookup,
     "MaxPool2d": _max_pool,
     "Concat": _concat,

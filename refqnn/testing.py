@@ -44,6 +44,7 @@ from refqnn.ops import (
     Op,
     Rescale,
     Reshape,
+    Softmax,
     SumPool2d,
 )
 from refqnn.ops.base import Shape
@@ -298,6 +299,19 @@ def _rescale(draw: st.DrawFn, x: Value, largest: int) -> Op:
 
 
 @st.composite
+def _softmax(draw: st.DrawFn, x: Value, largest: int) -> Op:
+    """Tables that need not fall, in both arithmetics; codes of 1 to 16 bits."""
+    fmt = draw(formats(max_bits=16))
+    count = draw(st.integers(1, 6))
+    if draw(st.booleans()):
+        whole = hnp.arrays(np.int64, (count,), elements=st.integers(0, 2**31 - 1))
+        return Softmax(np.maximum(draw(whole), [2**16] + [0] * (count - 1)), fmt)
+    rest = draw(hnp.arrays(np.float32, (count - 1,), elements=st.floats(0, 1, width=32)))
+    first = draw(st.sampled_from([1.0, 2.0**-100]) | st.floats(2.0**-20, 2.0**100, width=32))
+    return Softmax(np.array([first, *rest], dtype=np.float32), fmt)
+
+
+@st.composite
 def _lookup(draw: st.DrawFn, x: Value, largest: int) -> Op:
     lo, hi = int(x.range.lo.min()), int(x.range.hi.max())
     first = lo - draw(st.integers(0, 2))
@@ -326,6 +340,7 @@ _UNARY: dict[str, tuple[Callable[[Value], bool], Callable[..., Strategy[Op]]]] =
     "Linear": (lambda x: len(x.shape) == 1, _linear),
     "Requantize": (lambda x: _magnitude(x) < NEVER, _requantize),
     "Rescale": (lambda x: True, _rescale),
+    "Softmax": (lambda x: True, _softmax),
     "Conv1d": (lambda x: len(x.shape) == 2 and x.shape[0] <= 4, _conv),
     "Conv2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv),
     "ConvTranspose2d": (lambda x: len(x.shape) == 3 and x.shape[0] <= 4, _conv_transpose),
@@ -352,7 +367,7 @@ def _span(x: Value) -> int:
 def ops(kind: str, x: Value, *, max_weight: int = 3, operands: int = 2) -> Strategy[Op]:
     """Nodes of one kind that take the value x (Add and Concat: `operands` values of its shape).
 
-    Weights, biases and table entries lie in [-max_weight, max_weight].
+    Weights, biases and entries of lookup tables lie in [-max_weight, max_weight].
     """
     if kind == "Add":
         return _add(operands)

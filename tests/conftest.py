@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("refqnn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("refqnn")
 
-# Encrypted tests need the `fhe` extra; without it they are not collected.
-collect_ignore_glob = [] if find_spec("concrete") is not None else ["fhe/*"]
+# What a folder of tests cannot be without; where it is missing they are not collected.
+_NEEDED = {"fhe/*": "concrete", "tflite_files/*": "tflite"}
+collect_ignore_glob = [tests for tests, package in _NEEDED.items() if find_spec(package) is None]
 # A script for Atheris, which is no dependency.
 collect_ignore_glob += ["fuzz/coverage_guided.py"]

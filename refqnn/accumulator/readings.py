@@ -2,8 +2,8 @@
 
 The operands of a node are laid end to end, in row-major order, with one entry more behind them, the
 code of its padding.  An output is then a sum of coefficients times entries and a bias, the greatest
-of some entries, or a function of one.  Of `refqnn.ops` this takes the parameters of the nodes and
-nothing that computes.
+of some entries, a function of one, or a softmax of some.  Of `refqnn.ops` this takes the parameters
+of the nodes and nothing that computes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from refqnn.ops import (
     Requantize,
     Rescale,
     Reshape,
+    Softmax,
     SumPool2d,
 )
 from refqnn.ops.base import IntArray, Op, Shape
@@ -138,6 +139,11 @@ def _in_place(op: Op, shapes: Sequence[Shape], out: Shape, at: Positions) -> Rea
     return Reads(at[:, None])
 
 
+def _softmax(op: Softmax, shapes: Sequence[Shape], out: Shape, at: Positions) -> Reads:
+    size = prod(out[1:])
+    return Reads(at[:, None] % size + size * np.arange(out[0]))
+
+
 def _ones(columns: Positions) -> Reads:
     return Reads(columns, np.ones_like(columns), np.zeros(len(columns), dtype=np.int64))
 
@@ -201,7 +207,13 @@ MONOTONE: dict[type[Op], Reader] = {  # of the one entry that each output reads
     Concat: _in_place,
     Gather: _gather,
 }
-READERS: dict[type[Op], Reader] = {**SUMS, **MONOTONE, MaxPool2d: _max_pool, Lookup: _in_place}
+READERS: dict[type[Op], Reader] = {
+    **SUMS,
+    **MONOTONE,
+    MaxPool2d: _max_pool,
+    Lookup: _in_place,
+    Softmax: _softmax,
+}
 
 
 def range_of(
@@ -227,6 +239,8 @@ def range_of(
     if isinstance(op, Rescale):
         code = np.vectorize(partial(_rescaled, op), [np.int64])
         return code(rows, lo), code(rows, hi)
+    if isinstance(op, Softmax):  # every code, whatever comes in
+        return np.full_like(lo, op.format.q_min), np.full_like(hi, op.format.q_max)
     if isinstance(op, Lookup):
         if lo.min() < op.lo or hi.max() >= op.lo + op.table.shape[1]:
             got = f"bounds in [{lo.min()}, {hi.max()}]"

@@ -40,7 +40,7 @@ from refqnn.errors import CertificateError, InvalidArgument, MissingExtra, misma
 from refqnn.formats import is_integer
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
-from refqnn.ops import Lookup, Requantize, Rescale
+from refqnn.ops import Lookup, Requantize, Rescale, Softmax
 from refqnn.ops.base import IntArray, Interval, Shape, is_sum
 
 if TYPE_CHECKING:
@@ -441,7 +441,8 @@ class _Check:
         for node in self.network.nodes:
             sources = np.concatenate([*(origins[name] for name in inputs_of(node)), [-1]])
             origins[node.name] = np.full(prod(self.network.shapes[node.name]), -1)
-            if sources.max() < 0 or type(node.op) not in READERS or isinstance(node.op, Lookup):
+            known = type(node.op) in READERS and not isinstance(node.op, (Lookup, Softmax))
+            if sources.max() < 0 or not known:
                 continue
             if type(node.op) in MONOTONE:
                 columns = [reads.columns[:, 0] for reads in self._reads(node)]
@@ -619,7 +620,7 @@ class _Check:
             most = max(
                 0 if layer.mass is None else largest(layer.mass), *map(largest, _ends(layer))
             )
-            untold = type(node.op) not in READERS or isinstance(node.op, Rescale)  # not listed
+            untold = type(node.op) not in READERS or isinstance(node.op, (Rescale, Softmax))
             if untold or most > _MOST_IN_SOLVER:
                 return model, []
             levels = node.op.format.levels if isinstance(node.op, Requantize) else 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +25,7 @@ from refqnn.accumulator.readings import READERS, Ends, code_outside
 from refqnn.emulate import Accumulator, Stage, accumulator_of
 from refqnn.errors import CertificateError, mismatch
 from refqnn.exact import trace
-from refqnn.graph import Node, inputs_of
+from refqnn.graph import Node, ancestors, inputs_of
 from refqnn.network import Network
 from refqnn.ops import Conv1d, Conv2d, ConvTranspose2d
 from refqnn.ops.base import IntArray
@@ -75,6 +76,16 @@ class _Check:
         self, staged: StagedCertificate, network: Network, node: Node, accumulator: Accumulator
     ) -> None:
         self.network, self.node, self.accumulator = network, node, accumulator
+        stages = [
+            replace(s, overflow="saturate") if s.overflow == "error" else s
+            for s in accumulator.stages
+        ]
+        self.silent = replace(accumulator, stages=stages)  # the error may be of another neuron
+        self.before = Network(  # what comes behind need not take a wrong result
+            ancestors(network.nodes, node.name),
+            input_shape=network.input_shape,
+            input_format=network.input_format,
+        )
         self.certificate, self.domain = staged.certificate, staged.certificate.domain
         shapes, out = [network.shapes[n] for n in inputs_of(node)], network.shapes[node.name]
         self.known = type(node.op) in READERS
@@ -113,7 +124,7 @@ class _Check:
         if found.exact != value:
             raise _lie(report, f"exact = {found.exact}", value)
         if found.result is not None:
-            under = trace(self.network, found.witness[None].tolist(), {layer: self.accumulator})
+            under = trace(self.before, found.witness[None].tolist(), {layer: self.silent})
             result = np.ravel(under[layer][0]).tolist()[place]
             if found.result != result:
                 raise _lie(report, f"result = {found.result}", result)
@@ -123,6 +134,8 @@ class _Check:
         operands = self._operands(values)
         row, bias = list(self._rows(operands, operands))[place]
         groups, _ = self._sums([v for v, _, _ in row], [v for v, _, _ in bias])
+        if self._fails(groups) != (found.result is None):
+            raise _lie(report, f"result = {found.result}", "None for an error, and then alone")
         if found.value not in groups[report.number][found.group]:
             raise _lie(report, f"value = {found.value}", groups[report.number][found.group])
         if _holds(report.stage, found.value, found.value):
@@ -145,6 +158,13 @@ class _Check:
             values = made
             history.append(groups)
         return history, values[0] + sum(bias if self.accumulator.bias == "outside" else [])
+
+    def _fails(self, history: list[list[Group]]) -> bool:
+        """Does a register with errors meet what it does not hold?"""
+        return any(
+            stage.overflow == "error" and not all(_holds(stage, *ends) for ends in groups)
+            for stage, groups in zip(self.accumulator.stages, history)
+        )
 
     # --- claims about all inputs ------------------------------------------------------------
 
@@ -171,14 +191,14 @@ class _Check:
             exact = np.ravel(values[self.node.name]).tolist()
             for (row, bias), right in zip(self._rows(operands, operands), exact):
                 history, result = self._sums([v for v, *_ in row], [v for v, *_ in bias])
+                changed = result != right or self._fails(history)
                 for report, groups in zip(reports, history):
                     ends = min(low for low, _ in groups), max(high for _, high in groups)
                     if not report.range[0] <= ends[0] <= ends[1] <= report.range[1]:
                         raise _lie(report, f"range {report.range}", f"{list(ends)} in it")
                     outside = not _holds(report.stage, *ends)
-                    wrong = outside and (result != right or report.stage.overflow == "error")
                     if (report.verdict.value == "fits" and outside) or (
-                        report.verdict.value == "harmless" and wrong
+                        report.verdict.value == "harmless" and outside and changed
                     ):
                         raise _lie(report, report.verdict.value, f"not so for {codes.tolist()}")
 

@@ -293,11 +293,21 @@ class _Layer:
             part = slice(start, start + block)
             result, history = self._run(tuple(v[part] for v in sources))
             exact = trace[self.node.name][part].reshape(len(result), -1)[:, self.places]
+            error = np.zeros(result.shape, dtype=bool)  # in whichever stage
+            for stage, sums in zip(self.accumulator.stages, history):
+                if stage.overflow == "error":
+                    error |= ~stage.holds(sums.least, sums.greatest).all(axis=-1)
             for number, sums in enumerate(history):
-                self._see(number, sums, exact, result, trace[INPUT][part])
+                self._see(number, sums, exact, result, error, trace[INPUT][part])
 
     def _see(
-        self, number: int, sums: Sums, exact: IntArray, result: IntArray, codes: NDArray[np.int64]
+        self,
+        number: int,
+        sums: Sums,
+        exact: IntArray,
+        result: IntArray,
+        error: NDArray[np.bool_],
+        codes: NDArray[np.int64],
     ) -> None:
         least, greatest = int(sums.least.min()), int(sums.greatest.max())
         before, known = self.seen[number] or (least, greatest), self.found[number]
@@ -306,8 +316,7 @@ class _Layer:
         outside = ~stage.holds(sums.least, sums.greatest)  # [n, neurons, groups]
         if not outside.any() or (known is not None and known.harmful):
             return
-        error = stage.overflow == "error"
-        harmful = outside & (error | (result != exact)[..., None])
+        harmful = outside & (error | (result != exact))[..., None]
         if known is not None and not harmful.any():
             return
         at = tuple(int(i) for i in np.argwhere(harmful if harmful.any() else outside)[0])
@@ -318,7 +327,7 @@ class _Layer:
             witness=codes[sample],
             value=low if low < stage.ends[0] else int(sums.greatest[at]),
             exact=int(exact[neuron]),
-            result=None if error else int(result[neuron]),
+            result=None if error[neuron] else int(result[neuron]),
         )
 
     def _run(self, x: tuple[IntArray, ...]) -> tuple[IntArray, list[Sums]]:

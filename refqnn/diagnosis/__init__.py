@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from refqnn.accumulator.arguments import seconds, the_network
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis.catalogue import with_roundings
-from refqnn.diagnosis.deviation import Deviation
+from refqnn.diagnosis.deviation import Deviation, distinct
 from refqnn.diagnosis.dump import Dump, Layout, tensors
 from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
 from refqnn.diagnosis.search import Part, explained
@@ -156,9 +156,10 @@ class _Walk:
         name, expected = part.target, plain[part.target]
         if expected.shape == part.theirs.shape:
             difference = diff({name: expected}, {name: part.theirs})
-            wrong = int((expected != part.theirs).sum())
+            differs = expected != part.theirs
         else:
-            difference, wrong = None, int(part.theirs.size)
+            difference, differs = None, np.ones(part.theirs.shape, dtype=bool)
+        wrong = int(differs.sum())
         if not wrong:
             self.equal.append(name)
             self.known.update(plain)
@@ -174,5 +175,7 @@ class _Walk:
             answer.explanations,
             answer.tried,
             answer.exhausted,
+            int(differs[distinct(part.known.values())].sum()),
+            answer.open,
         )
         self.findings.append(finding)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refqnn.arithmetic import IntArray, to_int64_if_possible
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.ops.base import Op
 
-__all__ = ["STAGES", "Deviation", "Operands", "computed"]
+__all__ = ["STAGES", "Deviation", "Operands", "computed", "distinct"]
 
 Operands = tuple[IntArray, ...]
 Fit = tuple[IntArray, str]  # the values, and the parameters that were found, in words
@@ -101,3 +104,16 @@ def computed(op: Op, x: Operands, deviations: Iterable[Deviation]) -> IntArray |
         else:
             return None  # a fit looks at what it has to reproduce
     return to_int64_if_possible(op.forward(*x) if values is None else values)
+
+
+def distinct(x: Iterable[IntArray]) -> NDArray[np.int64]:
+    """Which samples are no repetition of an earlier one.
+
+    >>> distinct([np.array([[1, 2], [1, 2], [2, 1]])]).tolist()
+    [0, 2]
+    """
+    samples = np.concatenate([v.reshape(len(v), -1) for v in x], axis=1)
+    first: dict[tuple[int, ...], int] = {}
+    for number, sample in enumerate(samples.tolist()):
+        first.setdefault(tuple(sample), number)
+    return np.array(list(first.values()), dtype=np.int64)

@@ -1,7 +1,7 @@
 """Deviations with constants of their own: found from what they have to reproduce.
 
 A fit is believed only where it explains four times as many wrong values as it has constants, and
-eight at least: with fewer, anything could be fitted.
+eight at least: with fewer, anything could be fitted.  Samples that repeat another one do not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis import forms
-from refqnn.diagnosis.deviation import Deviation, Fit, Operands
+from refqnn.diagnosis.deviation import Deviation, Fit, Operands, distinct
 from refqnn.ops.base import Op
 from refqnn.ops.requantize import NEVER, Requantize
 from refqnn.rounding import Rounding
@@ -26,9 +26,10 @@ _AT_LEAST = 8
 _SHOWN = 8  # constants that a sentence lists
 
 
-def _believed(plain: IntArray, theirs: IntArray, constants: int) -> bool:
+def _believed(x: Operands, plain: IntArray, theirs: IntArray, constants: int) -> bool:
     """Are there enough wrong values for so many constants?"""
-    return int((plain != theirs).sum()) >= max(_AT_LEAST, _PER_CONSTANT * constants)
+    enough, wrong = max(_AT_LEAST, _PER_CONSTANT * constants), plain != theirs
+    return int(wrong.sum()) >= enough and int(wrong[distinct(x)].sum()) >= enough
 
 
 def _listed(values: Mapping[int, object]) -> str:
@@ -45,7 +46,7 @@ def _bias(op: Op, x: Operands, theirs: IntArray) -> Fit | None:
     difference = theirs - plain
     rows = difference.swapaxes(0, 1).reshape(difference.shape[1], -1)
     moved = {c: int(v) for c, v in enumerate(rows[:, 0]) if v}
-    if (rows != rows[:, :1]).any() or not _believed(plain, theirs, len(moved)):
+    if (rows != rows[:, :1]).any() or not _believed(x, plain, theirs, len(moved)):
         return None
     return theirs, f"added: {_listed(moved)}"
 
@@ -63,7 +64,7 @@ def _zero_point(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
             continue
         first = tuple(at[0])
         z = int((theirs - plain)[first]) // int(step[first])
-        if np.array_equal(plain + z * step, theirs) and _believed(plain, theirs, 1):
+        if np.array_equal(plain + z * step, theirs) and _believed(x, plain, theirs, 1):
             return theirs, f"{z:+d} to every input" + ("" if padded else ", not to padding")
     return None
 
@@ -76,7 +77,7 @@ def _factor(op: Op, x: Operands, theirs: IntArray) -> Fit | None:
         return None
     first = tuple(at[0])
     factor = int(theirs[first]) // int(plain[first])
-    if not np.array_equal(plain * factor, theirs) or not _believed(plain, theirs, 1):
+    if not np.array_equal(plain * factor, theirs) or not _believed(x, plain, theirs, 1):
         return None
     return theirs, f"factor {factor}"
 
@@ -117,7 +118,7 @@ def _rethresholded(
         moved = made.thresholds.astype(object) - op.thresholds.astype(object)
         rows = np.flatnonzero((moved != 0).any(axis=1)).tolist()
         constants = sum(len(set(moved[row].tolist()) - {0}) for row in rows)
-        if not _believed(op.forward(*x), theirs, constants):
+        if not _believed(x, op.forward(*x), theirs, constants):
             return None
         shown = {row: _movement(moved[row].tolist()) for row in rows}
         return made.forward(*x), f"thresholds moved: {_listed(shown)}"
@@ -143,7 +144,7 @@ def _code_offset(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     k = int((theirs - codes)[inside][0])
     if not np.array_equal(np.clip(codes + k, q_min, q_max), theirs):
         return None
-    return (theirs, f"{k:+d} to every code") if _believed(plain, theirs, 1) else None
+    return (theirs, f"{k:+d} to every code") if _believed(x, plain, theirs, 1) else None
 
 
 def _entries(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
@@ -154,7 +155,7 @@ def _entries(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     made = theirs.ravel()[first][inverse.reshape(-1)].reshape(theirs.shape)
     plain = op.forward(*x)
     changed = len(np.unique(inverse.reshape(-1)[(theirs != plain).ravel()]))
-    if not np.array_equal(made, theirs) or not _believed(plain, theirs, changed):
+    if not np.array_equal(made, theirs) or not _believed(x, plain, theirs, changed):
         return None
     return theirs, f"{changed} entries"
 

@@ -12,6 +12,7 @@ from refqnn.network import Difference
 __all__ = ["Applied", "Diagnosis", "Explanation", "Finding"]
 
 _CERTAIN_FROM = 8  # values that an explanation gets right and the node does not
+_SHOWN = 20  # explanations in words
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
 
@@ -49,8 +50,12 @@ class Finding:
         difference: where it parts first.
         explanations: the smallest sets of deviations that reproduce every given integer of it; more
             than one cannot be told apart here; none is "none of mine".
-        exhausted: were all pairs tried before none was said?
+        exhausted: were all pairs tried, where no deviation alone will do?
         tried: how many sets of deviations were compared.
+        support: how many of the wrong values stand in samples that repeat no other; of none given,
+            all of them.
+        open: nodes before it that are not given, where constants that would explain it as well
+            were not looked for: they are fitted to what is given.
     """
 
     node: str
@@ -60,11 +65,15 @@ class Finding:
     explanations: tuple[Explanation, ...]
     tried: int
     exhausted: bool = True
+    support: int | None = None
+    open: tuple[str, ...] = ()
 
     @property
     def certain(self) -> bool:
-        """One explanation alone, that at least eight wrong values support."""
-        return len(self.explanations) == 1 and self.wrong >= _CERTAIN_FROM
+        """One explanation alone, after all were tried, that at least eight wrong values support."""
+        support = self.wrong if self.support is None else self.support
+        tried = self.exhausted and not self.open
+        return len(self.explanations) == 1 and tried and support >= _CERTAIN_FROM
 
     @property
     def names(self) -> frozenset[str]:
@@ -79,14 +88,21 @@ class Finding:
             return [*said, f"  none of mine: {self.tried:,} deviations tried{more}"]
         if self.certain:
             heading = "explained by"
-        elif len(self.explanations) == 1:
-            heading = "fits, on few values:"
-        else:
+        elif len(self.explanations) > 1:
             heading = f"one of {len(self.explanations)} that cannot be told apart here:"
+        elif self.open:
+            heading = f"fits; the dump lacks {', '.join(self.open)}, where it may be as well:"
+        elif not self.exhausted:
+            heading = "fits; the time ran out before all pairs were tried:"
+        else:
+            heading = "fits, on few values:"
         said.append(
             f"  {heading} (all {self.total:,} values reproduced, {self.wrong:,} of them wrong here)"
         )
-        return said + [f"    {'; and '.join(map(str, e))}" for e in self.explanations]
+        shown = [f"    {'; and '.join(map(str, e))}" for e in self.explanations]
+        if len(shown) > _SHOWN:
+            shown[_SHOWN:] = [f"    and {len(shown) - _SHOWN} more"]
+        return said + shown
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations, groupby
+from itertools import combinations, groupby, product
 
 import numpy as np
 
@@ -32,12 +32,17 @@ _PAIRING = 2  # the same for two of them
 
 @dataclass(frozen=True)
 class Answer:
-    """The smallest explanations of a value, and the values of the part that the first implies."""
+    """The smallest explanations of a value, and the values of the part that the first implies.
+
+    Attributes:
+        open: nodes where constants that would explain it as well were not looked for.
+    """
 
     explanations: tuple[Explanation, ...]
     values: Values
     tried: int
     exhausted: bool
+    open: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,13 @@ def explained(
     values = part.deviated(singles[:1]) if singles else None
     tried = len(free)
     fits = sorted((c for c in choices if c[1].fit is not None), key=lambda c: c[1].level)
+    constants: tuple[str, ...] = ()
     for level, group in groupby(fits, key=lambda c: c[1].level):
         if found and level > 0:
             break
+        if level > 0:
+            others = (node.name for node, _ in fits if node is not part.nodes[-1])
+            constants = tuple(dict.fromkeys(others))
         for choice in group:
             tried += 1
             fitted = _fitted(part, choice)
@@ -123,9 +132,9 @@ def explained(
                 found.append(explanation)
                 values = values or made
     if found or not pairs:
-        return Answer(tuple(found), values or part.plain, tried, True)
+        return Answer(tuple(found), values or part.plain, tried, True, constants)
     two = list(_pairs(part, free, deadline))
-    exhausted = bool(two) or time.monotonic() < deadline
+    exhausted = time.monotonic() < deadline
     found = [tuple(_applied(c) for c in pair) for pair in two]
     values = part.deviated(two[0]) if two else part.plain
     return Answer(tuple(found), values or part.plain, tried, exhausted)
@@ -154,21 +163,32 @@ def _fitted(part: Part, choice: Choice) -> tuple[Explanation, Values] | None:
 def _pairs(
     part: Part, choices: Sequence[Choice], deadline: float
 ) -> Iterator[tuple[Choice, Choice]]:
-    """The pairs that reproduce the value, of deviations that do something, each kind of effect
-    once."""
+    """The pairs that reproduce the value, of deviations that do something.
+
+    Those that do the same to a few samples, alone, are tried there once, and one by one on all.
+    """
     few = part.worst(_PAIRING)
     plain = few.plain[part.target]
-    effects: dict[bytes, Choice] = {}
+    alike: dict[bytes, list[Choice]] = {}
     for choice in choices:
         made = None if choice[1].batch else few.deviated([choice])
         if made is not None and not np.array_equal(made[part.target], plain):
             key = made[part.target].astype(np.int64, copy=False).tobytes()
-            effects.setdefault(choice[0].name.encode() + key, choice)
-    for pair in combinations(effects.values(), 2):
+            computes = b"computes" if choice[1].compute is not None else b""
+            alike.setdefault(choice[0].name.encode() + computes + key, []).append(choice)
+    for some, others in combinations(alike.values(), 2):
         if time.monotonic() > deadline:
             return
-        (a, first), (b, second) = pair
-        if a is b and first.compute is not None and second.compute is not None:
-            continue  # a node is computed once
-        if few.reproduced(pair) and part.reproduced(pair):
-            yield pair
+        if _once((some[0], others[0])) or not few.reproduced((some[0], others[0])):
+            continue
+        for pair in product(some, others):
+            if time.monotonic() > deadline:
+                return
+            if not _once(pair) and few.reproduced(pair) and part.reproduced(pair):
+                yield pair
+
+
+def _once(pair: tuple[Choice, Choice]) -> bool:
+    """Would a node be computed in two ways?"""
+    (a, first), (b, second) = pair
+    return a is b and first.compute is not None and second.compute is not None

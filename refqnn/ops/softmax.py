@@ -7,7 +7,7 @@ of exponentials e[d] = exp(-d * scale).  Two arithmetics are known, told apart b
 product a * b / 2**31 rounded half up:
 
     S      sum over k of e[d_k] / 2**12, each rounded half away: units of 2**-19
-    h      (S * 2**z + 1) / 2 floored, where z brings S to [2**31, 2**32): half of 1 <= S < 2
+    h      S * 2**z / 2, where z brings S to [2**31, 2**32): half of 1 <= S < 2
     r      1 / h by three Newton steps from 48/17 - 32/17 h, all in units of 2**-29
     code   q_min + srdhm(2 r, e[d]) / 2**(43 - bits - z), rounded half away, saturated
 
@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
+from refqnn.arithmetic import add, multiply
+from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
 from refqnn.ops.base import IntArray, Interval, Op, Shape, integer_parameter
 from refqnn.rounding import round_ratio
@@ -34,6 +35,8 @@ __all__ = ["Softmax", "exp_of_negative"]
 
 _ONE = 2**31 - 1  # 1 - 2**-31 stands for 1
 _MAX_CHANNELS = 2**12 - 1  # S stays below 2**31
+_LEAST = 2**16  # of e[0]: S is at least 2**4, and the last shift one to the right
+_ENDS = 2.0**-100, 2.0**100  # of floats: sums and their inverses are normal numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +44,12 @@ class Softmax(Op):
     """Softmax over the first axis of a sample, as codes of an unsigned fraction in [0, 1).
 
     Args:
-        exponentials: e[0], e[1], ...: integers [n] in units of 2**-31, from 0 to 2**31 - 1; or
-            float32 [n], finite and not negative.  A d beyond the table has e = 0.  e[0] > 0.
-        format: of the codes, of scale 2**-bits and zero point q_min.
+        exponentials: e[0], e[1], ...: integers [n] in units of 2**-31, from 0 to 2**31 - 1, the
+            first at least 2**16; or float32 [n] from 0 to 2**100, the first at least 2**-100.  A d
+            beyond the table has e = 0.
+        format: of the codes, of scale 2**-bits and zero point q_min; of step 1, 16 bits at most.
 
-    Raises: InvalidType, InvalidArgument, ShapeMismatch, OutOfRange.
+    Raises: InvalidType, InvalidArgument, OutOfRange, ShapeMismatch.
 
     >>> half = Softmax([2**31 - 1, 2**30], IntFormat(8, True))  # each unit down halves
     >>> half.forward(np.array([[5, 4], [7, 7]])).tolist()
@@ -58,18 +62,25 @@ class Softmax(Op):
     format: IntFormat
 
     def __post_init__(self) -> None:
-        if not isinstance(self.format, IntFormat) or self.format.bits > 16:
-            raise InvalidType(mismatch("format", repr(self.format), "an IntFormat of <= 16 bits"))
+        fmt = self.format
+        if not isinstance(fmt, IntFormat) or fmt.bits > 16 or fmt.step != 1:
+            expected = "an IntFormat of step 1, 16 bits at most"
+            raise InvalidType(mismatch("format", repr(fmt), expected))
         table = np.asarray(self.exponentials)
         if table.dtype == np.float32:
             table = table.copy()
             table.flags.writeable = False
-            good = table.ndim == 1 and bool(np.isfinite(table).all()) and table.size > 0
+            least, most = _ENDS
         else:
             table = integer_parameter(self.exponentials, "exponentials", ndim=1)
-            good = int(table.max()) <= _ONE
-        if not good or table.min() < 0 or table[0] <= 0:
-            expected = "integers in [0, 2**31), or finite float32, [n], the first above 0"
+            least, most = _LEAST, _ONE
+        if table.ndim != 1 or table.size == 0:
+            raise InvalidArgument(mismatch("exponentials", f"shape {table.shape}", "[n], n > 0"))
+        if not ((table >= 0) & (table <= most)).all() or table[0] < least:
+            expected = (
+                "integers from 0 to 2**31 - 1, the first at least 2**16; "
+                "or float32 from 0 to 2**100, the first at least 2**-100"
+            )
             raise InvalidArgument(mismatch("exponentials", "others", expected))
         object.__setattr__(self, "exponentials", table)
 
@@ -87,11 +98,9 @@ class Softmax(Op):
 
     def forward(self, *x: IntArray, plan: Any = None) -> IntArray:
         (codes,) = x  # [n, channels, ...]
-        d = codes.max(axis=1, keepdims=True) - codes
-        if d.dtype == object or (d < 0).any():
-            raise OutOfRange(mismatch("input of Softmax", "differences beyond int64", "codes"))
+        d = add(codes.max(axis=1, keepdims=True), multiply(codes, np.array(-1)))
         table = np.append(self.exponentials, self.exponentials.dtype.type(0))
-        e = table[np.minimum(d, len(table) - 1)]
+        e = table[np.minimum(d, len(table) - 1).astype(np.int64)]
         shares = _shares if e.dtype == np.int64 else _float_shares
         share = shares(e, self.format.bits)
         return np.asarray(np.clip(share + self.format.q_min, self.format.q_min, self.format.q_max))
@@ -100,10 +109,8 @@ class Softmax(Op):
 def _shares(e: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Exponentials [n, channels, ...] over their sum, in units of 2**-bits."""
     total = round_ratio(e, 2**12, "half_away").sum(axis=1, keepdims=True)  # units of 2**-19
-    if (total == 0).any():
-        raise OutOfRange(mismatch("input of Softmax", "exponentials that add to 0", "a sum"))
     z = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)  # leading zeros
-    half = ((total << z) - 2**31 + _ONE + 1) // 2
+    half = total << (z - 1)
     r = 1515870810 + _high(half, -1010580540)
     for _ in range(3):
         r = r + np.clip(4 * _high(r, 2**29 - _high(half, r)), -(2**31), _ONE)

@@ -59,12 +59,21 @@ rounded half even, s = s_x / s_y / n (src/reduce-microkernels, src/microparams-i
 LEAKY_RELU: by s_x / s_y from 0 on, by alpha * s_x / s_y below, "double"
 (internal/reference/leaky_relu.h); XNNPACK: by multipliers of 8 bits behind the point, rounded half
 up (src/qs8-vlrelu), where both lie in [2**-8, 2**7].  LOGISTIC, TANH: float32 of s_x * (q - z_x),
-the function, times 1 / s_y, rounded half away (activations.cc, PopulateLookupTable); the function
-itself is taken in float64 and rounded once, which gave the tables of LiteRT wherever compared.
+the function, times 1 / s_y, rounded half away (activations.cc, PopulateLookupTable); LOGISTIC is
+1 / (1 + exp), each step in float32.  exp and tanh are taken in float64 and rounded once, which gave
+the tables of LiteRT wherever compared.
 HARD_SWISH: 16-bit fixed point (internal/reference/hard_swish.h).  QUANTIZE from codes to codes:
 "double" (internal/reference/requantize.h); optimized: vectors of 16 values round half up at the
 end, the last n modulo 16 of a tensor half away; XNNPACK: 8 bits behind the point, as above
 (src/qs8-vcvt).
+
+**Floats to codes**, where the file begins with a QUANTIZE: x / s in float32, rounded half away
+(internal/reference/quantize.h).  XNNPACK, and the optimized kernels in vectors of 8 values: x times
+1 / s, inverse and product in float32, rounded half even; the optimized kernels take the last n
+modulo 8 of a tensor as x / s in float64, rounded half away.  XNNPACK leaves int16 to them.  Then
+z is added and the code saturated; kernels let quotients beyond 32 bits wrap.  A file that begins
+with codes says nothing of floats: its door is the reference's.  A DEQUANTIZE at the end gives
+s * (q - z) in float64, which the kernels round to float32, the optimized ones at each step.
 
 **SOFTMAX** (internal/reference/softmax.h): d = x - max; x with d below a radius become the lowest
 code; exp(d * beta * s) in fixed point with 5 integer bits, as `refqnn.ops.softmax` tells it.  A sum

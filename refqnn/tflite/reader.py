@@ -20,8 +20,9 @@ from refqnn.graph import INPUT, Node
 from refqnn.network import Network
 from refqnn.ops import Concat, Gather, Lookup, Op, Requantize
 from refqnn.ops.base import Interval, Shape
-from refqnn.quantizers import AffineQuantizer, Dequantizer
+from refqnn.quantizers import Dequantizer, Quantizer
 from refqnn.rounding import round_float
+from refqnn.tflite.doors import input_door
 from refqnn.tflite.files import Model, Operator, Tensor
 from refqnn.tflite.profiles import SUMS, Profile
 from refqnn.tflite.rescaling import Target, Way
@@ -74,6 +75,7 @@ class Reader:
         place = "model"
         try:
             entry, start = self._entry()
+            door = input_door(entry, self._door_way(entry) if start else "double")
             for op in self.model.operators[start:]:
                 if op.kind == "DEQUANTIZE" and op.outputs == self.model.outputs:
                     break
@@ -85,7 +87,7 @@ class Reader:
                 table[op.kind](self, op)
                 self._check(op)
             place = "model"
-            return Imported(self._network(entry), dict(self.values))
+            return Imported(self._network(entry, door), dict(self.values))
         except (NotCovered, FileFormatError) as error:
             raise type(error)(f"{place}: {error}") from None
         except MALFORMED as error:
@@ -110,7 +112,12 @@ class Reader:
             self.add(Gather.of(shape, lambda x: np.moveaxis(x, -1, 0)), [INPUT], entry)
         return entry, start
 
-    def _network(self, entry: Tensor) -> Network:
+    def _door_way(self, entry: Tensor) -> Way:
+        """How floats become the codes of the entry, where the file says that they do."""
+        way = self.profile.ways.get("QUANTIZE", "double")
+        return "mixed" if way == "float32" and entry.type == "INT16" else way
+
+    def _network(self, entry: Tensor, door: Quantizer) -> Network:
         (end,) = self.model.outputs
         last = self.model.operators[-1]
         if last.kind == "DEQUANTIZE" and last.outputs == (end,):
@@ -125,12 +132,12 @@ class Reader:
             value = self.step(
                 Gather.of(shape, lambda x: np.moveaxis(x, 0, -1)), [value], end, "file order"
             )
-        (scale, zero), (out_scale, out_zero) = entry.quantizer, end.quantizer
+        out_scale, out_zero = end.quantizer
         offset = -float(out_scale) * out_zero  # exact in float64
         return Network(
             self.nodes,
             input_shape=_sample(entry),
-            input_quantizer=AffineQuantizer(scale, zero, entry.format, "half_away"),
+            input_quantizer=door,
             output_dequantizer=Dequantizer(float(out_scale), offset, precision="float64"),
             output=value,
         )

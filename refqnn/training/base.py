@@ -376,6 +376,16 @@ class Estimator(BaseEstimator):
         check_is_fitted(self, "history_")
         return self.history_
 
+    @property
+    def loss_curve_(self) -> list[float]:
+        """Training loss of each epoch, as MLPClassifier has it; none with target="encrypted"."""
+        return [float(row["train_loss"]) for row in self.history if "train_loss" in row]
+
+    @property
+    def n_iter_(self) -> int:
+        """How many epochs there were since training began anew, as MLPClassifier has it."""
+        return len(self.history)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")
 
@@ -506,7 +516,7 @@ def _warn_of_coarse(rows: NDArray[np.float64], kept: NDArray[np.float32]) -> Non
     for column in np.flatnonzero((np.ptp(rows, axis=0) > 0) & (lost > rows.std(axis=0) / 128)):
         got = f"values within {np.ptp(rows[:, column]):.3g} around {rows[:, column].mean():.6g}"
         expected = f"a finer feature: float32 moves them by {lost[column]:.3g}; subtract a constant"
-        warnings.warn(mismatch(f"X[:, {column}]", got, expected), stacklevel=5)
+        warnings.warn(mismatch(f"X[:, {column}]", got, expected), stacklevel=6)
 
 
 def _checked_weight(weight: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ Training is skorch's: its history, callbacks, table of epochs and parameter name
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -171,9 +172,12 @@ class _QuantizedEstimator(Estimator):
 
     def _build(self, n_features: int) -> nn.Module:
         arguments = self._with_prefix("module__")
-        bits, limit = arguments["n_a_bits"], arguments["n_accum_bits"]
-        if isinstance(bits, int) and (limit is None or limit >= bits + 5):
-            arguments.setdefault("n_input_bits", min(8, bits + 1))
+        weights, bits, limit = (arguments[f"n_{name}_bits"] for name in ("w", "a", "accum"))
+        room = math.inf if limit is None else limit
+        if isinstance(weights, int) and isinstance(bits, int) and room >= bits + 5:
+            # A class survives coarse steps of a feature; a target moves with each of them.
+            finer = not self._classify and room >= weights + bits + 2
+            arguments.setdefault("n_input_bits", min(8, bits + 1 + finer))
         if not self._classify:
             arguments.setdefault("output_std", 1.0)
         return SparseQuantNeuralNetImpl(
@@ -188,7 +192,7 @@ class _QuantizedEstimator(Estimator):
                 f"at least {module.full_weight_bits()}, None, or fewer bits of weights and codes: "
                 "one weight of full size has no room, and training is held to smaller ones"
             )
-            warnings.warn(mismatch("n_accum_bits", module.n_accum_bits, expected), stacklevel=4)
+            warnings.warn(mismatch("n_accum_bits", module.n_accum_bits, expected), stacklevel=5)
         module.calibrate(torch.from_numpy(inputs))
 
     def _reopened(self) -> nn.Module:
@@ -704,7 +708,9 @@ class NeuralNetRegressor(Regressor, _QuantizedEstimator):
 
     Targets are standardised inside.
 
-    Args: as `NeuralNetClassifier`; criterion None is the mean squared error.
+    Args: as `NeuralNetClassifier`; criterion None is the mean squared error.  Inputs get two bits
+        more than activations where a weight of full size on the largest of them fits the
+        accumulators, as at the defaults.
 
     >>> import numpy as np
     >>> X = np.random.default_rng(0).normal(size=(200, 3))

@@ -7,7 +7,8 @@ user's own callbacks see an ordinary skorch net.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import skorch
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.training.normalization import set_normalization_frozen
 
-__all__ = ["Freeze", "OneCycle", "TrainingNet", "WeightTransforms"]
+__all__ = ["EpochTable", "Freeze", "OneCycle", "TrainingNet", "WeightTransforms"]
 
 STEPS_PER_EPOCH = 48  # at least: fewer rows than this many batches are passed over several times
 
@@ -57,7 +58,7 @@ class TrainingNet(skorch.NeuralNet):
             ("schedule", OneCycle()),
             ("freeze", Freeze()),
             *((score.name, score) for score in scores),
-            ("print_log", PrintLog()),
+            ("print_log", EpochTable()),
         ]
 
     def initialize(self) -> TrainingNet:
@@ -138,6 +139,16 @@ class TrainingNet(skorch.NeuralNet):
         if self.classify:
             right = y_pred.detach().argmax(dim=1) == to_tensor(y_true, device=self.device)
             self.history.record_batch(name, float(right.float().mean()))
+
+
+class EpochTable(PrintLog):
+    """skorch's table of epochs; colours mark the best values in a terminal, and nowhere else."""
+
+    def format_row(self, row: Mapping[str, object], key: str, color: str) -> str:
+        if self.sink is not print or not sys.stdout.isatty():
+            row = {**row, f"{key}_best": False}
+        text: str = super().format_row(row, key, color)
+        return text
 
 
 class OneCycle(Callback):

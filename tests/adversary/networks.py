@@ -31,6 +31,7 @@ from refqnn.ops import (
     Op,
     Rescale,
     Reshape,
+    Softmax,
     SumOp,
     SumPool2d,
 )
@@ -312,6 +313,20 @@ def rescale(g: Graph) -> Made:
     return op, (name,)
 
 
+def softmax(g: Graph) -> Made:
+    """In integers or float32: tables that fall as exponentials do, or as they like."""
+    fmt = code_format(g) if g.tame or g.chance(0.7) else IntFormat(16, g.chance(0.5))
+    e = np.exp(-np.arange(int(g.rng.integers(1, 12))) * g.choice([0.1, 0.7, 4.0, 30.0]))
+    if g.chance(0.3):
+        e = g.rng.random(len(e))
+    if g.chance(0.5):
+        e[0] = g.choice([e[0], 2.0**-15])
+        return Softmax(np.rint(e * (2**31 - 1)).astype(np.int64), fmt), (g.source(),)
+    return Softmax((e * g.choice([1.0, 1.0, 2.0**-30, 2.0**99])).astype(np.float32), fmt), (
+        g.source(),
+    )
+
+
 def lookup(g: Graph) -> Made:
     name = g.source()
     value = g.values[name]
@@ -354,6 +369,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "Requantize": (10, requantize),
     "Lookup": (3, lookup),
     "Rescale": (4, rescale),
+    "Softmax": (3, softmax),
     "Flatten": (2, flatten),
     "Reshape": (2, reshape),
 }

@@ -42,7 +42,7 @@ def op_in_python(op: Op) -> str:
 
 def value_in_python(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        return repr(value.tolist())
+        return f"np.float32({value.tolist()})" if value.dtype == "f4" else repr(value.tolist())
     if isinstance(value, Rounding):
         return repr(value.value)
     if value is BIPOLAR:

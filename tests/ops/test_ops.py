@@ -139,7 +139,7 @@ IMAGES = ("Conv2d", "ConvTranspose2d", "MaxPool2d")
 SHAPES = {"Conv1d": (2, 3), "SumPool2d": (1, 3, 2), **dict.fromkeys(IMAGES, (1, 2, 3))}
 
 
-@pytest.mark.parametrize("kind", testing.KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in testing.KINDS if kind != "Softmax"])
 def test_range_rules_are_exact(kind):
     """The least box that holds the outputs of every input in the box, by enumeration."""
     shape = SHAPES.get(kind, (4,) if kind == "Linear" else (2, 2))

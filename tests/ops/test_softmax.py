@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import refqnn
-from refqnn import IntFormat, Network, Node, Softmax
-from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch
+from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Softmax, certify, exact, testing
+from refqnn.accumulator import Certificate, Proof
+from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, ShapeMismatch
 from refqnn.ops.softmax import exp_of_negative
 
 CODES = IntFormat(8, signed=True)
@@ -54,7 +58,22 @@ def test_saved_and_loaded_and_bounded(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "table", [[], [0, 1], [2**31], [-1], np.float32([np.nan]), np.float32([[1.0]]), [[1]]]
+    "table",
+    [
+        [],
+        [0, 2**31 - 1],
+        [2**16 - 1],  # its shares would be shifted to the left
+        [2**31],
+        [2**16, -1],
+        [[2**16]],
+        np.float32([]),
+        np.float32([[1.0]]),
+        np.float32([np.nan]),
+        np.float32([1.0, np.inf]),
+        np.float32([1.0, -1.0]),
+        np.float32([2.0**-101]),  # the inverse of its sum may not be a float
+        np.float32([2.0**101]),
+    ],
 )
 def test_tables_that_are_none(table):
     with pytest.raises((InvalidArgument, InvalidType)):
@@ -64,5 +83,57 @@ def test_tables_that_are_none(table):
 def test_shapes_and_formats():
     with pytest.raises(ShapeMismatch):
         fixed(1.0).out_shape((4096,))
-    with pytest.raises(InvalidType):
-        Softmax([1], IntFormat(17, signed=True))
+    for fmt in (IntFormat(17, signed=True), BIPOLAR, None):
+        with pytest.raises(InvalidType):
+            Softmax([2**16], fmt)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from([3, 9, 2**40, 2**63, 2**70]))
+def test_every_table_on_every_integer_is_what_plain_python_says(data, largest):
+    """The tables that are accepted have an answer for all integers, whatever array holds them."""
+    box = refqnn.Interval.of_format(IntFormat(3, True), (data.draw(st.integers(1, 5)), 2))
+    op = data.draw(testing.ops("Softmax", testing.Value("x", box)))
+    number = st.integers(-largest, largest - 1)
+    x = [[[data.draw(number) for _ in range(2)] for _ in range(box.shape[0])]]
+    with np.errstate(all="raise", under="ignore"):
+        codes = op.forward(refqnn.formats.as_integers(x, "x"))
+    assert codes.tolist() == [exact.apply(op, [x[0]])]
+    assert codes.tolist() == op.forward(np.array(x, dtype=object)).tolist()
+    assert op.out_range(box).contains(codes)
+
+
+def behind(net_inputs=30):
+    """A sum that reads a Softmax, of more inputs than can be enumerated."""
+    nodes = [Node("soft", fixed(1 / 8)), Node("fc", Linear(np.eye(net_inputs, dtype=int)))]
+    return Network(nodes, input_shape=(net_inputs,), input_format=CODES)
+
+
+def test_a_certificate_is_derived_again():
+    certificate = certify(behind(), method="interval")
+    certificate.verify(behind())
+    layer = certificate["soft"]
+    assert (layer.lo == -128).all()
+    assert (layer.hi == 127).all()
+    assert (layer.proof == Proof.INTERVAL).all()
+    forged = replace(layer, hi=layer.hi - 1)
+    nodes = {**certificate.nodes, "soft": forged}
+    told = certificate.digest, certificate.domain, certificate.witnesses
+    with pytest.raises(CertificateError, match="127 by intervals"):
+        Certificate(nodes, *told).verify(behind(), allow_trusted=True)
+
+
+def test_a_part_of_the_inputs_is_enumerated():
+    """What a neuron behind a Softmax depends on: all channels of its position, no other one."""
+    nodes = [Node("soft", fixed(1 / 2)), Node("gather", refqnn.Gather([0], (2, 12)))]
+    net = Network(nodes, input_shape=(2, 12), input_format=IntFormat(2, signed=True))
+    assert certify(net, method="search", budget_s=5).verify(net)
+
+
+def test_what_has_no_form_for_it_says_so():
+    net = behind(3)
+    with pytest.raises(NotCovered, match="soft"):
+        refqnn.to_onnx(net)
+    pytest.importorskip("concrete.fhe")
+    with pytest.raises(NotCovered, match="soft"):
+        refqnn.fhe.compile(net)

@@ -145,8 +145,9 @@ def test_rows_of_float64_are_rounded_once_and_everywhere() -> None:
 def test_values_that_float32_does_not_tell_apart_are_said() -> None:
     X = IRIS.data.copy()
     X[:, 2] += 1e9
-    with pytest.warns(UserWarning, match=r"X\[:, 2\]: got values within .* around 1e\+09"):
+    with pytest.warns(UserWarning, match=r"X\[:, 2\]: got values within .* around 1e\+09") as said:
         NeuralNetClassifier(**QUICK).fit(X, IRIS.target)
+    assert [w.filename for w in said] == [__file__]
     X[:, 2] *= 1e30
     with pytest.raises(InvalidArgument, match=r"3\.4e38"):
         NeuralNetClassifier(**QUICK).fit(X, IRIS.target)

@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import re
+import warnings
 import zipfile
 from contextlib import redirect_stdout
 from copy import deepcopy
@@ -12,8 +14,10 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_iris, make_regression
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -246,6 +250,52 @@ def test_progress_is_a_table_and_silence_is_silence(short_epochs):
     assert [line.split()[0] for line in lines[2:]] == ["1", "2"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_table_has_colours_in_a_terminal_only(short_epochs):
+    def printed(out, **options):
+        with redirect_stdout(out):
+            NeuralNetClassifier(**{**QUICK, "verbose": 1}, **options).fit(IRIS.data, IRIS.target)
+        return out.getvalue()
+
+    lines = []
+    piped, shown = printed(io.StringIO()), printed(Terminal())
+    assert printed(Terminal(), callbacks__print_log__sink=lines.append) == ""
+    assert "\x1b[" in shown
+    assert "\x1b[" not in piped + "".join(lines)
+    without_colours = re.sub(r"\x1b\[\d+m", "", shown)
+    for text in (without_colours, "\n".join(lines)):  # the last column is a time
+        rows, expected = text.splitlines(), piped.splitlines()
+        assert [row.split()[:-1] for row in rows] == [row.split()[:-1] for row in expected]
+
+
+def test_losses_and_epochs_are_told_as_scikit_learn_tells_them(short_epochs):
+    peer = MLPClassifier((4,), max_iter=3, warm_start=True)
+    model = NeuralNetClassifier(**{**QUICK, "max_epochs": 3}, warm_start=True)
+    for name in ("loss_curve_", "n_iter_"):
+        assert not hasattr(model, name)
+    for epochs in (3, 6):  # a warm start counts on
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            peer.fit(IRIS.data, IRIS.target)
+        model.fit(IRIS.data, IRIS.target)
+        assert len(model.loss_curve_) == len(peer.loss_curve_) == epochs
+        assert model.n_iter_ == epochs
+        assert {type(loss) for loss in model.loss_curve_} == {float}
+    assert model.loss_curve_ == model.history[:, "train_loss"]
+    model.partial_fit(IRIS.data, IRIS.target)
+    peer.partial_fit(IRIS.data, IRIS.target)
+    assert len(peer.loss_curve_) == 7  # one epoch each there, max_epochs here
+    assert len(model.loss_curve_) == model.n_iter_ == 9
+    copy = pickle.loads(pickle.dumps(model))
+    assert (copy.loss_curve_, copy.n_iter_) == (model.loss_curve_, model.n_iter_)
+    again = model.set_params(warm_start=False).fit(IRIS.data, IRIS.target)
+    assert again.n_iter_ == 3
+
+
 def test_history_validation_split_and_callbacks(short_epochs):
     losses = []
     record = Recorder(losses)
@@ -332,6 +382,60 @@ def test_regressor_with_one_and_several_outputs():
     assert single.predict(X).shape == (200,)
     weighted = NeuralNetRegressor(**QUICK).fit(X, Y, sample_weight=np.arange(200.0))
     assert weighted.predict(X).shape == (200, 2)
+
+
+@pytest.mark.parametrize("bits", [(2, 3, 8), (3, 3, 7), (3, 3, 8), (4, 3, 8), (6, 7, None)])
+def test_features_of_a_regressor_are_finer_where_a_full_weight_still_fits(short_epochs, bits):
+    """A code of -2**(b - 1) times a weight of -2**(w - 1) is an accumulator by itself."""
+    w, a, limit = bits
+    X, y = make_regression(60, 4, random_state=0)
+    settings = {"n_w_bits": w, "n_a_bits": a, "n_accum_bits": limit, **QUICK, "max_epochs": 1}
+    model = NeuralNetRegressor(**settings).fit(X, y)
+    coarse = NeuralNetClassifier(**settings).fit(X, y > 0)
+    finest = model.network_.input_format.bits
+    product = 2 ** (finest - 1) * 2 ** (w - 1)
+    assert limit is None or product < 2 ** (limit - 1)
+    assert finest == {(2, 3, 8): 5, (3, 3, 8): 5, (6, 7, None): 8}.get(bits, finest)
+    assert finest in (coarse.network_.input_format.bits + step for step in (0, 1))
+
+
+def shares_explained(model, X, Y):
+    """R2 of each target on held-out rows: [targets]."""
+    fitted = model.fit(X[:300], Y[:300])
+    predicted = fitted.predict(X[300:]).reshape(len(X) - 300, -1)
+    return r2_score(Y[300:], predicted, multioutput="raw_values")
+
+
+@pytest.mark.slow
+def test_targets_of_any_size_are_learned_beside_one_another():
+    """Each is standardised for itself: its unit, its offset and its neighbours count not."""
+    X = np.random.default_rng(0).normal(size=(500, 5))
+    shapes = [X[:, 0] + X[:, 1], np.abs(X[:, 2]), X[:, 3] * X[:, 4]]
+    Y = np.stack([1e-9 * shapes[0], 1e6 * shapes[1] - 1e8, shapes[2], np.full(500, 7.0)], axis=1)
+    model = NeuralNetRegressor(random_state=0, verbose=0)
+    twin = FloatNeuralNetRegressor(random_state=0, verbose=0)
+    ours, theirs = shares_explained(model, X, Y)[:3], shares_explained(twin, X, Y)[:3]
+    assert (ours >= theirs - 0.1).all()
+    assert (ours > 0.7).all()
+    assert np.abs(model.predict(X)[:, 3] - 7.0).max() < 1.0
+    units = np.array([2.0**40, 2.0**-20, 2.0**10, 1.0])  # a change of units changes no integer
+    again = NeuralNetRegressor(random_state=0, verbose=0).fit(X[:300], (Y * units)[:300])
+    assert np.array_equal(again.accumulators(X), model.accumulators(X))
+    assert np.array_equal(again.predict(X), model.predict(X) * units)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", ["lognormal", "outliers"])
+def test_heavy_tails_cost_no_more_than_they_cost_the_float_twin(tail):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(600, 4))
+    y = X[:, 0] + np.abs(X[:, 1])
+    y = np.exp(1.2 * y) if tail == "lognormal" else y + 0.3 * random.standard_t(2, size=600)
+    ours, theirs = (
+        np.mean([shares_explained(kind(random_state=s, verbose=0), X, y) for s in range(3)])
+        for kind in (NeuralNetRegressor, FloatNeuralNetRegressor)
+    )
+    assert ours >= theirs - 0.05
 
 
 # --- one function everywhere --------------------------------------------------------------------
@@ -437,8 +541,11 @@ def test_a_budget_without_room_for_one_weight_is_said_with_the_width_that_would_
     """A weight of -32 on an input of 63 reaches -2016: 12 bits, and the bias asks for one more."""
     X, y = make_regression(60, 4, random_state=0)
     quick = {**QUICK, "max_epochs": 1}
-    with pytest.warns(UserWarning, match="n_accum_bits: got 8, expected at least 13, None, or"):
+    with pytest.warns(
+        UserWarning, match="n_accum_bits: got 8, expected at least 13, None, or"
+    ) as said:
         NeuralNetRegressor(n_w_bits=6, n_a_bits=6, **quick).fit(X, y)
+    assert [w.filename for w in said] == [__file__]  # once, and of the caller's line
     recwarn.clear()
     for bits in (13, None):
         NeuralNetRegressor(n_w_bits=6, n_a_bits=6, n_accum_bits=bits, **quick).fit(X, y)
