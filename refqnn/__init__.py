@@ -104,6 +104,15 @@ _LAZY_MODULES = frozenset(
         "training",
     )
 )
+_NEEDED = {  # the extra without which a name cannot be had at all
+    "brevitas": "train",
+    "fhe": "fhe",
+    "from_brevitas": "train",
+    "report": "report",
+    "testing": "test",
+    "to_brevitas": "train",
+    "training": "train",
+}
 
 
 if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
@@ -117,9 +126,14 @@ if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are imported when they are first used among them."""
+    """The public names, those that are imported when they are first used among them.
+
+    Without the names whose extra is absent: `help(refqnn)` and completion ask for all that is here.
+    """
+    extras = import_module("refqnn.extras")
+    absent = {name for name, extra in _NEEDED.items() if not extras.here(extra)}
     special = (name for name in globals() if name.startswith("__"))
-    return sorted({*special, *__all__, *_LAZY_FUNCTIONS, *_LAZY_MODULES})
+    return sorted({*special, *__all__, *_LAZY_FUNCTIONS, *_LAZY_MODULES} - absent)
 
 
 __all__ = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from html import escape
 
-__all__ = ["TEXT", "Shown", "cell", "html_table", "safe", "text_table"]
+__all__ = ["TEXT", "Shown", "cell", "html_table", "safe", "shortened", "text_table"]
 
 TEXT = frozenset(
     (
@@ -30,6 +30,19 @@ def safe(text: object) -> str:
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1] for character in str(text)
     )
+
+
+def shortened(listed: str, length: int = 80) -> str:
+    """A list with commas, safe, without the items behind the first `length` characters.
+
+    >>> shortened("fc1, fc2, fc3", 9), shortened("features.fc1, fc2", 8)
+    ('fc1, ...', 'features...')
+    """
+    text = safe(listed)
+    if len(text) <= length:
+        return text
+    whole, comma, _ = text[:length].rpartition(", ")
+    return f"{whole}, ..." if comma else f"{text[:length]}..."
 
 
 def cell(value: object) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.container import array_to_npy, write_atomically
+from refqnn.display import shortened
 from refqnn.errors import (
     FileFormatError,
     InvalidArgument,
@@ -46,6 +47,7 @@ __all__ = ["FORMS", "arranged", "read_dump", "write_trace"]
 Trace = Mapping[str, IntArray]
 
 _AXES = {1: "NC", 2: "NCW", 3: "NCHW"}
+_LONGEST = 255  # characters of the name of a file
 _C_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
 
 
@@ -59,7 +61,8 @@ def write_trace(trace: Trace, path: str | Path, form: str = "npz") -> None:
         path: of the file (npz), or of a folder, which is made.
         form: one of `FORMS`.
 
-    Raises: InvalidArgument for another form; OutOfRange where C has no type for a value; OSError.
+    Raises: InvalidArgument for another form, and for a name that it cannot hold; OutOfRange where
+        C has no type for a value; OSError.
 
     >>> from refqnn import IntFormat, Linear, Network, Node
     >>> fc = Node("fc", Linear([[1, -2]]))
@@ -75,10 +78,16 @@ def write_trace(trace: Trace, path: str | Path, form: str = "npz") -> None:
         return write_atomically(path, lambda file: _write_npz(trace, file))
     ending, written = _FILES[form]
     folder = Path(path)
+    files = {name: f"{quote(name, safe='')}{ending}" for name in trace}
+    for name, file in files.items():
+        if len(file) > _LONGEST:
+            got = f"{len(file)} characters of {shortened(name)}"
+            expected = f"at most {_LONGEST}, as files have them; the form npz takes any"
+            raise InvalidArgument(mismatch("name of a file", got, expected))
     folder.mkdir(parents=True, exist_ok=True)
     for name, identifier in zip(trace, _identifiers(trace)):
         data = written(identifier, as_integers(trace[name], name))
-        write_atomically(folder / f"{quote(name, safe='')}{ending}", _writer(data))
+        write_atomically(folder / files[name], _writer(data))
 
 
 def _writer(data: bytes) -> Callable[[IO[bytes]], object]:
@@ -88,6 +97,9 @@ def _writer(data: bytes) -> Callable[[IO[bytes]], object]:
 def _write_npz(trace: Trace, file: IO[bytes]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, values in trace.items():
+            if "\0" in name:  # where the names in an archive end
+                expected = "one without NUL characters; the forms of a folder take any"
+                raise InvalidArgument(mismatch("name", repr(name), expected))
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy(name, values))
 
 
@@ -183,7 +195,9 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise FileFormatError(f"{path}: got one array, expected an .npz file or a folder")
     with arrays:
         try:
-            return dict(arrays)
+            # By the names of the members: numpy's own take "x.npy" for the array "x".
+            members = arrays.zip.namelist() if arrays.zip is not None else []
+            return {name.removesuffix(".npy"): arrays[name] for name in members}
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise FileFormatError(f"{path}: not arrays of numbers ({error})") from error
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from refqnn.errors import MissingExtra
 
-__all__ = ["EXTRAS", "PURPOSES", "installed", "require"]
+__all__ = ["EXTRAS", "PURPOSES", "here", "installed", "require"]
 
 # Of each extra: the package that is installed -> the module that is imported.
 EXTRAS: dict[str, dict[str, str]] = {
@@ -54,6 +54,11 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def here(extra: str) -> bool:
+    """Are all packages of an extra here?  None is imported."""
+    return not list(_absent(EXTRAS[extra].items()))
 
 
 def require(*extras: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.arithmetic import to_int64_if_possible
-from refqnn.display import Shown, html_table, safe, text_table
+from refqnn.display import Shown, html_table, shortened, text_table
 from refqnn.emulate import Accumulators, accumulator_of, check_names
 from refqnn.errors import (
     AccumulatorOverflow,
@@ -151,9 +151,7 @@ class Network:
     # --- as Python has it -------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        chain = safe(", ".join(f"{node.name}: {node.op.kind}" for node in self.nodes))
-        if len(chain) > _CHAIN:
-            chain = f"{chain[:_CHAIN].rpartition(', ')[0]}, ..."
+        chain = shortened(", ".join(f"{node.name}: {node.op.kind}" for node in self.nodes), _CHAIN)
         ends = f"{self.input_format} {self.input_shape} -> {self.shapes[self.output]}"
         return f"<Network of {len(self)} nodes, {ends}; {chain}>"
 

@@ -439,3 +439,11 @@ def test_the_shell_completes(shell: str) -> None:
     if "Bash" in result.stderr:
         pytest.skip("no bash that click can complete for")
     assert "_REFQNN_COMPLETE" in result.stdout
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.onnx"
+    path.touch()
+    result = CliRunner().invoke(refqnn, ["inspect", str(path)])
+    assert result.exit_code == 2
+    assert "empty.onnx" in result.output

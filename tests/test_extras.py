@@ -41,3 +41,12 @@ def test_import_loads_numpy_and_the_standard_library_only() -> None:
     result = python(code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("package", ["torch", "brevitas", "concrete", "jinja2", "hypothesis"])
+def test_what_dir_lists_can_be_had(package: str) -> None:
+    """`help(refqnn)`, completion and `inspect.getmembers` take every name that `dir` gives."""
+    code = f"import sys; sys.modules[{package!r}] = None; import refqnn, inspect; "
+    result = python(code + "print(*(name for name, _ in inspect.getmembers(refqnn)))")
+    assert result.returncode == 0, result.stderr
+    assert {"Network", "certify", "from_onnx", "conformance"} <= set(result.stdout.split())

@@ -313,3 +313,48 @@ def test_nullable_columns_train_and_predict() -> None:
         model.predict(X)
     with pytest.raises(InvalidType, match=r"y\[3\]: got NA"):
         model.fit(X.drop(columns="a"), y.where(y.index != 3))
+
+
+# --- what stands behind a prompt --------------------------------------------------------------
+
+
+def results() -> dict[str, object]:
+    net = network()
+    certificate = certify(net)
+    machine = refqnn.Accumulator([refqnn.Stage(4, group=1), refqnn.Stage(5)])
+    return {
+        "network of a long name": network(name="n" * 5000),
+        "certificate": certificate,
+        "overflow": find_overflow(net, bits=2),
+        "overflow of a stage": find_overflow(net, accumulator=machine),
+        "no overflow": find_overflow(net, bits=20),
+        "difference": net.diff({"input": [[1, 2]], "fc1": net.trace([[1, 2]])["fc1"] + 1}),
+        "conformance": refqnn.conformance.run({"round_ratio": lambda **_: 0}),
+    }
+
+
+@pytest.mark.parametrize("name", results())
+def test_results_are_short_and_equal_their_copies(name: str) -> None:
+    result = results()[name]
+    assert len(repr(result)) < 300
+    assert "object at 0x" not in repr(result)
+    for again in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert again == result
+        assert hash(again) == hash(result)
+    assert result != results()["certificate" if name != "certificate" else "overflow"]
+
+
+def test_certificates_of_other_claims_differ() -> None:
+    net = network()
+    assert certify(net) == certify(net)
+    assert certify(net) != certify(network(weight=2))
+    narrower = certify(net, domain=refqnn.Domain.box(net, 0, 1))
+    assert certify(net) != narrower
+    assert find_overflow(net, bits=2) != find_overflow(net, bits=3)
+
+
+def test_pages_and_circuits_are_short() -> None:
+    pytest.importorskip("jinja2")
+    assert len(repr(network().report())) < 100
+    pytest.importorskip("concrete")
+    assert repr(network()) in repr(refqnn.fhe.compile(network(), model="public"))

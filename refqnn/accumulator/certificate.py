@@ -46,7 +46,7 @@ from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StagedCertificate, stage_reports
 from refqnn.container import MALFORMED, read_json, write_atomically
-from refqnn.display import html_table, text_table
+from refqnn.display import html_table, shortened, text_table
 from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
 from refqnn.formats import as_integers, is_integer
@@ -134,6 +134,19 @@ class Certificate:
     def __reduce__(self) -> tuple[object, ...]:
         """For pickle and copies; what a pickle holds is not proved in this process."""
         return type(self), (dict(self.nodes), self.digest, self.domain, self.witnesses)
+
+    def __eq__(self, other: object) -> bool:
+        """The same claims, about the same network."""
+        if not isinstance(other, Certificate):
+            return NotImplemented
+        return self is other or self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        bits = ", ".join(f"{name}: {layer.signed_bits}" for name, layer in self.layers.items())
+        return f"<Certificate of {self.digest[:12]}, bits {shortened(bits)}>"
 
     def __getitem__(self, name: str) -> LayerCertificate:
         if name not in self.nodes:

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Overflow(Shown):
     """An input whose accumulator leaves the range, replayed through `Network.trace`.
 
@@ -50,12 +50,21 @@ class Overflow(Shown):
     value: int
     limits: tuple[int, int]
 
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        mine, theirs = vars(self), vars(other)
+        return all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+    def __hash__(self) -> int:
+        return hash((self.layer, self.neuron, self.value, self.limits))
+
     def __str__(self) -> str:
         lo, hi = self.limits
         return f"{self.layer}{list(self.neuron)}: reaches {self.value}, outside [{lo}, {hi}]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StageOverflow(Overflow):
     """An input that makes a stage of an accumulator overflow, and the result of the neuron wrong.
 

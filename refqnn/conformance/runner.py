@@ -30,7 +30,7 @@ from refqnn.conformance.suite import (
     select,
 )
 from refqnn.container import write_atomically
-from refqnn.display import Shown
+from refqnn.display import Shown, safe
 from refqnn.errors import InvalidType, mismatch
 
 if TYPE_CHECKING:
@@ -141,6 +141,10 @@ class Report(Shown):
 
     def __str__(self) -> str:
         return self.summary()
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return f"<Report on {safe(self.implementation)}: {counts}>"
 
     def summary(self) -> str:
         """A table by operation, then one by flag for what failed, then the first failures.

@@ -81,9 +81,10 @@ class Vector:
     comment: str
     flags: tuple[str, ...]
     profiles: tuple[str, ...]
-    arguments: Values = field(repr=False)
-    outputs: Values = field(repr=False)
-    intermediates: Values = field(repr=False)
+    # The id stands for these: it asks the same question for ever.
+    arguments: Values = field(repr=False, compare=False)
+    outputs: Values = field(repr=False, compare=False)
+    intermediates: Values = field(repr=False, compare=False)
     error: str | None
 
 

@@ -280,6 +280,9 @@ class Circuit:
         self._of_batches: dict[int, fhe.Circuit] = {}  # with keys of their own
         self._salt = secrets.token_hex(16)  # nobody but the server may recompute its identity
 
+    def __repr__(self) -> str:
+        return f"<Circuit of {self.network!r}>"
+
     # --- integers in, integers out ------------------------------------------------------------
 
     def simulate(self, codes: ArrayLike) -> NDArray[np.int64]:

@@ -80,12 +80,13 @@ def open_model(source: Any) -> tuple[Any, Path | None]:
     Raises: FileFormatError, InvalidType, NotCovered, MissingExtra; OSError as open does.
     """
     onnx = import_onnx()
+    name = "model"
     folder: Path | None = None
     if isinstance(source, onnx.ModelProto):
         model = source
     else:
         if isinstance(source, bytes):
-            data, name = source, "model"
+            data = source
         elif isinstance(source, (str, os.PathLike)):
             path = Path(source)
             if path.stat().st_size > _MAX_FILE:
@@ -99,7 +100,7 @@ def open_model(source: Any) -> tuple[Any, Path | None]:
         except Exception as error:  # protobuf's own exceptions differ between its backends
             raise FileFormatError(f"{name}: not a complete ONNX file ({error})") from None
     if not model.HasField("graph") or not model.graph.node:
-        raise FileFormatError("model: got no graph with nodes, expected an ONNX model")
+        raise FileFormatError(f"{name}: got no graph with nodes, expected an ONNX model")
     if model.functions:
         names = ", ".join(sorted({f.name for f in model.functions}))
         raise NotCovered(f"model: it defines functions of its own ({names}); inline them first")

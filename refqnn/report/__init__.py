@@ -6,7 +6,7 @@ Needs the `report` extra.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -55,7 +55,7 @@ class Page:
     """
 
     title: str
-    html: str
+    html: str = field(repr=False)
 
     def save(self, path: str | Path) -> None:
         """Write the page.  Raises: OSError."""

@@ -255,10 +255,7 @@ def test_an_estimate_makes_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_labels_integers_and_probabilities_are_the_same_in_every_form() -> None:
-    says(
-        '`predict(X, fhe="execute")` runs encrypted. Class labels, integers and probabilities are '
-        "the same in every form."
-    )
+    says('`predict(X, fhe="execute")` runs encrypted: the same labels, integers and probabilities.')
     for module in ("brevitas", "skorch", "concrete.fhe"):
         pytest.importorskip(module)
     from refqnn.training import NeuralNetClassifier
@@ -589,12 +586,17 @@ def test_every_module_of_the_table_holds_what_it_says() -> None:
         ("| `refqnn.exact` | the same semantics", "refqnn.exact", "forward trace"),
         ("| `refqnn.testing` | hypothesis", "refqnn.testing", "networks"),
         (
-            "| `refqnn.brevitas` | `from_brevitas`, `verify_against`, `exact_accumulators` |",
+            "| `refqnn.brevitas` | `from_brevitas`, `verify_against`, `exact_accumulators`; "
+            "`to_brevitas`, to train further |",
             "refqnn.brevitas",
-            "from_brevitas verify_against exact_accumulators",
+            "from_brevitas verify_against exact_accumulators to_brevitas",
         ),
         ("| `refqnn.fhe` | `compile`: simulate", "refqnn.fhe", "compile Client Server"),
-        ("| `refqnn.onnx` | `from_onnx`, `to_onnx` |", "refqnn.onnx", "from_onnx to_onnx"),
+        (
+            "| `refqnn.onnx`, `refqnn.tflite` | `from_onnx`, `to_onnx`;",
+            "refqnn.onnx",
+            "from_onnx to_onnx",
+        ),
         ("| `refqnn.conformance` | the vectors", "refqnn.conformance", "run load_vectors"),
     ):
         says(words)
@@ -609,7 +611,7 @@ def test_the_extras_are_those_of_the_package() -> None:
     (listed,) = re.findall(r"Extras: ([^.]*)\.", README.text)
     text = (ROOT / "pyproject.toml").read_text()
     section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
-    names = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE)) - {"dev"}
+    names = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE)) - {"dev", "docs"}
     assert set(re.findall(r"`(\w+)`", listed)) == names
     says("Without an extra, what needs it raises one error that names the pip command.")
     code = "import sys; sys.modules['concrete'] = None; import refqnn; refqnn.fhe"

@@ -1,0 +1,37 @@
+"""mkdocs: one page of the API reference for each public module, from its docstrings."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+PACKAGE = Path(__file__).parent.parent / "refqnn"
+
+
+def on_files(files: Files, config: Any, **_: object) -> Files:
+    """Add the pages, which read the source and import nothing."""
+    modules = _public()
+    for name in modules:
+        files.append(File.generated(config, f"reference/{name}.md", content=_page(name)))
+    lines = [f"- [`{name}`]({name}.md)" for name in modules]
+    content = "\n".join(["# API reference", "", "From the docstrings.", "", *lines, ""])
+    files.append(File.generated(config, "reference/index.md", content=content))
+    return files
+
+
+def _public() -> list[str]:
+    """refqnn, and what it imports when it is first used; with what has no lazy name."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    lazy = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "refqnn"
+        for alias in node.names
+    ]
+    return ["refqnn", *(f"refqnn.{name}" for name in sorted({*lazy, "errors", "ops", "simplify"}))]
+
+
+def _page(module: str) -> str:
+    """The members are those of `__all__`, re-exported ones too."""
+    return f"# {module}\n\n::: {module}\n"
