@@ -411,7 +411,7 @@ def test_the_extras_are_those_of_the_package() -> None:
     tomllib = pytest.importorskip("tomllib")
     project = Path(__file__).parent.parent / "pyproject.toml"
     stated = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
-    assert set(EXTRAS) == set(PURPOSES) == set(stated) - {"all", "dev", "bench"}
+    assert set(EXTRAS) == set(PURPOSES) == set(stated) - {"all", "dev", "bench", "docs"}
     for extra, packages in EXTRAS.items():
         for package in packages:
             assert any(package in line for line in stated[extra]), package

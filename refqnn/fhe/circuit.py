@@ -431,7 +431,8 @@ class Circuit:
         memory = self.key_sizes.resident
         answers = run_all(server_file, keys, requests, n_jobs, on_sample, memory)
         values = [fhe.Value.deserialize(answer) for answer in answers]
-        return self._results([self._concrete.decrypt(value) for value in values])
+        with held_back():
+            return self._results([self._concrete.decrypt(value) for value in values])
 
     # --- files --------------------------------------------------------------------------------
 

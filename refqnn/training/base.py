@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -35,7 +37,16 @@ if TYPE_CHECKING:
 
     from sklearn.utils import Tags
 
-__all__ = ["LEARNED", "PREFIXES", "Classifier", "Estimator", "Regressor", "as_kept", "require"]
+__all__ = [
+    "LEARNED",
+    "PREFIXES",
+    "Classifier",
+    "Estimator",
+    "Regressor",
+    "as_kept",
+    "require",
+    "warn",
+]
 
 Callbacks = list[tuple[str, skorch.callbacks.Callback]]
 Targets = NDArray[np.int64] | NDArray[np.float32]
@@ -70,6 +81,7 @@ _PASSED: dict[str, tuple[object, ...]] = {
 
 LEARNED = ("n_features_in_", "feature_names_in_", "input_mean_", "input_scale_")
 
+_PACKAGE = Path(__file__).parents[1]
 _MAX_SCALED = 1e6  # beyond every code of every input quantizer, and exact in float32
 
 
@@ -496,6 +508,14 @@ def _to_array(data: Any, argument: str) -> Any:
     return data if hasattr(data, "columns") else numbers
 
 
+def warn(message: str) -> None:
+    """A warning that names the line which called refqnn, however deep this is."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and Path(frame.f_code.co_filename).is_relative_to(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
 def require(name: str, got: object, holds: bool, expected: str) -> None:
     """Raises: InvalidArgument unless it holds."""
     if not holds:
@@ -516,7 +536,7 @@ def _warn_of_coarse(rows: NDArray[np.float64], kept: NDArray[np.float32]) -> Non
     for column in np.flatnonzero((np.ptp(rows, axis=0) > 0) & (lost > rows.std(axis=0) / 128)):
         got = f"values within {np.ptp(rows[:, column]):.3g} around {rows[:, column].mean():.6g}"
         expected = f"a finer feature: float32 moves them by {lost[column]:.3g}; subtract a constant"
-        warnings.warn(mismatch(f"X[:, {column}]", got, expected), stacklevel=6)
+        warn(mismatch(f"X[:, {column}]", got, expected))
 
 
 def _checked_weight(weight: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:

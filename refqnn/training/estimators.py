@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -40,7 +39,15 @@ from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, mismatch
 from refqnn.network import Network
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.training import estimator_files
-from refqnn.training.base import PREFIXES, Callbacks, Classifier, Estimator, Regressor, require
+from refqnn.training.base import (
+    PREFIXES,
+    Callbacks,
+    Classifier,
+    Estimator,
+    Regressor,
+    require,
+    warn,
+)
 from refqnn.training.compiling import circuit_options
 from refqnn.training.encrypted import Trained, search
 from refqnn.training.estimator_files import load, stored
@@ -192,7 +199,7 @@ class _QuantizedEstimator(Estimator):
                 f"at least {module.full_weight_bits()}, None, or fewer bits of weights and codes: "
                 "one weight of full size has no room, and training is held to smaller ones"
             )
-            warnings.warn(mismatch("n_accum_bits", module.n_accum_bits, expected), stacklevel=5)
+            warn(mismatch("n_accum_bits", module.n_accum_bits, expected))
         module.calibrate(torch.from_numpy(inputs))
 
     def _reopened(self) -> nn.Module:

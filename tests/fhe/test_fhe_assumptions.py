@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from refqnn import Linear, Network, Node, Requantize, fhe
 from refqnn.errors import InvalidArgument
 from refqnn.fhe import backend, program
+from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.program import INPUT, Program, Step
 
 LOOSE = {"p_error": 2.0**-30, "global_p_error": 1.0}
@@ -24,8 +25,10 @@ def both(steps: list[Step], arguments: list[NDArray[np.int64]], top: int) -> con
     circuit = backend.compiled(made, **LOOSE)
     for argument in arguments:
         expected = made(argument)
-        np.testing.assert_array_equal(circuit.simulate(argument), expected)
-        np.testing.assert_array_equal(circuit.encrypt_run_decrypt(argument), expected)
+        with held_back():  # or Concrete's handler of SIGPIPE stays
+            got = circuit.simulate(argument), circuit.encrypt_run_decrypt(argument)
+        np.testing.assert_array_equal(got[0], expected)
+        np.testing.assert_array_equal(got[1], expected)
     return circuit
 
 

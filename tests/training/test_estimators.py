@@ -595,7 +595,7 @@ def test_prune_returns_a_smaller_copy(iris_model):
     assert pruned.network_.accumulators()[0].op.weight.shape[0] <= 12
     assert pruned.score(IRIS.data, labels) > 0.8
     assert clone(pruned).get_params()["module__hidden_sizes"] == (12,)
-    with pytest.raises(InvalidArgument, match="fraction"):
+    with pytest.raises(InvalidArgument, match="n_prune_neurons_percentage"):
         iris_model.prune(IRIS.data, labels, 1.0)
 
 
