@@ -312,7 +312,17 @@ def test_every_command_with_a_result_has_json() -> None:
 
 
 def test_progress_is_plain_where_there_is_no_terminal(net: Network) -> None:
-    words = [sys.executable, "-m", "refqnn", "certify", "net", "--method", "search"]
+    words = [
+        sys.executable,
+        "-m",
+        "refqnn",
+        "certify",
+        "net",
+        "--method",
+        "search",
+        "--budget",
+        "3",
+    ]
     result = subprocess.run(words, capture_output=True, text=True, check=True)
     assert result.stderr.isascii(), result.stderr
     assert result.stderr.strip() == ""

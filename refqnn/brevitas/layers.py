@@ -196,6 +196,11 @@ class Layers:
         scale = weight.scale.reshape(-1) if weight.scale.numel() > 1 else weight.scale.reshape(())
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise refuse(name, part, "its weight scale is not a positive finite number")
+        if not bool(torch.isfinite(weight.value).all()):
+            why = (
+                "its weights are NaN or infinite; Int8AccumulatorAwareWeightQuant makes such a row"
+            )
+            raise refuse(name, part, f"{why} of zeros alone")
         integers = integers_of(weight)  # zero point taken off
         if not torch.equal(weight.zero_point, weight.zero_point.round()):
             raise refuse(name, part, "its weights have a zero point between two integers")

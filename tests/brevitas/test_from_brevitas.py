@@ -971,3 +971,12 @@ def test_several_inputs_are_refused_in_one_sentence() -> None:
             from_brevitas(Two().eval(), example)
     with pytest.raises(NotCovered, match="got 3 inputs, expected one; concatenate"):
         from_brevitas(nn.Sequential(signed(), fc_like(4)).eval(), (x, x, x))
+
+
+def test_weights_that_brevitas_makes_nan_are_named() -> None:
+    layer = qnn.QuantLinear(3, 2, False, weight_quant=bq.Int8AccumulatorAwareWeightQuant)
+    with torch.no_grad():
+        layer.weight[1] = 0.0
+    module = nn.Sequential(qnn.QuantIdentity(return_quant_tensor=True), layer).eval()
+    with pytest.raises(NotCovered, match="NaN"):
+        from_brevitas(module, torch.zeros(1, 3))
