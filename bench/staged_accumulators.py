@@ -88,7 +88,7 @@ def plan() -> Iterator[tuple[str, int, int | None, int]]:
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure, save_figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(6.4, 3.8)
     for name, line in zip(SEEDS, ("-", "--")):
@@ -103,7 +103,7 @@ def plot(runs: list[Run], path: Path) -> None:
     axes.set_xlabel(f"bits of the inner registers; the last one has {OUTER}")
     axes.set_ylabel("test accuracy, integer network")
     axes.set_title("Digits: accumulators in two stages")
-    axes.legend(fontsize=6, ncols=2)
+    legend_below(axes, 2, fontsize=6)
     save_figure(fig, path)
 
 
