@@ -104,7 +104,7 @@ def measure(cases: tuple[Case, ...], seeds: int, say: Callable[[str], None]) -> 
 
 
 def plot(found: list[list[Run]], path: Path) -> None:
-    from refqnn.plotting import COLOURS, figure, save_figure
+    from refqnn.plotting import COLOURS, figure, legend_below, save_figure
 
     fig, axes = figure(6.4, 4.0)
     names = list(dict.fromkeys(runs[0].data for runs in found))
@@ -119,7 +119,7 @@ def plot(found: list[list[Run]], path: Path) -> None:
     axes.set_xlabel("lookups of 3 bits for one inference")
     axes.set_ylabel("accuracy on held-out rows")
     axes.set_title('target="encrypted": mean of three splits, and each')
-    axes.legend()
+    legend_below(axes)
     save_figure(fig, path)
 
 
