@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -115,23 +116,22 @@ def quantize_module(
         weight[_fitted(codes @ weight.T, target, last)[0] * turned <= 0] = 0  # worse than nothing
         scale, offset = _fitted(codes @ weight.T, target, last)
         scale = np.copysign(scale, turned)
+        layer, acc = Linear(weight), codes @ weight.T
+        nodes.append(Node(f"fc{number}", layer))
         if last and not behind:
-            nodes.append(Node(f"fc{number}", Linear(weight)))
             out = Dequantizer(scale[:1], offset)
             break
-        nodes.append(Node(f"fc{number}", Linear(weight)))
         wanted = behind(_tensor(target))
-        after = _Behind(behind, scale, offset)
-        aim = _floats(wanted)
+        box = layer.out_range(Interval.of_format(fmt, layer.weight.shape[1:]))
+        values = partial(_values, behind, scale, offset)
         try:
-            act, fmt, step = after.thresholds(codes @ weight.T, weight, fmt, aim, n_bits)
+            act, step = _thresholds(values, acc, box, _floats(wanted), n_bits)
         except InvalidArgument as error:
             kinds = ", ".join(type(part).__name__ for part in behind)
             raise NotCovered(f"{kinds} behind layer {number}: {error}") from error
         nodes.append(Node(f"act{number}", act))
-        codes, out = act.forward(codes @ weight.T), Dequantizer(step)
-    network = Network(nodes, input_shape=(features,), input_quantizer=door, output_dequantizer=out)
-    return network
+        codes, fmt, out = act.forward(acc), act.format, Dequantizer(step)
+    return Network(nodes, input_shape=(features,), input_quantizer=door, output_dequantizer=out)
 
 
 def _tensor(values: NDArray[np.float32] | Floats) -> Tensor:
@@ -194,17 +194,16 @@ def _check_layers(
 
 def _input_door(rows: NDArray[np.float32], bits: int) -> SymmetricQuantizer:
     fmt = IntFormat(bits, signed=bool(rows.min() < 0))
-    scale = _step(rows.astype(np.float64), fmt, lambda x: x)
-    return SymmetricQuantizer(np.float32(scale), fmt, "half_even")
+    values = rows.astype(np.float64)
+    return SymmetricQuantizer(np.float32(_step(values, fmt, values)), fmt, "half_even")
 
 
-def _step(values: Floats, fmt: IntFormat, wanted: Floats | Callable[[Floats], Floats]) -> float:
+def _step(values: Floats, fmt: IntFormat, wanted: Floats) -> float:
     """The scale of codes of `values` that is nearest to what is wanted, in least squares."""
-    aim = wanted(values) if callable(wanted) else wanted
     greatest = float(np.abs(values).max()) or 1.0
     steps = greatest * _SHARES / fmt.q_max
     errors = [
-        np.square(aim - s * np.clip(np.rint(values / s), fmt.q_min, fmt.q_max)) for s in steps
+        np.square(wanted - s * np.clip(np.rint(values / s), fmt.q_min, fmt.q_max)) for s in steps
     ]
     return float(steps[np.argmin([error.mean() for error in errors])])
 
@@ -222,10 +221,11 @@ def _weights(
     greatest = np.abs(weight).max(axis=1, keepdims=True)
     greatest = np.full_like(greatest, greatest.max()) if one_scale else greatest
     greatest[greatest == 0] = 1.0
+    upper = _dependence(codes.astype(np.float64))
     best, least = np.zeros(weight.shape, dtype=np.int64), np.full((len(weight), 1), np.inf)
     for share in _SHARES if budget is None else np.append(_SHARES, _COARSER):
         scale = greatest * share / (2 ** (bits - 1) - 1)
-        rounded = _compensated(weight / scale, codes.astype(np.float64), bits)
+        rounded = _compensated(weight / scale, upper, bits)
         if budget is not None:
             rounded = project(rounded, None, (fmt.q_min, fmt.q_max), budget)
         acc = codes @ rounded.T
@@ -236,13 +236,17 @@ def _weights(
     return best
 
 
-def _compensated(weight: Floats, x: Floats, bits: int) -> NDArray[np.int64]:
-    """Rounded columns; the columns that follow make up for what each one loses on x [n, in]."""
+def _dependence(x: Floats) -> Floats:
+    """How columns make up for each other on x [n, in]: the inverse Hessian's upper factor."""
     hessian = x.T @ x / len(x)
     hessian[np.diag_indices_from(hessian)] += (
         _DAMPING * max(float(np.trace(hessian)), 1.0) / len(hessian)
     )
-    upper = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(hessian)).T)
+
+
+def _compensated(weight: Floats, upper: Floats, bits: int) -> NDArray[np.int64]:
+    """Rounded columns; the columns that follow make up for what each one loses."""
     largest, weight = 2 ** (bits - 1) - 1, weight.copy()
     rounded = np.zeros(weight.shape, dtype=np.int64)
     for k in range(weight.shape[1]):
@@ -276,32 +280,29 @@ def _turned(behind: nn.Sequential, channels: int) -> Floats:
     return np.where(high < low, -1.0, 1.0)
 
 
-class _Behind:
-    """What stands behind a sum: codes as a function of the accumulators of each channel."""
+def _values(behind: nn.Sequential, scale: Floats, offset: Floats, acc: NDArray[np.int64]) -> Floats:
+    """What stands behind the sums, of accumulators [n, channels]."""
+    return _floats(behind(_tensor(acc * scale + offset)))
 
-    def __init__(self, behind: nn.Sequential, scale: Floats, offset: Floats) -> None:
-        self._behind, self._scale, self._offset = behind, scale, offset
 
-    def _values(self, acc: NDArray[np.int64]) -> Floats:
-        """Of accumulators [n, channels]."""
-        return _floats(self._behind(_tensor(acc * self._scale + self._offset)))
+def _thresholds(
+    values: Callable[[NDArray[np.int64]], Floats],
+    acc: NDArray[np.int64],
+    box: Interval,
+    wanted: Floats,
+    bits: int,
+) -> tuple[Requantize, float]:
+    """Thresholds for every accumulator there can be, and the scale of their codes.
 
-    def thresholds(
-        self,
-        acc: NDArray[np.int64],
-        weight: NDArray[np.int64],
-        fmt: IntFormat,
-        wanted: Floats,
-        bits: int,
-    ) -> tuple[Requantize, IntFormat, float]:
-        """Thresholds for every accumulator there can be; the codes' format and scale."""
-        values = self._values(acc)
-        out = IntFormat(bits, signed=bool(values.min() < 0))
-        step = _step(values, out, wanted)
-        box = Linear(weight).out_range(Interval.of_format(fmt, (weight.shape[1],)))
+    Args:
+        values: what stands behind the sums makes of accumulators [n, channels].
+        acc: accumulators of the samples; wanted is what the float module has there.
+    """
+    seen = values(acc)
+    fmt = IntFormat(bits, signed=bool(seen.min() < 0))
+    step = _step(seen, fmt, wanted)
 
-        def codes(acc: NDArray[np.int64]) -> Floats:
-            scaled = np.floor(self._values(acc.T).T / step + 0.5)
-            return np.clip(scaled, out.q_min, out.q_max)
+    def codes(acc: NDArray[np.int64]) -> Floats:
+        return np.clip(np.floor(values(acc.T).T / step + 0.5), fmt.q_min, fmt.q_max)
 
-        return Requantize.from_function(codes, box.lo, box.hi, out), out, step
+    return Requantize.from_function(codes, box.lo, box.hi, fmt), step
