@@ -25,6 +25,7 @@ from refqnn import (
     Requantize,
     SymmetricQuantizer,
     certify,
+    extras,
     find_overflow,
     observed,
 )
@@ -197,7 +198,9 @@ def test_a_circuit_is_shown_and_refuses_to_be_pickled() -> None:
 
 def test_dir_lists_what_users_import() -> None:
     names = dir(refqnn)
-    assert {"brevitas", "fhe", "training", "from_onnx", "to_onnx", "load", "Network"} <= set(names)
+    assert {"from_onnx", "to_onnx", "load", "Network"} <= set(names)
+    for name, extra in {"brevitas": "train", "fhe": "fhe", "training": "train"}.items():
+        assert (name in names) == extras.here(extra)
     assert not {"plan", "arithmetic", "graph", "container", "import_module", "Any"} & set(names)
     for name in names:
         assert name in vars(refqnn) or name in {*refqnn._LAZY_FUNCTIONS, *refqnn._LAZY_MODULES}

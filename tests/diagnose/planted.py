@@ -36,7 +36,7 @@ from refqnn.conformance.operations import OPERATIONS
 from refqnn.diagnosis import Diagnosis, diagnose
 from refqnn.graph import inputs_of
 
-STORED = Path(refqnn.__file__).resolve().parents[1] / "vectors" / "networks"
+STORED = Path(__file__).parents[2] / "vectors" / "networks"
 TRAINED = ("iris-mlp", "checkerboard-mlp", "regression-mlp", "digits-cnn")
 
 S4, U3 = IntFormat(4, signed=True), IntFormat(3, signed=False)

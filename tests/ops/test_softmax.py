@@ -144,6 +144,7 @@ def test_a_part_of_the_inputs_is_enumerated():
 
 def test_what_has_no_form_for_it_says_so():
     net = behind(3)
+    pytest.importorskip("onnx")
     with pytest.raises(NotCovered, match="soft"):
         refqnn.to_onnx(net)
     pytest.importorskip("concrete.fhe")
