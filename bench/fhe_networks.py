@@ -5,6 +5,9 @@ iris, digits    trained for encryption: ternary weights, hidden sums of at most 
 breast_cancer, digits alone
                 each neuron reads one input: no lookup at all; width and bits by cross-validation on
                 the training samples
+iris target, ...
+                NeuralNetClassifier(target="encrypted"): lookups of 3 bits, as many as it chooses
+                (digits: 64)
 iris w3a3, ...  the demonstration's: 3-bit weights and codes, sparse rows
 iris dense, ... the peer's default: 3-bit weights and codes, every input, hidden = 4 x inputs
 """
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 
 import refqnn
 from refqnn import Network, datasets
-from refqnn.training import loop
+from refqnn.training import NeuralNetClassifier, loop
 
 DATASETS = ("iris", "breast_cancer", "digits")
 
@@ -85,6 +88,8 @@ def trained(name: str, seed: int = 0) -> Trained:
         import digits_cnn
 
         return _small_cnn(name, digits_cnn.small(seed), seed)
+    if name.endswith(" target"):
+        return _for_encryption(name, seed)
     dataset, config = CONFIGS[name]()
     data = datasets.load(dataset, seed)
     module = loop.build(config, data.n_features, data.n_outputs, seed)
@@ -94,6 +99,21 @@ def trained(name: str, seed: int = 0) -> Trained:
     loop.fit(twin, data.X_train, data.y_train, seed=seed, **plain.training)
     network = refqnn.from_brevitas(module, data.X_train[:2])
     return _with_data(name, network, twin, data)
+
+
+def _for_encryption(name: str, seed: int) -> Trained:
+    """The float twin: the demonstration's."""
+    dataset = name.removesuffix(" target")
+    data, config = datasets.load(dataset, seed), loop.demo_config(dataset)
+    sizes = {"module__hidden_sizes": (64,)} if dataset == "digits" else {}
+    model = NeuralNetClassifier(
+        target="encrypted", budget_s=30.0, random_state=seed, verbose=0, **sizes
+    )
+    model.fit(data.X_train, data.y_train)
+    twin = loop.build_float(config, data.n_features, data.n_outputs, seed)
+    plain = replace(config, epochs=config.float_epochs)
+    loop.fit(twin, data.X_train, data.y_train, seed=seed, **plain.training)
+    return _with_data(name, model.network_, twin, data)
 
 
 def _small_cnn(name: str, network: Network, seed: int) -> Trained:
@@ -114,8 +134,9 @@ def _small_cnn(name: str, network: Network, seed: int) -> Trained:
 
 
 def _with_data(name: str, network: Network, twin: torch.nn.Module, data: Any) -> Trained:
-    shape = (-1, *network.input_shape)
-    X_train, X_test = data.X_train.reshape(shape), data.X_test.reshape(shape)
+    X_train, X_test = data.X_train, data.X_test
+    if len(network.input_shape) > 1:
+        X_train, X_test = (X.reshape(-1, *network.input_shape) for X in (X_train, X_test))
     return Trained(
         name,
         network,

@@ -4,7 +4,7 @@ What Concrete ML does with a power-of-two network, in our words: the bias of eve
 to its accumulator, so that code 0 is what rounds to 0; accumulators as they come are rounded by
 `round_bit_pattern` (half up) where thresholds are a power-of-two grid, otherwise looked up whole;
 codes and accumulators are signed; widths are measured on an input set; every lookup may fail with
-probability 2**-40.
+probability 2**-40, or, where that is asked, a whole inference with a probability that is given.
 
     code = table(round_bit_pattern(x @ W + bias, shift))
 """
@@ -17,7 +17,7 @@ import numpy as np
 from concrete import fhe
 from numpy.typing import NDArray
 
-from refqnn import Linear, Network, Requantize
+from refqnn import Linear, Lookup, Network, Requantize
 from refqnn.ops import Conv2d, Flatten
 
 P_ERROR = 2.0**-40
@@ -25,8 +25,13 @@ P_ERROR = 2.0**-40
 IntVector = NDArray[np.int64]
 
 
-def compile_peer(network: Network, inputset: NDArray[np.int64]) -> fhe.Circuit:
-    """Compile a chain of Linear, Conv2d, Requantize and Flatten nodes the peer's way."""
+def compile_peer(
+    network: Network, inputset: NDArray[np.int64], global_p_error: float | None = None
+) -> fhe.Circuit:
+    """Compile a chain of Linear, Conv2d, Requantize, Lookup and Flatten nodes the peer's way.
+
+    global_p_error: of a whole inference, instead of `P_ERROR` for each lookup.
+    """
 
     def circuit(x: Any) -> Any:
         t = x
@@ -35,7 +40,7 @@ def compile_peer(network: Network, inputset: NDArray[np.int64]) -> fhe.Circuit:
         return t
 
     configuration = fhe.Configuration(
-        p_error=P_ERROR,
+        **({"p_error": P_ERROR} if global_p_error is None else {"global_p_error": global_p_error}),
         compress_evaluation_keys=True,
         compress_input_ciphertexts=True,
         dump_artifacts_on_unexpected_failures=False,
@@ -51,6 +56,8 @@ def _applied(op: Any, t: Any) -> Any:
         return _convolved(op, t)
     if isinstance(op, Flatten):
         return t.reshape((int(np.prod(t.shape)),))
+    if isinstance(op, Lookup):
+        return fhe.univariate(lambda value: op.forward(np.asarray(value)[None])[0])(t)
     assert isinstance(op, Requantize)
     shift = op.shift or 0
     bias = _bias(op, shift)
