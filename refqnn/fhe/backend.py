@@ -7,9 +7,9 @@ not take part in that assignment: `FittingConstants` runs after it and stores ea
 
 **Assumptions on Concrete 2.11** (tests/fhe/test_fhe_assumptions.py has one test for each).  It is
 not maintained any more, and wrong results are reported for it (zama-ai/concrete): 1293, 1296 and
-1304 on constants, 1303 on widths, 1306 and 1309 on an input that is added at the end, 1307 on values
-that are returned, 1305 on GPUs, 1316 on strategies.  tests/fhe/test_fhe_reports.py runs each, in the
-form that a network of ours can have, encrypted; the last two are refused (7).
+1304 on constants, 1303 on widths, 1306 and 1309 on an input that is added at the end, 1307 on
+values that are returned, 1305 on GPUs, 1316 on strategies.  tests/fhe/test_fhe_reports.py runs each
+encrypted, in the form that a network of ours can have; the last two are refused (7).
 
     1  widths set by a processor are those that are used; what an input set shows is not
     2  sums are exact modulo 2**(bits + 1), whatever leaves the range in between
