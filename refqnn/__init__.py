@@ -8,17 +8,6 @@ and are imported when they are first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from refqnn.accumulator import (
-    Certificate,
-    Domain,
-    certify,
-    certify_class,
-    find_overflow,
-    max_fan_in,
-    observed,
-    omega,
-)
-from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import RefqnnError
 from refqnn.formats import BIPOLAR, TERNARY, IntFormat, signed_bits, span_bits, unsigned_bits
 from refqnn.network import Difference, Network, Node, diff, load
@@ -53,6 +42,7 @@ from refqnn.rounding import Rounding
 from refqnn.simplify import simplify
 
 if TYPE_CHECKING:  # what is imported when it is first used
+    from refqnn import accumulator as accumulator
     from refqnn import brevitas as brevitas
     from refqnn import conformance as conformance
     from refqnn import datasets as datasets
@@ -68,16 +58,38 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn import testing as testing
     from refqnn import tflite as tflite
     from refqnn import training as training
+    from refqnn.accumulator import Certificate as Certificate
+    from refqnn.accumulator import Domain as Domain
+    from refqnn.accumulator import certify as certify
+    from refqnn.accumulator import certify_class as certify_class
+    from refqnn.accumulator import find_overflow as find_overflow
+    from refqnn.accumulator import max_fan_in as max_fan_in
+    from refqnn.accumulator import observed as observed
+    from refqnn.accumulator import omega as omega
     from refqnn.brevitas import from_brevitas as from_brevitas
     from refqnn.brevitas import to_brevitas as to_brevitas
     from refqnn.diagnosis import diagnose as diagnose
+    from refqnn.emulate import Accumulator as Accumulator
+    from refqnn.emulate import Emulated as Emulated
+    from refqnn.emulate import Stage as Stage
     from refqnn.onnx import from_onnx as from_onnx
     from refqnn.onnx import to_onnx as to_onnx
     from refqnn.tflite import from_tflite as from_tflite
 
 __version__ = "0.1.0"
 
-_LAZY_FUNCTIONS = {
+_LAZY_FUNCTIONS = {  # and classes
+    "Stage": "refqnn.emulate",
+    "Emulated": "refqnn.emulate",
+    "Accumulator": "refqnn.emulate",
+    "Certificate": "refqnn.accumulator",
+    "Domain": "refqnn.accumulator",
+    "certify": "refqnn.accumulator",
+    "certify_class": "refqnn.accumulator",
+    "find_overflow": "refqnn.accumulator",
+    "max_fan_in": "refqnn.accumulator",
+    "observed": "refqnn.accumulator",
+    "omega": "refqnn.accumulator",
     "diagnose": "refqnn.diagnosis",
     "from_brevitas": "refqnn.brevitas",
     "from_onnx": "refqnn.onnx",
@@ -87,6 +99,7 @@ _LAZY_FUNCTIONS = {
 }
 _LAZY_MODULES = frozenset(
     (
+        "accumulator",
         "brevitas",
         "conformance",
         "datasets",

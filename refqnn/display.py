@@ -8,7 +8,6 @@ sequence.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from html import escape
 
 __all__ = ["TEXT", "Shown", "cell", "html_table", "safe", "shortened", "text_table"]
 
@@ -82,6 +81,8 @@ def html_table(title: str, rows: Iterable[Mapping[str, object]]) -> str:
     >>> html_table("a < b", [{"layer": "<i>"}])
     '<table><caption>a &lt; b</caption><thead><tr><th scope="col">layer</th></tr></thead><tbody><tr><th scope="row">&lt;i&gt;</th></tr></tbody></table>'
     """  # noqa: E501
+    from html import escape
+
     lines = _cells(rows) or [["none"]]
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in lines[0])
     body = "".join(
@@ -108,4 +109,6 @@ class Shown:
 
     def _repr_html_(self) -> str:
         lines = (safe(line) for line in str(self).split("\n"))
+        from html import escape
+
         return "<pre>" + escape("\n".join(lines)) + "</pre>"

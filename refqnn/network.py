@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from refqnn.arithmetic import to_int64_if_possible
 from refqnn.display import Shown, html_table, shortened, text_table
-from refqnn.emulate import Accumulators, accumulator_of, check_names
 from refqnn.errors import (
     AccumulatorOverflow,
     InvalidArgument,
@@ -44,10 +43,11 @@ from refqnn.graph import (
 from refqnn.limits import at_a_time
 from refqnn.ops.base import IntArray, Interval, Shape, is_sum
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
-from refqnn.plan import Enumeration, Plan, enumerated, prepare
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 
 if TYPE_CHECKING:
+    from refqnn.emulate import Accumulators
+    from refqnn.plan import Enumeration, Plan
     from refqnn.report import Page
 
 __all__ = ["INPUT", "Difference", "Network", "Node", "diff", "load"]
@@ -270,13 +270,10 @@ class Network:
         Raises: as `forward`; AccumulatorOverflow where an accumulator is asked to; InvalidArgument
         for a name of no node that sums.
         """
-        check_names(accumulator, [node.name for node in self.accumulators()])
+        step = self._step if accumulator is None else self._emulated(accumulator)
         values: Trace = {INPUT: self.check_codes(codes)}
         for node in self.nodes:
-            if accumulator is None:
-                values[node.name] = self._step(node, values)
-            else:
-                values[node.name] = _emulated_step(node, values, accumulator)
+            values[node.name] = step(node, values)
         return values
 
     def diff(
@@ -421,15 +418,41 @@ class Network:
             for node in self.nodes
         }
 
+    def _emulated(self, accumulators: Accumulators) -> Callable[[Node, Trace], IntArray]:
+        """A step with sums as these accumulators make them.
+
+        Raises: InvalidArgument for a name of no node that sums.
+        """
+        from refqnn.emulate import accumulator_of, check_names
+
+        check_names(accumulators, [node.name for node in self.accumulators()])
+
+        def step(node: Node, values: Trace) -> IntArray:
+            # No plan here: an overflow may leave the proved ranges.
+            inputs = tuple(values[name] for name in inputs_of(node))
+            accumulator = accumulator_of(accumulators, node.name)
+            if accumulator is None or not is_sum(node.op):
+                return node.op.forward(*inputs)
+            try:
+                return accumulator.accumulate(node.op, inputs)
+            except AccumulatorOverflow as error:
+                raise AccumulatorOverflow(f"node {node.name!r}: {error}") from None
+
+        return step
+
     @cached_property
     def _prepared(self) -> Enumeration | Plan | None:
         """The program in floats that are proved exact; None where they are not wide enough."""
+        from refqnn.plan import enumerated, prepare  # when a network runs, not when one is made
+
         plan = prepare(self)
         return None if plan is None else enumerated(plan) or plan
 
     @property
     def is_a_table(self) -> bool:
         """Does `forward` look outputs up in a table of all inputs, which are few?"""
+        from refqnn.plan import Enumeration
+
         return isinstance(self._prepared, Enumeration)
 
     @cached_property
@@ -440,18 +463,6 @@ class Network:
     def _last_uses(self) -> list[tuple[str, ...]]:
         """Which values may be dropped after node i."""
         return last_uses([(node.name, inputs_of(node)) for node in self.nodes], self.output)
-
-
-def _emulated_step(node: Node, values: Trace, accumulators: Accumulators) -> IntArray:
-    """No plan here: an overflow may leave the proved ranges."""
-    inputs = tuple(values[name] for name in inputs_of(node))
-    accumulator = accumulator_of(accumulators, node.name)
-    if accumulator is None or not is_sum(node.op):
-        return node.op.forward(*inputs)
-    try:
-        return accumulator.accumulate(node.op, inputs)
-    except AccumulatorOverflow as error:
-        raise AccumulatorOverflow(f"node {node.name!r}: {error}") from None
 
 
 def diff(

@@ -12,16 +12,18 @@ matter keep their place, with weights of 0.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refqnn.accumulator.arguments import the_network
-from refqnn.accumulator.certificate import Certificate, check_usable
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
 from refqnn.ops import KINDS
 from refqnn.ops.base import Interval, Op, Shape
 from refqnn.ops.structure import Classes, Mask
+
+if TYPE_CHECKING:
+    from refqnn.accumulator import Certificate
 
 __all__ = ["simplify"]
 
@@ -48,6 +50,10 @@ def simplify(network: Network, certificate: Certificate, *, allow_trusted: bool 
     >>> small["fc1"].op.weight.tolist(), small["fc2"].op.weight.tolist()
     ([[1, 2]], [[-2]])
     """
+    # Here: `import refqnn` shall not wait for proofs.
+    from refqnn.accumulator.arguments import the_network
+    from refqnn.accumulator.certificate import check_usable
+
     the_network(network)
     check_usable(certificate, network, allow_trusted=allow_trusted)
     return _without_dead_channels(_folded(network, certificate))
