@@ -56,8 +56,7 @@ def compared(path: Path) -> list[dict[str, Any]]:
             (one,) = made.get_input_details()
             rng = np.random.default_rng(0)
             codes = rng.integers(-128, 128, (batch, *one["shape"][1:])).astype(np.int8)
-            ours = np.moveaxis(codes, -1, 1) if codes.ndim > 2 else codes
-            ours = ours.reshape(batch, *network.input_shape)
+            ours = codes.reshape(batch, *network.input_shape)
             expected = called(made, codes).reshape(batch, -1)
             agreement = np.mean(network.forward(ours).reshape(batch, -1) == expected)
             calls: dict[str, Call] = {
@@ -77,10 +76,10 @@ def compared(path: Path) -> list[dict[str, Any]]:
                     "ratio": best["refqnn"] / best["LiteRT"],
                 }
             )
+            times = ", ".join(f"{name} {1e3 * t:.3f} ms" for name, t in best.items())
             print(
-                f"{path.stem:40} {runtime:10} batch {batch:2}  refqnn {best['refqnn'] * 1e3:8.3f} ms, "
-                f"LiteRT {best['LiteRT'] * 1e3:8.3f} ms, ratio {results[-1]['ratio']:6.2f}, "
-                f"equal {agreement:.3f}"
+                f"{path.stem} {runtime} batch {batch}: {times}, "
+                f"ratio {results[-1]['ratio']:.2f}, equal {agreement:.3f}"
             )
     return results
 
