@@ -32,6 +32,8 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import ctypes
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -292,6 +294,19 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
+def import_seconds() -> dict[str, float]:
+    """Of numpy and of refqnn in an interpreter of their own, the least of nine; the interpreter's
+    own start is in both."""
+    return {
+        package: min(
+            float(seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True), 0.0)[0])
+            for _ in range(9)
+        )
+        for package in ("numpy", "refqnn")
+        for code in [f"import {package}"]
+    }
+
+
 # --- results ----------------------------------------------------------------------------------
 
 
@@ -381,8 +396,11 @@ def main() -> None:
         report(f"{claim}: {ratio:.3g} (by processor time {cpu:.3g})")
     if session.quick:
         return
+    imports = import_seconds()
+    report(f"import: {imports}, ratio {imports['refqnn'] / imports['numpy']:.2f}")
     content = {
         "threads": 1,
+        "import_seconds": imports,
         "rounds": ROUNDS,
         "summary": summaries,
         "agreement": agreement,

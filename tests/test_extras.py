@@ -43,6 +43,22 @@ def test_import_loads_numpy_and_the_standard_library_only() -> None:
     assert result.stdout.strip() == ""
 
 
+def test_import_does_not_wait_for_proofs_and_plans() -> None:
+    """They take as long to load as the rest; bench/clear_speed.py has the times."""
+    result = python("import sys, refqnn; print(*sys.modules)")
+    late = ("refqnn.accumulator", "refqnn.plan", "refqnn.emulate", "refqnn.storage", "refqnn.exact")
+    assert not [name for name in result.stdout.split() if name.startswith(late)]
+    names = (
+        "certify",
+        "Certificate",
+        "Accumulator",
+        "find_overflow",
+        "simplify",
+        "accumulator.bounds",
+    )
+    assert python("import refqnn; " + "; ".join(f"refqnn.{n}" for n in names)).returncode == 0
+
+
 @pytest.mark.parametrize("package", ["torch", "brevitas", "concrete", "jinja2", "hypothesis"])
 def test_what_dir_lists_can_be_had(package: str) -> None:
     """`help(refqnn)`, completion and `inspect.getmembers` take every name that `dir` gives."""
