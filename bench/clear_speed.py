@@ -295,16 +295,13 @@ def _status(field: str) -> int:
 
 
 def import_seconds() -> dict[str, float]:
-    """Of numpy and of refqnn in an interpreter of their own, the least of nine; the interpreter's
-    own start is in both."""
-    return {
-        package: min(
-            float(seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True), 0.0)[0])
-            for _ in range(9)
-        )
-        for package in ("numpy", "refqnn")
-        for code in [f"import {package}"]
-    }
+    """Of numpy and of refqnn, each in an interpreter of its own, whose start counts: the least of 9."""
+
+    def one(package: str) -> float:
+        command = [sys.executable, "-c", f"import {package}"]
+        return float(seconds(lambda: subprocess.run(command, check=True), 0.0)[0])
+
+    return {package: min(one(package) for _ in range(9)) for package in ("numpy", "refqnn")}
 
 
 # --- results ----------------------------------------------------------------------------------
