@@ -295,7 +295,7 @@ def _status(field: str) -> int:
 
 
 def import_seconds() -> dict[str, float]:
-    """Of numpy and of refqnn, each in an interpreter of its own, whose start counts: the least of 9."""
+    """Of numpy and of refqnn, each in a fresh interpreter, whose start counts; the least of 9."""
 
     def one(package: str) -> float:
         command = [sys.executable, "-c", f"import {package}"]
