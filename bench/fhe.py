@@ -10,7 +10,7 @@ Runs bench/test_fhe.py, prints two tables, writes fhe.json (as pytest-benchmark 
     peer        the same network in the peer's construction, encrypted (bench/fhe_peer.py); it may
                 fail with 2^-40 at each lookup, ours and the last column with 2^-128 altogether
 
-    python bench/fhe.py            # 11 minutes on two idle cores
+    python bench/fhe.py            # 26 minutes on two idle cores
     python bench/fhe.py --quick    # the smallest network, nothing written
 """
 

@@ -94,11 +94,8 @@ def trained(name: str, seed: int = 0) -> Trained:
     data = datasets.load(dataset, seed)
     module = loop.build(config, data.n_features, data.n_outputs, seed)
     loop.fit(module, data.X_train, data.y_train, seed=seed, **config.training)
-    twin = loop.build_float(config, data.n_features, data.n_outputs, seed)
-    plain = replace(config, epochs=config.float_epochs)
-    loop.fit(twin, data.X_train, data.y_train, seed=seed, **plain.training)
     network = refqnn.from_brevitas(module, data.X_train[:2])
-    return _with_data(name, network, twin, data)
+    return _with_data(name, network, _float_twin(config, data, seed), data)
 
 
 def _for_encryption(name: str, seed: int) -> Trained:
@@ -110,10 +107,15 @@ def _for_encryption(name: str, seed: int) -> Trained:
         target="encrypted", budget_s=30.0, random_state=seed, verbose=0, **sizes
     )
     model.fit(data.X_train, data.y_train)
+    return _with_data(name, model.network_, _float_twin(config, data, seed), data)
+
+
+def _float_twin(config: loop.DemoConfig, data: Any, seed: int) -> torch.nn.Module:
+    """Nothing quantized; the same sizes and data."""
     twin = loop.build_float(config, data.n_features, data.n_outputs, seed)
     plain = replace(config, epochs=config.float_epochs)
     loop.fit(twin, data.X_train, data.y_train, seed=seed, **plain.training)
-    return _with_data(name, model.network_, twin, data)
+    return twin
 
 
 def _small_cnn(name: str, network: Network, seed: int) -> Trained:

@@ -1,6 +1,6 @@
 """Encrypted inference against clear inference, against its limit, and against the peer's circuits.
 
-    refqnn bench fhe          # 11 minutes on two idle cores; tables and figure
+    refqnn bench fhe          # 26 minutes on two idle cores; tables and figure
     pytest bench/test_fhe.py --benchmark-enable --benchmark-json=fhe.json
 
 Every network runs as float, integer, simulated and encrypted, and once more in the peer's

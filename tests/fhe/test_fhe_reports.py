@@ -34,8 +34,8 @@ def network(nodes: list[Node], inputs: int, input_format: IntFormat = S8) -> Net
     return Network(nodes, input_shape=(inputs,), input_format=input_format)
 
 
-def sign(source: str, name: str = "positive") -> Node:
-    return Node(name, Requantize([[1]], U1), (source,))
+def sign(source: str) -> Node:
+    return Node("positive", Requantize([[1]], U1), (source,))
 
 
 def constant() -> Network:
