@@ -97,6 +97,14 @@ def test_run_prints_a_line_a_sample(net: Network) -> None:
     assert "no output dequantizer" in invoke("run", "net", "X.npy", "--as", "floats", code=2).output
 
 
+def test_every_command_that_opens_a_network_is_told_how() -> None:
+    opens = ("inspect", "certify", "convert", "diff", "diagnose", "run", "trace", "report")
+    commands = [refqnn.commands[name] for name in opens]
+    for command in (*commands, refqnn.commands["fhe"].commands["compile"]):
+        flags = {flag for param in command.params for flag in param.opts}
+        assert flags >= {"--input", "--stop", "--strict", "--runtime"}, command.name
+
+
 @pytest.mark.parametrize("form", ["npz", "npy", "txt"])
 def test_a_trace_is_read_back_whole(net: Network, form: str) -> None:
     target = "trace.npz" if form == "npz" else "trace"

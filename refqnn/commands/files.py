@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +13,7 @@ import click
 
 from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting, tflite
 from refqnn.commands import console
+from refqnn.commands.reading import Reader, reads
 from refqnn.display import safe
 from refqnn.errors import CertificateError, RefqnnError
 from refqnn.formats import signed_bits
@@ -28,59 +26,6 @@ if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
     from refqnn.network import Network
     from refqnn.onnx import Flavour
-    from refqnn.onnx.reader import Imported
-    from refqnn.tflite import Runtime
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Opens a network as the options of a command say; names what an ONNX file has left out."""
-
-    door: str | None
-    stop: str | None
-    strict: bool
-    runtimes: tuple[Runtime, ...]
-
-    def __call__(self, file: Path) -> Network:
-        return self.imported(file).network
-
-    def imported(self, file: Path) -> Imported:
-        """With what is known of the file besides."""
-        if len(self.runtimes) > 1:
-            raise click.UsageError("give --runtime once")
-        imported = onnx.open_file(
-            file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtimes[0]
-        )
-        console.show(*(f"left out behind the output: {node}" for node in imported.dropped))
-        return imported
-
-
-def _reads(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say how a foreign file is read, and `read`, which opens a file so."""
-
-    @click.option("--input", "door", help="ONNX tensor to start from, or UINT8, INT4, ...: codes.")
-    @click.option("--output", "stop", help="ONNX tensor to stop at.")
-    @click.option("--strict", is_flag=True, help="Refuse a file whose last operators are left out.")
-    @click.option(
-        "--runtime",
-        "runtimes",
-        type=click.Choice(list(tflite.RUNTIMES)),
-        multiple=True,
-        default=["tflite_ref"],
-        help="Of a TFLite model: whose arithmetic.",
-    )
-    @wraps(command)
-    def with_reader(
-        *args: object,
-        door: str | None,
-        stop: str | None,
-        strict: bool,
-        runtimes: tuple[Runtime, ...],
-        **options: object,
-    ) -> None:
-        command(*args, read=Reader(door, stop, strict, runtimes), **options)
-
-    return with_reader
 
 
 _layout = click.option(
@@ -91,7 +36,7 @@ _layout = click.option(
 
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=console.FILE)
-@_reads
+@reads
 @console.json_option
 def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
     """Show a network (ours, ONNX or TFLite): nodes, formats, proved ranges, bits, parameters."""
@@ -137,7 +82,7 @@ def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
     "--verify", "stated", type=console.FILE, help="Recheck this certificate, prove none anew."
 )
 @click.option("--allow-trusted", is_flag=True, help="--verify accepts what it cannot recheck.")
-@_reads
+@reads
 def certify(
     file: Path,
     bits: int | None,
@@ -322,7 +267,7 @@ def _call(target: str) -> tuple[Any, Any]:
     default="qonnx",
     help="Of a target that ends in .onnx.",
 )
-@_reads
+@reads
 def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
     """Read SOURCE (ours, ONNX or TFLite), write TARGET (.onnx, or ours under any other name)."""
     network = read(source)
@@ -345,7 +290,7 @@ def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
     help="In place of B: integers of another program, an .npz file or a folder of .npy and .txt.",
 )
 @_layout
-@_reads
+@reads
 @console.json_option
 def diff(
     a: Path,
@@ -423,7 +368,7 @@ def diff(
     default=60.0,
     help="Seconds for pairs of deviations, for each layer that parts.",
 )
-@_reads
+@reads
 @console.json_option
 def diagnose(
     network_file: Path,
