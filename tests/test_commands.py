@@ -311,6 +311,24 @@ def test_json_goes_to_standard_output_and_the_rest_beside_it(net: Network) -> No
     assert not Path("-").exists()
 
 
+def test_an_error_is_json_too(net: Network) -> None:
+    """Of a program that cannot be talked to, a broken file, a certificate that does not hold."""
+    silent = ("conform", "--json", "-", "--", sys.executable, "-c", "pass")
+    error = json.loads(invoke(*silent, code=2).stdout)["error"]
+    assert error in invoke("conform", "--", sys.executable, "-c", "pass", code=2).stderr
+    Path("broken").write_bytes(b"PK\x03\x04")
+    for words in (("inspect", "broken"), ("certify", "net", "--bits", 4, "--layer", "act")):
+        answer = told(*words, code=2)
+        assert list(answer) == ["error"]
+        assert "broken" in answer["error"] or "layer" in answer["error"]
+    certify(net, method="interval").save("certificate.json")
+    other = Network(net.nodes[:2], input_shape=net.input_shape, input_format=net.input_format)
+    other.save("other")
+    assert "network" in told("certify", "other", "--verify", "certificate.json", code=1)["error"]
+    invoke("inspect", "broken", "--json", "told.json", code=2)
+    assert "broken" in json.loads(Path("told.json").read_text())["error"]
+
+
 def test_every_command_with_a_result_has_json() -> None:
     for name in ("demo", "inspect", "certify", "compare", "diff", "conform", "run", "doctor"):
         assert any("--json" in p.opts for p in refqnn.commands[name].params), name

@@ -185,7 +185,10 @@ def save_option(flag: str, name: str, what: str, *endings: str) -> Callable[[F],
 
 def json_option(command: F) -> F:
     """--json FILE, handed to the command as `json_file` for `print_json`."""
-    told = "Write the result as JSON to FILE; to standard output with -, and the rest beside it."
+    told = (
+        'Write the result as JSON to FILE, or {"error": message}; to standard output with -, and '
+        "the rest beside it."
+    )
     return click.option("--json", "json_file", type=NewFile(dash=True), help=told)(command)
 
 
@@ -262,11 +265,21 @@ class DoesNotHold(Failure):
 
 
 class Command(click.Command):
-    """A command that ends before its work where a file that it writes is given twice."""
+    """A command that ends before its work where a file that it writes is given twice.
+
+    Where it ends in an error, that is its JSON: {"error": message}.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         _refuse_a_file_twice(ctx)
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (RefqnnError, OSError, click.ClickException) as error:
+            told = error.message if isinstance(error, click.ClickException) else str(error)
+            print_json(ctx.params.get("json_file"), {"error": told})
+            raise
 
 
 class Group(click.Group):

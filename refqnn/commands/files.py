@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting, tflite
+from refqnn.accumulator import Certificate, StagedCertificate, StageOverflow
+from refqnn.accumulator.arguments import summing
+from refqnn.accumulator.staged_files import read_certificate
 from refqnn.commands import console
-from refqnn.commands.reading import Reader, reads
+from refqnn.commands.reading import Reader, accumulator_option, accumulators, reads
 from refqnn.display import safe
+from refqnn.emulate import Accumulator, Accumulators, accumulator_of, check_names
 from refqnn.errors import CertificateError, RefqnnError
 from refqnn.formats import signed_bits
 from refqnn.inspect import describe, table
@@ -58,6 +62,7 @@ def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
 @click.argument("file", type=console.FILE)
 @click.option("--bits", type=click.IntRange(1, 64), help="Ask: does any accumulator overflow?")
 @click.option("--unsigned", is_flag=True, help="--bits means unsigned accumulators.")
+@accumulator_option
 @click.option("--layer", help="Ask about this layer alone.")
 @click.option(
     "--method",
@@ -87,6 +92,7 @@ def certify(
     file: Path,
     bits: int | None,
     unsigned: bool,
+    registers: Accumulator | Path | None,
     layer: str | None,
     method: str,
     budget: float,
@@ -102,11 +108,24 @@ def certify(
     With --bits: exits with 0 when no accumulator can overflow, with 1 and an input that overflows
     when one can, and with 3 when the time ran out before either was found.
 
+    With --accumulator: the same for the results of an accumulator in stages, with a proof or an
+    input for each stage; sums that wrap and change no result do no harm.
+
     With --verify: exits with 1 when the certificate does not hold for the network.
 
-    The result that --json writes is the certificate.
+    The result that --json writes is the certificate, with its stages where there are any.
     """
+    asked = (bits is not None) + (registers is not None)
+    if asked > 1:
+        raise click.UsageError("give --bits, one register, or --accumulator, its stages")
+    if not asked and (layer is not None or unsigned):
+        raise click.UsageError("--layer and --unsigned go with --bits, --layer with --accumulator")
     network = read(file)
+    if layer is not None:
+        summing(network, layer)
+    samples = None if inputs is None else console.load_array(inputs)
+    staged = None if registers is None else _of_layer(accumulators(registers), network, layer)
+    certificate: Certificate | StagedCertificate
     if stated is not None:
         certificate = _verified(stated, network, budget, allow_trusted)
     else:
@@ -117,14 +136,18 @@ def certify(
                 budget_s=budget if method in ("search", "solver") else None,
                 progress=bars.progress,
             )
-    samples = None if inputs is None else console.load_array(inputs)
+    if staged is not None:
+        if isinstance(certificate, StagedCertificate):
+            raise click.UsageError("--verify names a certificate of an accumulator already")
+        certificate = accumulator.with_stages(certificate, network, staged, budget_s=budget)
+    exact = certificate.certificate if isinstance(certificate, StagedCertificate) else certificate
     seen = None if samples is None else accumulator.observed(network, samples)
-    _print_certificate(file, certificate, seen)
+    _print_certificate(file, exact, seen)
     console.print_json(json_file, certificate.to_json())
     count = None if samples is None else len(samples)
-    console.written(
-        plot_file, lambda path: plotting.certificate_figure(certificate, path, seen, count)
-    )
+    console.written(plot_file, lambda path: plotting.certificate_figure(exact, path, seen, count))
+    if isinstance(certificate, StagedCertificate):
+        _print_stages(certificate)
     if bits is not None:
         with console.Bars() as bars:
             answer = accumulator.find_overflow(
@@ -133,17 +156,26 @@ def certify(
                 bits=bits,
                 signed=not unsigned,
                 budget_s=budget,
-                certificate=certificate,
+                certificate=exact,
                 progress=bars.progress,
             )
         _print_overflow(answer)
 
 
+def _of_layer(given: Accumulators, network: Network, layer: str | None) -> Accumulators:
+    """The accumulators of all layers, or of this one.  Raises: InvalidArgument."""
+    check_names(given, summing(network, None))
+    if layer is None:
+        return given
+    one = accumulator_of(given, layer)
+    return {} if one is None else {layer: one}
+
+
 def _verified(
     file: Path, network: Network, budget: float, allow_trusted: bool
-) -> accumulator.Certificate:
+) -> Certificate | StagedCertificate:
     """The certificate of a file, rechecked; prints how many bounds were confirmed, by proof."""
-    certificate = accumulator.Certificate.load(file)
+    certificate = read_certificate(file)
     try:
         counts = certificate.verify(network, budget_s=budget, allow_trusted=allow_trusted)
     except CertificateError as error:
@@ -154,8 +186,35 @@ def _verified(
     return certificate
 
 
+def _print_stages(certificate: StagedCertificate) -> None:
+    """What is known of each stage, inputs that do harm behind it; ends as the docstring says."""
+    console.print_table(
+        "Stages of accumulators, the innermost first",
+        (
+            {
+                "layer": report.layer,
+                "stage": report.number,
+                "what": report.stage,
+                "verdict": report.verdict.value,
+                "range": "[{:,}, {:,}]".format(*report.range),
+                "proof": report.proof.label if report.verdict.proved else None,
+            }
+            for report in certificate.stages
+        ),
+    )
+    harmful = [found for r in certificate.stages if (found := StageOverflow.of(r)) is not None]
+    for overflow in harmful:
+        _print_witness(overflow)
+    if harmful:
+        raise SystemExit(console.OVERFLOW_POSSIBLE)
+    if not certificate.safe:
+        console.show("some stages are open: try a larger --budget")
+        raise SystemExit(console.OVERFLOW_UNKNOWN)
+    console.show("no result changes, for any input")
+
+
 def _print_certificate(
-    file: Path, certificate: accumulator.Certificate, seen: dict[str, Interval] | None
+    file: Path, certificate: Certificate, seen: dict[str, Interval] | None
 ) -> None:
     console.print_table(
         f"{file.name}: accumulators, {certificate.domain}",
@@ -180,13 +239,17 @@ def _print_certificate(
 def _print_overflow(
     answer: accumulator.Overflow | accumulator.NoOverflow | accumulator.Unknown,
 ) -> None:
-    console.show(answer)
     if isinstance(answer, accumulator.Overflow):
-        console.show("input codes: " + json.dumps(answer.witness.tolist()))
+        _print_witness(answer)
         raise SystemExit(console.OVERFLOW_POSSIBLE)
+    console.show(answer)
     if isinstance(answer, accumulator.Unknown):
         console.show("try a larger --budget")
         raise SystemExit(console.OVERFLOW_UNKNOWN)
+
+
+def _print_witness(overflow: accumulator.Overflow) -> None:
+    console.show(overflow, "input codes: " + json.dumps(overflow.witness.tolist()))
 
 
 # --- compare ----------------------------------------------------------------------------------

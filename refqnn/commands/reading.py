@@ -1,7 +1,9 @@
-"""How every command opens a network: the options that say how a foreign file is read."""
+"""What commands read: networks, with the options that say how a foreign file is read, and
+accumulators."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -10,12 +12,15 @@ from pathlib import Path
 import click
 
 from refqnn import onnx, tflite
+from refqnn.accumulator.staged_files import read_accumulators
 from refqnn.commands import console
+from refqnn.emulate import PRESETS, Accumulator, Accumulators
+from refqnn.errors import InvalidArgument
 from refqnn.network import Network
 from refqnn.onnx.reader import Imported
 from refqnn.tflite import Runtime
 
-__all__ = ["Reader", "reads", "reads_and_writes"]
+__all__ = ["Reader", "accumulator_option", "accumulators", "reads", "reads_and_writes"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,38 @@ def reads(command: Callable[..., None]) -> Callable[..., None]:
 def reads_and_writes(command: Callable[..., None]) -> Callable[..., None]:
     """For a command whose --output is the file that it writes."""
     return _reads(command, "--stop")
+
+
+def _accumulator(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> Accumulator | Path | None:
+    """A preset, NAME or NAME:PARAMETER=INTEGER,..., or the path of a file."""
+    name, _, parameters = (value or "").partition(":")
+    if value is None or name not in PRESETS:
+        if value is not None and not os.path.isfile(value):
+            presets = ", ".join(PRESETS)
+            raise click.BadParameter(f"{value!r} is neither a file nor one of {presets}")
+        return None if value is None else Path(value)
+    pairs = [pair.partition("=") for pair in parameters.split(",") if pair]
+    try:
+        return Accumulator.preset(name, **{key: int(number) for key, _, number in pairs})
+    except InvalidArgument as error:
+        raise click.BadParameter(f"{value!r}: {error}") from error
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: expected {name}:PARAMETER=INTEGER,...") from error
+
+
+accumulator_option = click.option(
+    "--accumulator",
+    "registers",
+    callback=_accumulator,
+    metavar="PRESET|FILE",
+    help="Ask: does this accumulator change a result?  One in use by name (finn:width=16,simd=4 "
+    "where it leaves something open), or stages as JSON.",
+)
+"""--accumulator, handed to the command as `registers` for `accumulators`."""
+
+
+def accumulators(given: Accumulator | Path) -> Accumulators:
+    """What `accumulator_option` was given.  Raises: as `read_accumulators`."""
+    return read_accumulators(given) if isinstance(given, Path) else given
