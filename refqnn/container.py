@@ -150,8 +150,9 @@ class Container:
         infos = {info.filename: info for info in archive.infolist()}
         if len(infos) != len(archive.infolist()):
             raise FileFormatError("two members have the same name")
-        if self._json not in infos or self._sum not in infos:
-            raise FileFormatError(f"not a {self.what} file of ours: no {self._json}")
+        for name in (self._json, self._sum):
+            if name not in infos:
+                raise FileFormatError(f"no {self.what} file of ours: {name} is missing")
         if any(info.compress_type != zipfile.ZIP_STORED for info in infos.values()):
             raise FileFormatError("a member is compressed, expected stored members")
         assert archive.fp is not None

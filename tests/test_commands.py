@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ from refqnn.errors import (
     OutOfRange,
     ShapeMismatch,
 )
-from refqnn.extras import EXTRAS, PURPOSES, require
+from refqnn.extras import EXTRAS, PURPOSES, here, require
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -390,6 +392,93 @@ def test_a_file_of_another_kind_is_named(net: Network, tmp_path: Path) -> None:
             load(file)
     with pytest.raises(FileFormatError, match="TFLite"):
         load("model.tflite")
+
+
+def zipped(**members: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+WRONG = {  # what is in a file, and the word that names it
+    "weights.pt": (zipped(**{"archive/data.pkl": ""}), "PyTorch"),
+    "old.pt": (b"\x80\x02" + bytes(9), "PyTorch"),
+    "model.keras": (zipped(**{"model.weights.h5": ""}), "Keras"),
+    "model.h5": (b"\x89HDF\r\n\x1a\n", "Keras"),
+    "server.fhe": (zipped(**{"refqnn.json": '{"format": "refqnn server"}'}), "server"),
+    "keys.fhe": (zipped(**{"refqnn.json": '{"format": "refqnn private keys"}'}), "private keys"),
+    "image.png": (b"\x89PNG\r\n\x1a\n", "an image"),
+    "image.jpg": (b"\xff\xd8\xff\xe0", "an image"),
+    "empty": (b"", "an empty file"),
+    "arrays.npz": (zipped(**{"a.npy": ""}), ".npz"),
+    "model.tflite": (b"\x1c\0\0\0TFL3" + bytes(64), ".tflite"),
+    "estimator": (zipped(**{"estimator.json": "{}"}), "estimator"),
+    "cut": (b"PK\x03\x04 and no more", "cut"),
+    "text.txt": (b"hello", "text.txt"),
+}
+OPENS = {
+    **{name: (name, "FILE") for name in ("inspect", "certify")},
+    "convert": ("convert", "FILE", "new.npz"),
+    "diff": ("diff", "net", "FILE", "--inputs", "X.npy"),
+    "diff --inputs": ("diff", "net", "net", "--inputs", "FILE"),
+    "diff --against": ("diff", "net", "--inputs", "X.npy", "--against", "FILE"),
+    "diagnose": ("diagnose", "FILE", "dump.npz"),
+    "diagnose DUMP": ("diagnose", "net", "FILE"),
+    "run": ("run", "FILE", "X.npy"),
+    "run X": ("run", "net", "FILE"),
+    "trace": ("trace", "FILE", "X.npy", "--output", "new.npz"),
+    "report": ("report", "FILE", "--output", "new.html"),
+    "certify --inputs": ("certify", "net", "--inputs", "FILE"),
+    "certify --verify": ("certify", "net", "--verify", "FILE"),
+    "certify --accumulator": ("certify", "net", "--accumulator", "FILE"),
+    "fhe compile": ("fhe", "compile", "FILE", "--client", "c.fhe", "--server", "s.fhe"),
+    "fhe client": ("fhe", "client", "keygen", "FILE", "--keys", "k", "--evaluation-keys", "e"),
+}
+
+
+@pytest.mark.parametrize("command", OPENS)
+def test_a_wrong_file_is_an_error_of_ours(command: str, net: Network) -> None:
+    """Of each kind, at each place: one line that names the file and what it is, exit code 2."""
+    if not all(map(here, ("onnx", "tflite", "report", "fhe"))):
+        pytest.skip("without an extra, that is named first")
+    Path("folder").mkdir()
+    np.savez("dump.npz", fc=[[1, 2]])
+    for name, (content, word) in WRONG.items():
+        Path(name).write_bytes(content)
+        text = invoke(*(name if w == "FILE" else w for w in OPENS[command]), code=2).stderr
+        assert text.startswith(f"Error: {name}"), text
+        assert text.count("\n") == 1, text
+        assert word in text, text
+    text = invoke(*("folder" if w == "FILE" else w for w in OPENS[command]), code=2).stderr
+    assert "folder" in text.splitlines()[-1]
+    assert not list(Path().glob("new.*"))
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [
+        ("onnx", ("inspect", "net.onnx")),
+        ("tflite", ("inspect", "model.tflite")),
+        ("matplotlib", ("certify", "net", "--plot", "x.png")),
+        ("jinja2", ("report", "net", "-o", "x.html")),
+        ("ortools", ("certify", "net", "--method", "solver")),
+        ("brevitas", ("compare", "module:function")),
+        ("torch", ("demo",)),
+    ],
+)
+def test_a_missing_extra_is_an_error_of_ours(
+    absent: str, words: tuple[str, ...], net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("net.onnx").write_bytes(b"\x08\x07")
+    Path("model.tflite").write_bytes(WRONG["model.tflite"][0])
+    for module in [m for m in sys.modules if m.split(".")[0] == absent]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, absent, None)
+    text = invoke(*words, code=2).stderr
+    assert "python -m pip install 'refqnn[" in text, text
+    assert text.count("\n") == 1, text
 
 
 def test_pytorch_files_are_named(tmp_path: Path) -> None:

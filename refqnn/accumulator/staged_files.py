@@ -29,6 +29,7 @@ from refqnn.accumulator.staged import StagedCertificate, StageReport, StageSum, 
 from refqnn.container import MALFORMED, opened, read_json, sealed
 from refqnn.emulate import Accumulator, Accumulators, Stage, accumulator_of
 from refqnn.errors import FileFormatError, mismatch
+from refqnn.foreign import refuse_foreign
 from refqnn.formats import is_integer
 
 __all__ = ["from_json", "read_accumulators", "read_certificate", "to_json"]
@@ -54,6 +55,7 @@ def read_accumulators(path: str | Path) -> Accumulators:
         except MALFORMED as error:
             raise FileFormatError(f"no accumulator ({error})") from error
 
+    refuse_foreign(path, "a JSON file of an accumulator", ())
     return read_json(path, decode)
 
 
@@ -67,6 +69,7 @@ def read_certificate(path: str | Path) -> Certificate | StagedCertificate:
         staged = isinstance(content, dict) and content.get("format") == f"refqnn {WHAT}"
         return from_json(content) if staged else Certificate.from_json(content)
 
+    refuse_foreign(path, "a JSON file", ("certificate",))
     return read_json(path, decode)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -27,6 +28,7 @@ from rich.text import Text
 from refqnn.container import refuse_keys, write_atomically
 from refqnn.display import TEXT, cell, safe
 from refqnn.errors import FileFormatError, RefqnnError
+from refqnn.foreign import refuse_foreign
 from refqnn.network import Network
 
 # Exit codes; 0 is success.
@@ -219,9 +221,10 @@ def written(path: Path | None, write: Callable[[Path], object]) -> None:
 
 def load_array(path: Path) -> NDArray[Any]:
     """The array of a .npy file.  Raises: FileFormatError, OSError."""
+    refuse_foreign(path, "a .npy file of numbers", ("npy",))
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise FileFormatError(f"{path}: not a .npy file of numbers ({error})") from error
     return array
 

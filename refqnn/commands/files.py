@@ -120,6 +120,7 @@ def certify(
         raise click.UsageError("give --bits, one register, or --accumulator, its stages")
     if not asked and (layer is not None or unsigned):
         raise click.UsageError("--layer and --unsigned go with --bits, --layer with --accumulator")
+    extras.require(*["plot"] * (plot_file is not None))
     network = read(file)
     if layer is not None:
         summing(network, layer)
