@@ -8,6 +8,9 @@ Every network is 2-h-h-2 with batch normalization:
     float        trained and tested in float32
     PTQ          the same network afterwards: weights, activations and inputs of 3 bits, each scale
                  of least squared error on the training rows
+    calibrated   the same network by `quantize_module`: each layer calibrated on what the
+                 integers before it give, in least squares; without a budget, and (split) with
+                 accumulators of 7 bits, charged sign by sign
     pruned PTQ   h = 100; from half of the training on, 10 or 30 weights for each neuron
     QAT          refqnn.training: 3 bits from the first step, and a budget of 7 bits for each
                  accumulator; dense, or with 10 or 30 weights for each neuron
@@ -53,7 +56,7 @@ from refqnn import (
 )
 from refqnn.brevitas import verify_against
 from refqnn.pruning import fan_in_mask
-from refqnn.training import FloatMLP, SparseQuantNeuralNetImpl, loop
+from refqnn.training import FloatMLP, SparseQuantNeuralNetImpl, loop, quantize_module
 from refqnn.training.quantizers import scale_from_data
 
 SEEDS, EPOCHS, BATCH, RATE = 5, 12, 128, 0.02
@@ -154,6 +157,15 @@ def quantized(module: FloatMLP, X: Any) -> Network:
     return Network(nodes, input_shape=(2,), input_quantizer=INPUT, output_dequantizer=door)
 
 
+def calibrated(module: FloatMLP, X: Any, budget: int | None) -> Network:
+    """`quantize_module` at the same bits; of the values of INPUT's codes it finds these codes."""
+    return quantize_module(module, on_grid(X), WEIGHTS.bits, budget)
+
+
+def on_grid(X: Any) -> Any:
+    return INPUT.dequantize(INPUT.quantize(X))
+
+
 def folded(linear: nn.Linear, norm: nn.Module | None = None) -> tuple[Any, Any]:
     """Weight and bias of a linear layer with the batch normalization behind it, float32."""
     weight = linear.weight.detach().numpy()
@@ -214,11 +226,13 @@ def measure(
         runs.append(board.run(row, predict, **others))
         report(runs[-1])
 
-    quantized_rows = []
+    quantized_rows, calibrated_rows = [], []
     for h in neurons:
         module = float_network(board, h, epochs)
         done(f"float h={h}", lambda X, module=module: loop.predict(module, X))
         quantized_rows.append((f"PTQ h={h}", quantized(module, board.X)))
+        for row, budget in ((f"calibrated h={h}", None), (f"calibrated, split h={h}", BUDGET)):
+            calibrated_rows.append((row, calibrated(module, board.X, budget)))
     largest = neurons[-1]
     for fan_in in FAN_INS:
         module = pruned_network(board, largest, fan_in, epochs)
@@ -226,6 +240,10 @@ def measure(
         quantized_rows.append((row, quantized(module, board.X)))
     for row, network in quantized_rows:
         done(row, network.predict, widths=widths(network))
+    for row, network in calibrated_rows:
+        codes = network.quantize_input(on_grid(board.X))
+        assert (codes == INPUT.quantize(board.X)).all()  # what is compared is what follows
+        done(row, lambda X, net=network: net.predict(on_grid(X)), widths=widths(network))
 
     everything = np.concatenate([board.X, board.data.X_test])
     kept = None
@@ -258,7 +276,7 @@ def plot(runs: list[Run], network: Network, path: Path) -> None:
     """Left: every row, one marker a seed, beside the literature.  Right: one QAT network."""
     from refqnn.plotting import COLOURS, decision_regions, figure, legend_below, save_figure
 
-    fig, (left, right) = figure(11.5, 5.0, columns=2)
+    fig, (left, right) = figure(11.5, 6.0, columns=2)
     rows = list(dict.fromkeys(run.row for run in runs))[::-1]
     for position, row in enumerate(rows):
         values = [run.accuracy for run in runs if run.row == row]

@@ -13,8 +13,6 @@ that is about to rely on one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 import weakref
@@ -45,7 +43,7 @@ from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StagedCertificate, stage_reports
-from refqnn.container import MALFORMED, read_json, write_atomically
+from refqnn.container import MALFORMED, opened, read_json, sealed, write_json
 from refqnn.display import html_table, shortened, text_table
 from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
@@ -69,11 +67,11 @@ __all__ = [
     "check_usable",
     "load",
     "observed",
+    "with_stages",
 ]
 
-FORMAT_NAME = "refqnn certificate"
 FORMAT_VERSION = 1
-_KEYS = {"format", "version", "network", "domain", "witnesses", "nodes", "sha256"}
+_KEYS = ("network", "domain", "witnesses", "nodes")
 
 
 @dataclass(frozen=True)
@@ -306,42 +304,30 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for json.dump."""
         domain: dict[str, Any] = {
-            "lo": _encode(self.domain.hull.lo),
-            "hi": _encode(self.domain.hull.hi),
-            "rows": None if self.domain.listed is None else _encode(self.domain.listed),
+            "lo": encode_integers(self.domain.hull.lo),
+            "hi": encode_integers(self.domain.hull.hi),
+            "rows": None if self.domain.listed is None else encode_integers(self.domain.listed),
             "step": self.domain.step,
         }
         content = {
-            "format": FORMAT_NAME,
-            "version": FORMAT_VERSION,
             "network": self.digest,
             "domain": domain,
-            "witnesses": _encode(self.witnesses),
+            "witnesses": encode_integers(self.witnesses),
             "nodes": [_encode_layer(layer) for layer in self.nodes.values()],
         }
-        return {**content, "sha256": _checksum(content)}
+        return sealed("certificate", FORMAT_VERSION, content)
 
     @classmethod
     def from_json(cls, content: Any) -> Certificate:
         """The certificate in `to_json` data.  Raises: FileFormatError."""
         try:
-            if content["format"] != FORMAT_NAME:
-                got = content["format"]
-                raise FileFormatError(f"got a file of {got!r}, expected {FORMAT_NAME!r}")
-            if content["version"] != FORMAT_VERSION or type(content["version"]) is not int:
-                got = content["version"]
-                raise FileFormatError(f"format version {got}, expected {FORMAT_VERSION}")
-            if set(content) != _KEYS:
-                raise FileFormatError(mismatch("keys", sorted(content), f"{sorted(_KEYS)}"))
-            body = {key: value for key, value in content.items() if key != "sha256"}
-            if _checksum(body) != content["sha256"]:
-                raise FileFormatError("the content does not match its checksum: it was altered")
+            content = opened(content, "certificate", FORMAT_VERSION, _KEYS)
             box = content["domain"]
-            hull = Interval(_decode(box["lo"]), _decode(box["hi"]))
-            listed = None if box["rows"] is None else _decode(box["rows"])
+            hull = Interval(decode_integers(box["lo"]), decode_integers(box["hi"]))
+            listed = None if box["rows"] is None else decode_integers(box["rows"])
             if listed is not None and (not len(listed) or listed.shape[1:] != hull.shape):
                 raise FileFormatError("rows: expected inputs of the shape of lo and hi")
-            witnesses = _decode(content["witnesses"])
+            witnesses = decode_integers(content["witnesses"])
             if witnesses.dtype == object or witnesses.shape[1:] != hull.shape:
                 raise FileFormatError("witnesses: expected one input of the domain in each row")
             layers = [_decode_layer(item, len(witnesses)) for item in content["nodes"]]
@@ -362,17 +348,12 @@ class Certificate:
 
     def save(self, path: str | Path) -> None:
         """Write it as one JSON file, atomically."""
-        text = json.dumps(self.to_json(), indent=None, separators=(",", ":")) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:
         """Read what `save` wrote.  Raises: FileFormatError; OSError as open does."""
-        content = read_json(path)
-        try:
-            return cls.from_json(content)
-        except FileFormatError as error:
-            raise FileFormatError(f"{path}: {error}") from error
+        return read_json(path, cls.from_json)
 
 
 load = Certificate.load
@@ -463,6 +444,30 @@ def certify(
     certificate._proved_of = weakref.ref(network)
     if accumulator is None:
         return certificate
+    return with_stages(certificate, network, accumulator, budget_s=budget_s, seed=seed)
+
+
+def with_stages(
+    certificate: Certificate,
+    network: Network,
+    accumulator: Accumulators,
+    *,
+    budget_s: float | None = None,
+    seed: int = 0,
+) -> StagedCertificate:
+    """What `certify` says of stages, on top of a certificate that is there already.
+
+    Args: as for `certify`; the budget is for the stages alone.
+
+    Raises: as `certify`; CertificateError for a certificate of another network.
+
+    >>> from refqnn import Accumulator, IntFormat, Linear
+    >>> net = Network([Node("fc", Linear([[7, 7]]))], input_shape=(2,),
+    ...               input_format=IntFormat(2, signed=False))
+    >>> with_stages(certify(net), net, Accumulator([Stage(6)])).safe
+    False
+    """
+    check_usable(certificate, network, allow_trusted=True)
     reports = stage_reports(
         network, certificate, accumulator, budget_s=budget_s, seed=seed, ask=about_one_sum
     )
@@ -608,11 +613,7 @@ def check_usable(
     return certificate
 
 
-def _checksum(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _encode(array: IntArray) -> dict[str, Any]:
+def encode_integers(array: IntArray) -> dict[str, Any]:
     """Shape and values in row-major order; one value where all are equal."""
     values = array.reshape(-1)
     constant = array.size > 0 and bool((values == values[0]).all())
@@ -622,7 +623,8 @@ def _encode(array: IntArray) -> dict[str, Any]:
     }
 
 
-def _decode(item: Any) -> IntArray:
+def decode_integers(item: Any) -> IntArray:
+    """What `encode_integers` made.  Raises: FileFormatError, or one of `MALFORMED`."""
     values, shape = item["values"], tuple(item["shape"])
     if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > MAX_VALUES:
         raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
@@ -635,7 +637,7 @@ def _decode(item: Any) -> IntArray:
 
 
 def _decode_within(item: Any, lowest: int, highest: int) -> NDArray[np.int64]:
-    array = _decode(item)
+    array = decode_integers(item)
     if not ((array >= lowest) & (array <= highest)).all():
         raise FileFormatError(mismatch("values", "one outside", f"[{lowest}, {highest}]"))
     return array
@@ -650,8 +652,8 @@ def _text(value: Any) -> str:
 def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
     item: dict[str, Any] = {"name": layer.name, "kind": layer.kind}
     for key in ("lo", "hi", "proof", "status", "witness"):
-        item[key] = _encode(getattr(layer, key))
-    item["mass"] = None if layer.mass is None else _encode(layer.mass)
+        item[key] = encode_integers(getattr(layer, key))
+    item["mass"] = None if layer.mass is None else encode_integers(layer.mass)
     item["datatype"] = None if layer.datatype is None else list(layer.datatype)
     item["by_weights"] = None if layer.by_weights is None else list(layer.by_weights)
     item["by_interval"] = None if layer.by_interval is None else list(layer.by_interval)
@@ -659,11 +661,11 @@ def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
 
 
 def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
-    lo, hi = _decode(item["lo"]), _decode(item["hi"])
+    lo, hi = decode_integers(item["lo"]), decode_integers(item["hi"])
     proof = _decode_within(item["proof"], min(Proof), max(Proof)).astype(np.int8)
     status = _decode_within(item["status"], min(Status), max(Status)).astype(np.int8)
     witness = _decode_within(item["witness"], NO_WITNESS, witnesses - 1)
-    mass = None if item["mass"] is None else _decode(item["mass"])
+    mass = None if item["mass"] is None else decode_integers(item["mass"])
     if (
         any(a.shape != (2, *lo.shape) for a in (proof, status, witness))
         or hi.shape != lo.shape
@@ -681,13 +683,14 @@ def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
         status=status,
         witness=witness,
         mass=mass,
-        datatype=_pair(item["datatype"]),
-        by_weights=_pair(item["by_weights"]),
-        by_interval=_pair(item["by_interval"]),
+        datatype=pair_of(item["datatype"]),
+        by_weights=pair_of(item["by_weights"]),
+        by_interval=pair_of(item["by_interval"]),
     )
 
 
-def _pair(values: Any) -> tuple[int, int] | None:
+def pair_of(values: Any) -> tuple[int, int] | None:
+    """Two integers, lo <= hi, out of a file.  Raises: FileFormatError."""
     if values is None:
         return None
     lo, hi = values

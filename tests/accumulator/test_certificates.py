@@ -247,9 +247,9 @@ def tampered(certificate, network, change):
     content = json.loads(json.dumps(certificate.to_json()))
     change(content)
     body = {key: value for key, value in content.items() if key != "sha256"}
-    from refqnn.accumulator.certificate import _checksum
+    from refqnn.container import checksum
 
-    return Certificate.from_json({**body, "sha256": _checksum(body)})
+    return Certificate.from_json({**body, "sha256": checksum(body)})
 
 
 def node(content, name):

@@ -33,7 +33,7 @@ from refqnn import (
     testing,
 )
 from refqnn.accumulator import Proof, Status
-from refqnn.accumulator.certificate import _checksum
+from refqnn.container import checksum
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, MissingExtra
 from refqnn.network import INPUT, inputs_of
 from refqnn.ops import (
@@ -522,7 +522,7 @@ def test_a_forged_certificate_of_which_only_one_bound_is_false():
         for key, value in forged.get(item["name"], {}).items():
             item[key]["values"] = value
     body = {key: value for key, value in content.items() if key != "sha256"}
-    certificate = Certificate.from_json({**body, "sha256": _checksum(body)})
+    certificate = Certificate.from_json({**body, "sha256": checksum(body)})
     refused(certificate, network, r"fc\.hi\[0\]: got 12")
 
 
@@ -873,7 +873,7 @@ def test_every_place_of_a_file():
                 place[path[-1]] = value + step if isinstance(value, int) else [value][step:]
                 body = {key: item for key, item in content.items() if key != "sha256"}
                 try:
-                    forged = Certificate.from_json({**body, "sha256": _checksum(body)})
+                    forged = Certificate.from_json({**body, "sha256": checksum(body)})
                 except FileFormatError:
                     continue
                 if path != ("sha256",) and not (

@@ -69,6 +69,19 @@ def test_commands(files: tuple[str, str], tmp_path: Path) -> None:
         assert runner.invoke(main, ["diff", *wrong, "--inputs", x]).exit_code == 2
 
 
+def test_what_computes_says_whose_arithmetic(files: tuple[str, str], tmp_path: Path) -> None:
+    file, x = files
+    for runtime, half in (("tflite_ref", -2), ("tflite_optimized", -1)):
+        np.save(x, np.array([[-3, 0]]))
+        words = ["--as", "integers", "--runtime", runtime]
+        result = CliRunner().invoke(main, ["run", file, x, *words])
+        assert int(result.stdout.split()[0]) == half
+        dump = str(tmp_path / f"{runtime}.npz")
+        CliRunner().invoke(main, ["trace", file, x, "--output", dump, *words[2:]])
+        network = from_tflite(Path(file).read_bytes(), runtime)  # type: ignore[arg-type]
+        assert network.diff(dict(np.load(dump))) is None
+
+
 def test_an_unknown_runtime() -> None:
     with pytest.raises(refqnn.errors.InvalidArgument, match="expected one of tflite_ref"):
         from_tflite(of_ties(), "tpu")  # type: ignore[arg-type]
