@@ -407,7 +407,7 @@ def _told(
     found: diagnosis.Diagnosis | None = None,
 ) -> None:
     """What `refqnn diff` found."""
-    told = {"equal": difference is None, "difference": difference}
+    told: dict[str, object] = {"equal": difference is None, "difference": difference}
     if found is not None:
         told |= {"profiles": found.profiles, "followed": found.followed}
     console.print_json(json_file, told)
