@@ -265,12 +265,13 @@ class Certificate:
         with what the network says.
 
         What cannot be derived again is *trusted*: searched bounds of too many points, what the time
-        did not suffice for, intervals of a user's own node kind, and "exact" where nothing shows
-        it.
+        did not suffice for (samples and witnesses too), intervals of a user's own node kind, and
+        "exact" where nothing shows it.
 
         Args:
             network: must have the digest of the certificate.
-            budget_s: seconds for enumerations and solver; None for no limit.
+            budget_s: seconds for everything, but for the block of inputs or of a node that is under
+                way then; None for no limit.
             allow_trusted: count trusted claims instead of refusing them.
             solver: ask a solver about searched bounds that no enumeration reaches, on a model of
                 its own (needs the `verify` extra).
@@ -279,7 +280,8 @@ class Certificate:
             seed: of the inputs that are tried.
 
         Returns: how many bounds were confirmed, by proof; with `allow_trusted` also how many count
-            as "trusted" followed by their proof, or by "exact".
+            as "trusted" followed by their proof, by "exact", "witnesses" or "samples", and as
+            "samples" the inputs that were tried where the time was too short for all.
 
         Raises: CertificateError that names node and field, for another network, for anything that
             does not hold, and for trusted claims unless they are allowed; MissingExtra for `solver`

@@ -28,7 +28,7 @@ from refqnn.rounding import Rounding
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
-    from refqnn.network import Network
+    from refqnn.network import Difference, Network
     from refqnn.onnx import Flavour
 
 
@@ -371,7 +371,8 @@ def diff(
     runtimes, which are also asked how many outputs and classes change.
 
     A dump names its values as A does, "input" among them or given by --inputs; it may hold some of
-    them, and flat (see `refqnn trace`).  Exits with 1 where they part.
+    them, and flat (see `refqnn trace`).  Of a TFLite model, each tensor of the dump is computed
+    from those before it, and the runtimes that it follows are named.  Exits with 1 where they part.
     """
     two_runtimes = len(read.runtimes) == 2
     if sum((b is not None, dump is not None, two_runtimes)) != 1:
@@ -381,11 +382,18 @@ def diff(
     if two_runtimes:
         assert inputs is not None
         first, second = read.runtimes
-        parting = tflite.compare_runtimes(a, first, second, console.load_array(inputs))
+        X = console.load_array(inputs)
+        parting = tflite.compare_runtimes(a, first, second, X, input=read.door, output=read.stop)
         console.show(*str(parting).splitlines())
         raise SystemExit(console.DIFFERENT if parting.first else 0)
-    network = read(a)
     samples = None if inputs is None else console.load_array(inputs)
+    if dump is not None and tflite.is_tflite(a):
+        found = _of_device(a, dump, samples, read, layout=layout, catalogue=())
+        console.show(*(f"{name}: {note}" for name, note in found.notes.items()))
+        console.show(*found.profile_lines())
+        difference = found.findings[0].difference if found.findings else None
+        return _told(difference, samples, json_file, found)
+    network = read(a)
     if dump is None:
         assert b is not None
         assert samples is not None
@@ -393,13 +401,34 @@ def diff(
     else:
         codes = None if samples is None else network.codes_of(samples)
         difference = network.diff(dumps.read_dump(dump), codes, layout=layout)
-    told = {"equal": difference is None, "difference": difference}
+    _told(difference, samples, json_file)
+
+
+def _told(
+    difference: Difference | str | None,
+    samples: Any,
+    json_file: Path | None,
+    found: diagnosis.Diagnosis | None = None,
+) -> None:
+    """What `refqnn diff` found."""
+    told: dict[str, object] = {"equal": difference is None, "difference": difference}
+    if found is not None:
+        told |= {"profiles": found.profiles, "followed": found.followed}
     console.print_json(json_file, told)
     if difference is not None:
         console.show(difference)
         raise SystemExit(console.DIFFERENT)
     where = "the values of the dump" if samples is None else f"{len(samples):,} samples"
     console.show(f"equal on {where}")
+
+
+def _of_device(
+    model: Path, dump: Path, samples: Any, read: Reader, **options: Any
+) -> diagnosis.Diagnosis:
+    """The dump of a device that runs a TFLite model."""
+    return tflite.diagnose_dump(
+        model, dump, samples, runtime=read.runtime, input=read.door, output=read.stop, **options
+    )
 
 
 # --- diagnose ---------------------------------------------------------------------------------
@@ -447,15 +476,14 @@ def diagnose(
 ) -> None:
     """Find what turns NETWORK's integers (ours, ONNX or TFLite) into those of DUMP, a .npz file or
     a folder of .npy files: some layers, or the output alone.  Exits with 1 where they part."""
-    found = diagnosis.diagnose(
-        read(network_file),
-        dump,
-        None if inputs is None else console.load_array(inputs),
-        names=dict(_pair(text) for text in renamed),
-        layout=layout,
-        rounding=rounding,
-        budget_s=budget,
-    )
+    samples = None if inputs is None else console.load_array(inputs)
+    names = dict(_pair(text) for text in renamed)
+    options: dict[str, Any] = {"names": names, "layout": layout, "rounding": rounding}
+    if tflite.is_tflite(network_file):
+        found = _of_device(network_file, dump, samples, read, budget_s=budget, **options)
+    else:
+        network = read(network_file)
+        found = diagnosis.diagnose(network, dump, samples, budget_s=budget, **options)
     console.show(*str(found).split("\n"))
     console.print_json(json_file, found.to_dict())
     if not found.ok:

@@ -35,12 +35,17 @@ class Reader:
     def __call__(self, file: Path) -> Network:
         return self.imported(file).network
 
-    def imported(self, file: Path) -> Imported:
-        """With what is known of the file besides."""
+    @property
+    def runtime(self) -> Runtime:
+        """The one that was given."""
         if len(self.runtimes) > 1:
             raise click.UsageError("give --runtime once")
+        return self.runtimes[0]
+
+    def imported(self, file: Path) -> Imported:
+        """With what is known of the file besides."""
         imported = onnx.open_file(
-            file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtimes[0]
+            file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtime
         )
         console.say(*(f"left out behind the output: {node}" for node in imported.dropped))
         return imported
@@ -49,8 +54,8 @@ class Reader:
 def _reads(command: Callable[..., None], *stops: str) -> Callable[..., None]:
     """Options that say how a foreign file is read, and `read`, which opens a file so."""
 
-    @click.option("--input", "door", help="ONNX tensor to start from, or UINT8, INT4, ...: codes.")
-    @click.option(*stops, "stop", help="ONNX tensor to stop at.")
+    @click.option("--input", "door", help="Tensor to start from; ONNX: or UINT8, INT4, ...: codes.")
+    @click.option(*stops, "stop", help="Tensor of an ONNX or TFLite file to stop at.")
     @click.option("--strict", is_flag=True, help="Refuse a file whose last operators are left out.")
     @click.option(
         "--runtime",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 from refqnn.errors import NotCovered
 from refqnn.foreign import refuse_foreign
@@ -28,7 +29,7 @@ def open_file(
     """What is in a file of `Network.save`, an ONNX or a TFLite model, told apart by their content.
 
     Args:
-        input, output: as for `from_onnx`; they mean nothing for other files.
+        input, output: as for `from_onnx` and `from_tflite`; a file of ours has ends of its own.
         strict: refuse a model whose last operators would be left out (`Imported.dropped`).
         runtime: as for `from_tflite`; it means nothing for other files.
 
@@ -39,7 +40,9 @@ def open_file(
     if head.startswith(_ZIP):
         return Imported(load(Path(path)), producer="refqnn")
     if is_tflite(head):
-        return Imported(from_tflite(path, runtime), producer="TFLite")
+        door = cast("str | None", input)  # what is no name of a tensor is refused as one
+        network = from_tflite(path, runtime, input=door, output=output)
+        return Imported(network, producer="TFLite")
     refuse_foreign(Path(path))
     imported = read_onnx(path, input=input, output=output)
     if strict and imported.dropped:

@@ -106,10 +106,11 @@ import os
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.network import Network
 from refqnn.tflite.comparison import Parting, compare_runtimes
+from refqnn.tflite.dumps import diagnose_dump
 from refqnn.tflite.files import is_tflite, open_model
-from refqnn.tflite.operators import TABLE
+from refqnn.tflite.operators import read_model
 from refqnn.tflite.profiles import RUNTIMES, Runtime
-from refqnn.tflite.reader import Imported, Reader, file_order
+from refqnn.tflite.reader import Imported, file_order
 
 __all__ = [
     "RUNTIMES",
@@ -117,6 +118,7 @@ __all__ = [
     "Parting",
     "Runtime",
     "compare_runtimes",
+    "diagnose_dump",
     "file_order",
     "from_tflite",
     "is_tflite",
@@ -124,12 +126,20 @@ __all__ = [
 ]
 
 
-def from_tflite(model: str | os.PathLike[str] | bytes, runtime: Runtime = "tflite_ref") -> Network:
+def from_tflite(
+    model: str | os.PathLike[str] | bytes,
+    runtime: Runtime = "tflite_ref",
+    *,
+    input: str | None = None,
+    output: str | None = None,
+) -> Network:
     """The integer program of a quantized TFLite model, as one runtime computes it.
 
     Args:
         model: a path, or the bytes of a file.
         runtime: one of `refqnn.tflite.RUNTIMES`.
+        input, output: tensors of the file to begin and to stop at, by name or number; operators
+            outside are left out, such as a SOFTMAX at the end.
 
     Returns: a Network.  Samples and outputs have the order of the file without its batch
         [height, width, channels]; values in between have the channels first, under the names of
@@ -137,19 +147,26 @@ def from_tflite(model: str | os.PathLike[str] | bytes, runtime: Runtime = "tflit
         zero points.
 
     Raises: NotCovered naming the operator and the reason, FileFormatError for a malformed file,
-        InvalidArgument for an unknown runtime, MissingExtra; OSError as open does.
+        InvalidArgument for an unknown runtime and for ends that the file lacks, MissingExtra;
+        OSError as open does.
 
     >>> from refqnn.tflite import from_tflite
     >>> from_tflite(b"not a model")
     Traceback (most recent call last):
     refqnn.errors.FileFormatError: model: not a TFLite file (no TFL3 at its start)
     """
-    return read_tflite(model, runtime).network
+    return read_tflite(model, runtime, input=input, output=output).network
 
 
-def read_tflite(model: str | os.PathLike[str] | bytes, runtime: Runtime = "tflite_ref") -> Imported:
+def read_tflite(
+    model: str | os.PathLike[str] | bytes,
+    runtime: Runtime = "tflite_ref",
+    *,
+    input: str | None = None,
+    output: str | None = None,
+) -> Imported:
     """As `from_tflite`, with the names of the values that hold the tensors of the file."""
     if runtime not in RUNTIMES:
         expected = f"one of {', '.join(RUNTIMES)}"
         raise InvalidArgument(mismatch("runtime", repr(runtime), expected))
-    return Reader(open_model(model), RUNTIMES[runtime]).read(TABLE)
+    return read_model(open_model(model).between(input, output), runtime)

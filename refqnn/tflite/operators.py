@@ -31,8 +31,9 @@ from refqnn.ops import (
 from refqnn.ops.softmax import exp_of_negative
 from refqnn.ops.windows import Padding
 from refqnn.rounding import round_float, round_ratio
-from refqnn.tflite.files import Operator, Tensor
-from refqnn.tflite.reader import Movement, Reader, our_order
+from refqnn.tflite.files import Model, Operator, Tensor
+from refqnn.tflite.profiles import RUNTIMES, Runtime
+from refqnn.tflite.reader import Imported, Movement, Reader, our_order
 from refqnn.tflite.rescaling import (
     Target,
     Way,
@@ -44,7 +45,7 @@ from refqnn.tflite.rescaling import (
     rescaled,
 )
 
-__all__ = ["TABLE"]
+__all__ = ["TABLE", "read_model"]
 
 
 def _operand(op: Operator, i: int) -> Tensor:
@@ -568,3 +569,8 @@ TABLE: dict[str, Handler] = {
     "SOFTMAX": softmax,
     "MEAN": mean,
 }
+
+
+def read_model(model: Model, runtime: Runtime) -> Imported:
+    """The network of an opened model.  Raises: NotCovered, FileFormatError."""
+    return Reader(model, RUNTIMES[runtime]).read(TABLE)

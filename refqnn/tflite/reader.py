@@ -39,10 +39,12 @@ class Imported:
     Attributes:
         network: the integer program.
         nodes: index of a tensor in the file -> name of the value that holds it, channels first.
+        entry: index of the tensor whose codes come in, channels last.
     """
 
     network: Network
     nodes: dict[int, str]
+    entry: int
 
 
 def our_order(values: NDArray[Any]) -> NDArray[Any]:
@@ -87,7 +89,7 @@ class Reader:
                 table[op.kind](self, op)
                 self._check(op)
             place = "model"
-            return Imported(self._network(entry, door), dict(self.values))
+            return Imported(self._network(entry, door), dict(self.values), entry.index)
         except (NotCovered, FileFormatError) as error:
             raise type(error)(f"{place}: {error}") from None
         except MALFORMED as error:

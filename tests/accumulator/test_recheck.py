@@ -701,7 +701,80 @@ def test_an_enumeration_that_the_budget_cuts_off_is_trusted():
     with pytest.raises(CertificateError, match=f"{bounds} trusted exhaustive"):
         certificate.verify(network, budget_s=0.0)
     counts = certificate.verify(network, budget_s=0.0, allow_trusted=True)
-    assert counts == {"trusted exhaustive": bounds}
+    missing = {"trusted samples": 10_000, "trusted witnesses": len(certificate.witnesses)}
+    assert counts == {"trusted exhaustive": bounds, **missing}
+
+
+class Clock:
+    """A clock that each look at it moves on by a second."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def monotonic(self):
+        self.looks += 1
+        return self.looks
+
+
+def cut_at(budget, certificate, network, monkeypatch):
+    """What verify says when the time ends at this look at the clock."""
+    clock = Clock()
+    monkeypatch.setattr(recheck, "time", clock)
+    counts = certificate.verify(network, budget_s=budget, allow_trusted=True, samples=200)
+    # One look at the start, and one for each of the four steps that find the time over.
+    assert clock.looks <= budget + 6
+    return counts
+
+
+def test_the_budget_bounds_everything_and_what_it_cuts_off_is_counted(monkeypatch):
+    """Intervals, witnesses, samples and enumerations: no step goes on when the time is over."""
+    weight = np.zeros((3, 20), dtype=int)
+    weight[:, [3, 17]] = [[1, 2], [1, 2], [0, 5]]
+    nodes = [
+        Node("fc0", Linear(weight)),
+        Node("act0", Requantize([[1, 5, 9, 10, 11, 12, 13]], U3)),
+        Node("fc1", Linear([[1, -1, 0], [0, 0, 1]])),
+    ]
+    network = net(nodes, (20,), U3)
+    interval = certify(network, method="interval")
+    true = claimed(interval, "fc1", Proof.SOLVER, lo=[0, 0], hi=[0, 7])
+    bounds = sum(layer.proof.size for layer in true.nodes.values())
+    monkeypatch.setattr(recheck, "_VALUES", 2**8)
+    cuts = [cut_at(budget, true, network, monkeypatch) for budget in range(0, 120, 2)]
+    done = true.verify(network, samples=200)
+    assert done == {"interval": bounds - 4, "solver": 4}
+    assert cuts[-1] == done
+    assert len({c.get("samples", 0) for c in cuts}) > 10
+    assert cuts[0]["trusted samples"] == 200
+    for counts in cuts:
+        tried, missing = counts.pop("samples", 0), counts.pop("trusted samples", 0)
+        assert tried + missing in (0, 200)
+        assert missing == 0 or "solver" not in counts
+        counts.pop("trusted witnesses", 0)
+        assert sum(counts.values()) == bounds
+
+
+def test_too_few_samples_are_refused_and_say_how_many_there_were(monkeypatch):
+    network = deep()
+    certificate = certify(network, method="interval")
+    monkeypatch.setattr(recheck, "_VALUES", 2**8)
+    monkeypatch.setattr(recheck, "time", Clock())
+    with pytest.raises(
+        CertificateError, match=r"samples: .*\d+ samples, \d+ trusted samples in all"
+    ):
+        certificate.verify(network, budget_s=30)
+
+
+def test_a_forged_certificate_passes_at_no_cut(monkeypatch):
+    network = deep(12)
+    certificate = certify(network, method="interval")
+    mass = altered(certificate["fc1"].mass, (0,), 1)
+    false = with_layer(certificate, "fc1", mass=mass)
+    monkeypatch.setattr(recheck, "_VALUES", 2**8)
+    for budget in range(0, 60, 3):
+        monkeypatch.setattr(recheck, "time", Clock())
+        with pytest.raises(CertificateError):
+            false.verify(network, budget_s=budget, samples=100)
 
 
 def test_exact_without_anything_that_shows_it():
