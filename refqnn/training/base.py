@@ -174,8 +174,11 @@ class Estimator(BaseEstimator):
 
     def _rows(self, X: ArrayLike, reset: bool = False, **checks: int) -> NDArray[np.float64]:
         with as_ours("X"):
+            data = _to_array(X, "X")
+            times = np.asarray(data).dtype.kind in "mM"  # which become numbers of some unit
+            require("X", "times", not times, "numbers")
             rows: NDArray[np.float64] = validate_data(
-                self, _to_array(X, "X"), reset=reset, dtype=np.float64, **checks
+                self, data, reset=reset, dtype=np.float64, **checks
             )
         return rows
 
