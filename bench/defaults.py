@@ -236,7 +236,7 @@ def main() -> None:
             report(next(quick))
         table(runs)
         return
-    written = session.written()
+    written, now = session.written(), commit()
     commits = written.get("commits", {})
     kept = [Fold(**run) for run in written.get("runs", ()) if run["data"] in commits]
     for name in session.parts:
@@ -245,7 +245,7 @@ def main() -> None:
         for seed in range(SEEDS):
             for run in folds(name, seed):
                 report(run)
-        commits[name] = commit()
+        commits[name] = now
         kept = sorted([*kept, *runs], key=lambda run: DATA.index(run.data))
         content = {
             "folds": FOLDS,
