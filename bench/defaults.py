@@ -237,8 +237,9 @@ def main() -> None:
         table(runs)
         return
     written, now = session.written(), commit()
-    commits = written.get("commits", {})
-    kept = [Fold(**run) for run in written.get("runs", ()) if run["data"] in commits]
+    kept = [Fold(**run) for run in written.get("runs", ())]
+    before = written.get("machine", {}).get("commit")
+    commits = {run.data: before for run in kept} | written.get("commits", {})
     for name in session.parts:
         kept = [run for run in kept if run.data != name]
         runs = []
