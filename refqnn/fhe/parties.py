@@ -376,6 +376,13 @@ class Server:
     def load_keys(self, evaluation_keys: bytes) -> None:
         """Use these keys from now on; `Client.evaluation_keys` made them.
 
+        Raises: as `read_keys`.
+        """
+        self._keys, self._keys_name = self.read_keys(evaluation_keys), ""
+
+    def read_keys(self, evaluation_keys: bytes) -> ServerKeyset:
+        """These keys as `run` takes them, for a server of many clients.
+
         Raises: CircuitError when the keys would not fit into the memory that is left,
             FileFormatError for other bytes than this circuit's keys.
         """
@@ -383,7 +390,7 @@ class Server:
         message = _bytes(evaluation_keys, "evaluation_keys")
         self._parameters.require_evaluation_keys(message)
         with _read_by_concrete("evaluation keys"):
-            self._keys, self._keys_name = ServerKeyset.deserialize(message), ""
+            return ServerKeyset.deserialize(message)
 
     def load_evaluation_keys(self, path: str | Path) -> None:
         """As `load_keys`, from a file.  Raises: also FileFormatError for another circuit's keys."""
@@ -398,19 +405,24 @@ class Server:
         """Memory that the keys take at their peak, while the first run unpacks them."""
         return self._parameters.key_sizes.resident
 
-    def run(self, request: bytes) -> bytes:
+    def run(self, request: bytes, keys: ServerKeyset | None = None) -> bytes:
         """The encrypted answer to an encrypted sample.
+
+        Args:
+            request: of `Client.encrypt`.
+            keys: of `read_keys`; None: those that were loaded.
 
         Raises: CircuitError without keys, FileFormatError for other bytes than a request's.
         """
-        if self._keys is None:
+        keys = self._keys if keys is None else keys
+        if keys is None:
             raise CircuitError("run: this server has no evaluation keys; call load_keys first")
         message = _bytes(request, "request")
         self._parameters.require_request(message)
         circuit = self._program.get_server_circuit("circuit")
         kept = kept_between_runs(self._parameters.key_sizes.bootstrap)
         with held_back(), kept, _read_by_concrete("request"):
-            (answer,) = circuit.call([TransportValue.deserialize(message)], self._keys)
+            (answer,) = circuit.call([TransportValue.deserialize(message)], keys)
             return bytes(answer.serialize())
 
     def answer(
