@@ -21,6 +21,7 @@ from refqnn.formats import IntFormat
 from refqnn.graph import INPUT, Node
 from refqnn.onnx.doors import MAX_BITS, floats_of, input_quantizer, pad_code, same_quantizer
 from refqnn.onnx.values import (
+    AFFINE,
     Constant,
     Grid,
     Quantized,
@@ -55,6 +56,7 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import ALWAYS, NEVER
+from refqnn.ops.scaling import Scaling, all_powers_of_two
 from refqnn.ops.weighted import WeightedSum
 from refqnn.quantizers import Quantizer, ThresholdQuantizer
 from refqnn.rounding import Rounding
@@ -412,9 +414,10 @@ class Program:
             lo, hi = self._channel_range(increasing.node, channels)
             function = _code_function(increasing, q)
             try:
-                op: Op = Requantize.from_function(function, lo, hi, fmt)
+                op = Requantize.from_function(function, lo, hi, fmt)
                 if _is_identity(function, lo, hi):
                     return self.integers(increasing.node, q.dtype)
+                op.made_by(_scaling(increasing, q))
                 return self.integers(self.emit(q.name, op, (increasing.node,)), q.dtype)
             except InvalidArgument:
                 pass  # not monotone in float32 after all: a table
@@ -764,6 +767,37 @@ def _code_function(v: Scaled, q: Quantized) -> Callable[[Array], Array]:
         return np.broadcast_to(q.codes(y, q_scale, q_zero), acc.shape)
 
     return codes
+
+
+def _scaling(v: Scaled, q: Quantized) -> Scaling | None:
+    """What the thresholds of a quantizer stand for: clips of something affine; None of others."""
+    if q.function is not None or q.bipolar or v.function is not None:
+        return None
+    scale, zero, *divisor = (
+        np.asarray(p, dtype=np.float64).ravel() for p in (v.scale, q.zero_point, q.scale)
+    )
+    offset, low, high = -scale * float(v.zero), np.full(1, -np.inf), np.full(1, np.inf)
+    gain, size, steps, dyadic = scale, np.abs(offset), 0, all_powers_of_two(np.abs(scale))
+    told = [(s.op, [a.astype(np.float64).ravel() for a in s.args]) for s in v.steps]
+    for op, args in [*told, ("Div", divisor), *([("Add", [zero])] if q.zero_first else [])]:
+        if op in ("Relu", "Clip"):
+            least, most = args or (np.zeros(1), np.full(1, np.inf))
+            low, high = (np.minimum(np.maximum(e, least), most) for e in (low, high))
+        elif op in AFFINE:
+            factor, term = (np.asarray(p, dtype=np.float64) for p in AFFINE[op](*args))
+            if not factor.all():
+                return None
+            gain, offset, size = gain * factor, offset * factor, size * abs(factor) + abs(term)
+            low, high = np.sort([low * factor + term, high * factor + term], axis=0)
+            offset, dyadic = offset + term, dyadic and all_powers_of_two(np.abs(factor))
+            steps += 8 if op == "Affine" else 1  # a batch norm folds its parameters in float32
+        elif op != "Cast":
+            return None
+    if not (gain > 0).all() or any(s.dtype != "FLOAT" for s in v.steps):
+        return None
+    zero = np.zeros(1) if q.zero_first else zero
+    codes = np.array([[q.lo, q.hi]])
+    return Scaling(gain, offset, size, zero, codes, q.rounding, low, high, steps, dyadic)
 
 
 def _counting_format(fmt: IntFormat, size: int) -> IntFormat:

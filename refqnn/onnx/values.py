@@ -36,6 +36,7 @@ from refqnn.ops.base import Shape
 from refqnn.rounding import Rounding, round_float
 
 __all__ = [
+    "AFFINE",
     "Comparison",
     "Constant",
     "Dropped",
@@ -133,7 +134,7 @@ _OF_INTEGERS = frozenset((
     "Sign",
 ))
 # fmt: on
-_AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {  # factor and term, of exact operands
+AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {  # factor and term, of exact operands
     "Add": lambda a: (1, a),
     "Affine": lambda a, b: (a, b),
     "Div": lambda a: (1 / a, 0),
@@ -415,7 +416,7 @@ class Scaled:
 
     @property
     def is_affine(self) -> bool:
-        affine = all(s.op in _AFFINE and s.dtype == "FLOAT" for s in self.steps)
+        affine = all(s.op in AFFINE and s.dtype == "FLOAT" for s in self.steps)
         return affine and self.function is None
 
     @property
@@ -435,7 +436,7 @@ class Scaled:
         """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly."""
         scale, offset = self.scale, one(self.shape) * 0
         for step in self.steps:
-            factor, term = _AFFINE[step.op](*(fractions_of(a) for a in step.args))
+            factor, term = AFFINE[step.op](*(fractions_of(a) for a in step.args))
             scale, offset = scale * factor, offset * factor + term
         return scale, offset
 
