@@ -166,6 +166,10 @@ def add_activations(
     if not isinstance(a, Scaled) or not isinstance(b, Scaled):
         raise NotCovered(f"{c.where}: it adds the float input; a quantizer must come first")
     a, b = (r.unpadded(v, c.name) if v.pad else v for v in (a, b))
+    if a.shape == b.shape and a.dtype == b.dtype and not (a.is_affine and b.is_affine):
+        both = r.combined(a, b, np.add if sign > 0 else np.subtract)
+        if both is not None:
+            return both
     a, b = expanded(r, a, b.shape, c), expanded(r, b, a.shape, c)
     dtype = a.dtype
     (a, scale_a, offset_a), (b, scale_b, offset_b) = (r.affine(v, c.where, c.name) for v in (a, b))
@@ -204,7 +208,7 @@ def add_activations(
 def product_of(r: Program, c: Context, a: Value, b: Value) -> Scaled:
     """The product of two activations that are functions of one integer, such as x * sigmoid(x)."""
     if isinstance(a, Scaled) and isinstance(b, Scaled) and a.shape == b.shape:
-        product = r.product(a, b)
+        product = r.combined(a, b, np.multiply)
         if product is not None:
             return product
     raise NotCovered(
@@ -334,6 +338,13 @@ def _bit_shift(r: Program, c: Context) -> Value:
     return x.then(c.attribute("direction", ""), operand_of(c, x, Constant(by)))
 
 
+def _compared(r: Program, c: Context) -> Value:
+    """Less, Greater, LessOrEqual than a constant: 0 or 1."""
+    x = r.scaled(c)
+    other = operand_of(c, x, Constant(c.constant(1, "a limit")))
+    return x.then(c.proto.op_type, other, dtype="BOOL")
+
+
 def _batch_norm(r: Program, c: Context) -> Value:
     """x * alpha + beta; alpha = gamma / sqrt(var + eps), beta = b - mean * alpha, in float32."""
     if c.attribute("training_mode", 0) or len([o for o in c.proto.output if o]) > 1:
@@ -364,6 +375,9 @@ TABLE: dict[str, Handler] = {
     "Erf": _step("Erf"),
     "Exp": _step("Exp"),
     "Floor": _rounding,
+    "Greater": _compared,
+    "Less": _compared,
+    "LessOrEqual": _compared,
     "Gelu": _gelu,
     "HardSigmoid": _step("HardSigmoid", alpha=0.2, beta=0.5),
     "HardSwish": _step("HardSwish"),

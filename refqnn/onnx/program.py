@@ -636,8 +636,8 @@ class Program:
         first = int(self.ranges[v.node].lo.min())
         return bool(s > 0 and (s * step).denominator == 1 == ((first - v.zero) * s).denominator)
 
-    def product(self, a: Scaled, b: Scaled) -> Scaled | None:
-        """a * b in their arithmetic, where both are functions of one integer node; else None."""
+    def combined(self, a: Scaled, b: Scaled, binary: np.ufunc) -> Scaled | None:
+        """Both in their arithmetic, where they are functions of one integer node; else None."""
         above, below = (self._elementwise_sources(v.node) for v in (a, b))
         source = next((n for n in below if n in above), None)
         if source is None or spread([*a.parameters, *b.parameters], a.shape):
@@ -646,7 +646,7 @@ class Program:
 
         def function(acc: Array) -> Array:
             x, y = (v.values(path(acc)) for v, path in paths)
-            return np.asarray(x * y)
+            return np.asarray(binary(x, y))
 
         rows = [p.shape for p in (*a.parameters, *b.parameters)]
         scale = np.broadcast_to(one(a.shape), np.broadcast_shapes(*rows))

@@ -94,6 +94,9 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "LEFT": lambda v, a: v << a,
     "RIGHT": lambda v, a: v >> a,
     "Cast": lambda v: v,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
     "Neg": lambda v: -v,
     "Affine": lambda v, a, b: v * a + b,  # batch normalization: two float32 operations
     "Relu": lambda v: np.maximum(v, 0),
@@ -130,8 +133,8 @@ _NOT_MONOTONE = frozenset((
     "Abs", "Fmod", "Gelu", "GeluTanh", "HardSwish", "Mish", "Mod",
 ))
 _OF_INTEGERS = frozenset((
-    "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "LEFT", "Mod", "Mul", "Neg", "RIGHT", "Relu",
-    "Sign",
+    "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "Greater", "LEFT", "Less", "LessOrEqual", "Mod",
+    "Mul", "Neg", "RIGHT", "Relu", "Sign",
 ))
 # fmt: on
 AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {  # factor and term, of exact operands
@@ -198,7 +201,7 @@ class Step:
         falling = {"Mul": -1, "Div": -1, "Affine": -1, "HardSigmoid": -1, "LeakyRelu": 0, "Elu": 0}
         if self.op in falling:
             return np.where(self.args[0] < 0, falling[self.op], 1)
-        return np.asarray(-1 if self.op == "Neg" else 1)
+        return np.asarray(-1 if self.op in ("Less", "LessOrEqual", "Neg") else 1)
 
 
 # --- the kinds of tensors ---------------------------------------------------------------------
@@ -412,7 +415,7 @@ class Scaled:
     @property
     def last(self) -> str:
         """The operator that made the tensor."""
-        return self.steps[-1].op if self.steps else "Mul (a product)"
+        return self.steps[-1].op if self.steps else "Mul or Add (a product, a sum)"
 
     @property
     def is_affine(self) -> bool:
