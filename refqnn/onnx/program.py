@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from math import prod
-from typing import Any, TypeVar
+from math import gcd, lcm, prod
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ from refqnn.ops.weighted import WeightedSum
 from refqnn.quantizers import Quantizer, ThresholdQuantizer
 from refqnn.rounding import Rounding
 
-__all__ = ["Context", "Handler", "Program", "per_channel"]
+__all__ = ["Context", "Handler", "Program", "common_divisor", "per_channel"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -275,7 +275,7 @@ class Program:
             if hi - lo >= _LISTED:
                 raise NotCovered(refusal)
             values, _ = self.table(v, where)
-            grids = [*uniform(v.scale).ravel()[:1], _divisor(values)]
+            grids = [*uniform(v.scale).ravel()[:1], common_divisor(values)]
             units = [s for s in grids if s > 0 and _multiples(values, s)]
             if not units:
                 raise NotCovered(refusal)
@@ -492,8 +492,18 @@ class Program:
             return np.array([int(lo.min())]), np.array([int(hi.max())])
         return lo.min(axis=1).astype(np.int64), hi.max(axis=1).astype(np.int64)
 
-    def moved(self, v: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
+    @overload
+    def moved(self, v: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled: ...
+    @overload
+    def moved(
+        self, v: Scaled | Real, movement: Callable[[Array], Array], name: str
+    ) -> Scaled | Real: ...
+    def moved(
+        self, v: Scaled | Real, movement: Callable[[Array], Array], name: str
+    ) -> Scaled | Real:
         """The values where `movement` takes the entries of an array of their shape."""
+        if isinstance(v, Real):
+            return v.moved(movement)
         if v.function is not None and v.rows > 1:  # which knows its channels by their places
             v = self.settled(v, name)
         op = Gather.of(v.shape, movement)
@@ -541,10 +551,13 @@ class Program:
         if isinstance(value, Grid):
             if prod(value.scale.shape[1:]) == 1:
                 return value.codes, value.scale.reshape(-1)
-            rows = value.scale.reshape(value.scale.shape[0], -1)
-            if any(s != row[0] for row in rows for s in row):
-                raise NotCovered(f"{where}: weights with one scale per input channel")
-            return value.codes, rows[:, 0]
+            full = np.broadcast_to(value.scale, value.codes.shape)
+            rows = full.reshape(len(full), -1)
+            units = np.array([_unit_of(row) for row in rows], dtype=object)
+            factors = (rows / units[:, None]).reshape(full.shape)
+            if max(factors.flat) >= 2**31:
+                raise NotCovered(f"{where}: weights whose scales need integers beyond 31 bits")
+            return value.codes * factors.astype(np.int64), units
         array = value.array
         if array.dtype.kind in "iu":
             return array.astype(np.int64), np.array([Fraction(1)], dtype=object)
@@ -636,21 +649,25 @@ class Program:
         first = int(self.ranges[v.node].lo.min())
         return bool(s > 0 and (s * step).denominator == 1 == ((first - v.zero) * s).denominator)
 
-    def combined(self, a: Scaled, b: Scaled, binary: np.ufunc) -> Scaled | None:
-        """Both in their arithmetic, where they are functions of one integer node; else None."""
-        above, below = (self._elementwise_sources(v.node) for v in (a, b))
-        source = next((n for n in below if n in above), None)
-        if source is None or spread([*a.parameters, *b.parameters], a.shape):
+    def combined(self, function: Callable[..., Array], *values: Scaled) -> Scaled | None:
+        """A function of values that are functions of one integer node, in their arithmetic.
+
+        Returns: None where there is no such node.
+        """
+        first, *others = (self._elementwise_sources(v.node) for v in values)
+        source = next((n for n in first if all(n in o for o in others)), None)
+        shapes = {v.shape for v in values}
+        parameters = [p for v in values for p in v.parameters]
+        if source is None or len(shapes) > 1 or spread(parameters, values[0].shape):
             return None
-        paths = [(v, self._values_over(v.node, source)) for v in (a, b)]
+        paths = [(v, self._values_over(v.node, source)) for v in values]
 
-        def function(acc: Array) -> Array:
-            x, y = (v.values(path(acc)) for v, path in paths)
-            return np.asarray(binary(x, y))
+        def value(acc: Array) -> Array:
+            return np.asarray(function(*(v.values(path(acc)) for v, path in paths)))
 
-        rows = [p.shape for p in (*a.parameters, *b.parameters)]
-        scale = np.broadcast_to(one(a.shape), np.broadcast_shapes(*rows))
-        return Scaled(source, a.shape, scale, base=a.dtype, function=function)
+        (shape,) = shapes
+        scale = np.broadcast_to(one(shape), np.broadcast_shapes(*(p.shape for p in parameters)))
+        return Scaled(source, shape, scale, base=values[-1].dtype, function=value)
 
     def _elementwise_sources(self, node: str) -> list[str]:
         """The node and what it is one function of, at every position, nearest first."""
@@ -730,6 +747,13 @@ def _input_scales(scale: Array, shape: Shape, groups: int, where: str) -> Array:
     return by_group[:, 0]
 
 
+def _unit_of(numbers: Array) -> Fraction:
+    """The greatest number of which all Fractions are multiples."""
+    distinct = set(numbers)
+    whole = lcm(*(v.denominator for v in distinct))
+    return Fraction(gcd(*(int(v * whole) for v in distinct)), whole)
+
+
 def _multiples(values: Array, unit: Fraction) -> bool:
     """Are all values fl32(k * unit) for integers k of at most 24 bits?"""
     counts = np.rint(values.astype(np.float64) / float(unit))
@@ -737,7 +761,7 @@ def _multiples(values: Array, unit: Fraction) -> bool:
     return bool((np.abs(counts) < 2**24).all() and (again == values).all())
 
 
-def _divisor(values: Array) -> Fraction:
+def common_divisor(values: Array) -> Fraction:
     """The greatest number of which all values are multiples, or 0 where that takes 53 bits."""
     found = np.unique(np.abs(values.astype(np.float64)))
     exponent = int(np.frexp(found[found > 0])[1].min(initial=24)) - 24

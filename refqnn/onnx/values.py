@@ -94,6 +94,7 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "LEFT": lambda v, a: v << a,
     "RIGHT": lambda v, a: v >> a,
     "Cast": lambda v: v,
+    "Fill": lambda v, a: np.broadcast_to(a, np.broadcast_shapes(v.shape, a.shape)),
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Greater": np.greater,
