@@ -384,3 +384,13 @@ def test_a_browser_shows_it(width: int, scheme: str, paper: str, tmp_path: Path)
     words = (f"--screenshot={shot}", colours, profile, size, (tmp_path / "page.html").as_uri())
     assert "CONSOLE" not in browse(*words).stderr
     assert shot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_counts_ties_where_the_scale_is_known() -> None:
+    act = Requantize.from_scale(0.1, 0.3, IntFormat(4, False), "half_even", bias=0.05)
+    nodes = [Node("fc", Linear([[3, -2]])), Node("act", act)]
+    net = Network(nodes, input_shape=(2,), input_format=IntFormat(8, signed=False))
+    row = describe(net)[-1]
+    assert row.ties
+    assert f"<td>{row.ties}</td><td>{row.float_ties}</td>" in report(net, encrypted=False).html
+    assert "float ties" not in Parsed(report(residual(), encrypted=False).html).text

@@ -38,6 +38,12 @@ _layout = click.option(
 )
 
 
+_TIES = (
+    "ties: accumulators in range at which a runtime that scales in float32 may give another code; "
+    "float ties: one that sums in float32 too."
+)
+
+
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=console.FILE)
 @reads
@@ -46,10 +52,12 @@ def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
     """Show a network (ours, ONNX or TFLite): nodes, formats, proved ranges, bits, parameters."""
     imported = read.imported(file)
     network = imported.network
-    console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
+    rows = table(network)
+    console.print_table(f"{file.name}  {network.digest[:12]}", rows)
     console.show(
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",
         "bits: two's complement; span: after the best constant is added to each neuron.",
+        *([_TIES] if "ties" in rows[0] else []),
     )
     told = {"network": network.digest, "nodes": describe(network), "dropped": imported.dropped}
     console.print_json(json_file, told)

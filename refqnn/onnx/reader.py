@@ -178,7 +178,7 @@ class Reader(Program):
         if everything_known and domain in STANDARD and op in _FOLDED:
             if not any(isinstance(v, Grid) for v in c.inputs):
                 return self._fold(c)
-            if op not in ON_GRIDS:
+            if op not in ON_GRIDS and not (op == "Cast" and c.attribute("to", 1) == 1):
                 c.inputs = [Constant(v.array) if isinstance(v, Grid) else v for v in c.inputs]
                 return self._fold(c)
         if handler is None:

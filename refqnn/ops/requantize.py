@@ -11,7 +11,7 @@ that is always passed; accumulators lie strictly between the two.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -34,6 +34,7 @@ from refqnn.ops.base import (
     rows_of,
 )
 from refqnn.ops.rescale import Rescale, clip_parameter
+from refqnn.ops.scaling import Scaling
 from refqnn.ops.structure import Thresholds
 from refqnn.rounding import Rounding
 
@@ -53,6 +54,9 @@ class Requantize(RowOfEach):
         thresholds: integers [channels or 1, levels - 1], nondecreasing along the second axis.
         format: the codes that come out; levels - 1 = q_max - q_min.
 
+    Attributes:
+        scaling: the scale that made the thresholds, where it is known; not stored in files.
+
     Raises: InvalidType, ShapeMismatch, InvalidArgument; where it is used, OutOfRange for an
         accumulator that may reach a sentinel.
 
@@ -70,6 +74,7 @@ class Requantize(RowOfEach):
 
     thresholds: NDArray[np.int64]
     format: IntFormat
+    scaling: Scaling | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_format(self.format)
@@ -201,7 +206,42 @@ class Requantize(RowOfEach):
         values = _minus(codes, zero_point)
         rows = [_between_sentinels(_least(a, b, values, mode)) for a, b in zip(gains, offsets)]
         one_or_each(gain=rows, clip=ends)
-        return cls(_clipped(np.stack(rows), codes, ends), format)
+        made = Scaling.of(gains, offsets, [zero_point], ends, mode)
+        return cls(_clipped(np.stack(rows), codes, ends), format).made_by(made)
+
+    def made_by(self, scaling: Scaling | None) -> Requantize:
+        """The same, which knows what its thresholds stand for."""
+        object.__setattr__(self, "scaling", scaling)
+        return self
+
+    def ties(self, acc: Interval, mass: IntArray, sums: IntArray) -> tuple[int, int] | None:
+        """Accumulators in range at which float32 runtimes may give other codes than this.
+
+        Args:
+            acc: the proved range [channels, ...].
+            mass: the absolute mass of the sum that is requantized, of the same shape.
+            sums: what a float32 sum may be off, in units of 2**-24.
+
+        Returns: (of a runtime that sums exactly, of one that sums in float32), over all channels;
+            None where no scale is known.
+        """
+        if self.scaling is None:
+            return None
+        made, codes = self.scaling, _codes_above_the_first(self.format)
+        value = codes - np.c_[made.zero_point].astype(np.int64)
+        twice = reaches(value, made.rounding)[0].astype(np.float64)
+        lo, hi, greatest, mass, sums = (
+            each.reshape(len(each), -1).astype(np.float64)
+            for each in (acc.lo, acc.hi, acc.magnitude, mass, sums)
+        )
+        lo = lo.min(axis=1)
+        greatest, hi, mass, sums = (v.max(axis=1) for v in (greatest, hi, mass, sums))
+        inexact = ((greatest, np.zeros_like(sums)), (mass, sums))
+        exact, floats = (
+            0 if made.exact(held) else made.ties(lo, hi, error, codes, twice)
+            for held, error in inexact
+        )
+        return exact, floats
 
     @classmethod
     def from_scale(

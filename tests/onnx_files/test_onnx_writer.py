@@ -334,7 +334,7 @@ def comes_back(network: Network, flavour: str, data: st.DataObject) -> None:
     try:
         again = from_onnx(model)
     except NotCovered as error:
-        if wide_rescale(network) and "operator Less" in str(error):  # 64-bit integers
+        if wide_rescale(network) and "too many to list" in str(error):
             return
         raise
     codes = data.draw(batches(network))
@@ -373,6 +373,7 @@ def test_a_rescale_is_the_same_integers_in_a_runtime(mode):
         model = to_onnx(net, flavour="integer")
         got = run_onnxruntime(model, codes.astype(np.int8))
         np.testing.assert_array_equal(got, net.forward(codes))
+        np.testing.assert_array_equal(from_onnx(model).forward(codes), net.forward(codes))
     with pytest.raises(NotCovered, match="Rescale"):
         to_onnx(net, flavour="qcdq")
     wide = Node("wide", Rescale([2**61] * 5, 61, IntFormat(16, signed=True)))
