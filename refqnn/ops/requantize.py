@@ -541,6 +541,8 @@ def _check_between_sentinels(acc: Interval) -> None:
 
 def _rationals(values: object, argument: str) -> list[Fraction]:
     """One Fraction per channel, exactly: floats are dyadic rationals."""
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        raise ShapeMismatch(mismatch(argument, f"shape {values.shape}", "one or one per channel"))
     items = list(values) if isinstance(values, (list, tuple)) else np.asarray(values).tolist()
     items = items if isinstance(items, list) else [items]
     try:

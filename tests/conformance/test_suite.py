@@ -38,6 +38,7 @@ from refqnn.conformance.notes import NOTES
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Field
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
 from refqnn.conformance.runner import judge
+from refqnn.conformance.specification import guarded
 from refqnn.conformance.suite import call, compare
 from refqnn.datasets import load as load_data
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType
@@ -215,11 +216,20 @@ def test_old_paths_lead_to_the_same() -> None:
 # --- two routes -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("functions", [REFERENCE, KERNELS], ids=["reference", "kernels"])
+GUARDED = {name: guarded(name, kernel) for name, kernel in KERNELS.items()}
+
+
+@pytest.mark.parametrize("functions", [REFERENCE, GUARDED], ids=["reference", "kernels"])
 def test_right_implementations_conform(functions: Any) -> None:
     report = run(functions)
     assert report.conforms, report.summary()
     assert report.counts["passed"] == len(load_vectors())
+
+
+def test_kernels_refuse_by_themselves_what_was_written_for_their_mutants() -> None:
+    failures = run(KERNELS).failures
+    assert all(o.vector.file.endswith("_refuses.json") for o in failures)
+    assert all(writing.kills(o.vector) == [] == list(o.vector.flags) for o in failures)
 
 
 def test_the_second_route_agrees_with_the_files() -> None:

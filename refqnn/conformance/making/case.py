@@ -50,6 +50,10 @@ class Case:
 
     def _variant(self) -> str:
         a, name = self.arguments, self.operation
+        if self.id.startswith(f"{slug(name)}-refuses-"):
+            return "_refuses"
+        if self.id.endswith("-unread"):
+            return "_unread"
         later = f"_{a['rounding']}" if a.get("rounding") in LATER and name != "rescale" else ""
         if name in ("network", "predict"):
             return f"_{self.id.split('-')[1]}"

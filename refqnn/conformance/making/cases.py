@@ -27,6 +27,7 @@ from refqnn.conformance.making.networks import describe, trained_cases
 from refqnn.conformance.making.samplers import sample
 from refqnn.conformance.making.wide import rescales, wide_network
 from refqnn.conformance.operations import MODES, OPERATIONS, Values
+from refqnn.conformance.specification import broken_questions, first_broken
 from refqnn.conformance.suite import vectors_path
 
 __all__ = ["Case", "all_cases", "asked", "hand_made"]
@@ -36,7 +37,9 @@ def all_cases() -> list[Case]:
     """Every question, written ones first, by operation."""
     searched = (asked(operation, seed) for operation, seeds in CHOSEN.items() for seed in seeds)
     order = list(OPERATIONS)
-    return sorted((*hand_made(), *searched), key=lambda case: order.index(case.operation))
+    return sorted(
+        (*hand_made(), *searched, *refused()), key=lambda case: order.index(case.operation)
+    )
 
 
 def asked(operation: str, seed: int) -> Case:
@@ -45,14 +48,40 @@ def asked(operation: str, seed: int) -> Case:
     return Case(identity, operation, sample(operation, seed), "chosen by search")
 
 
+# Where no written question is right: changes of the first one.
+_RIGHT: dict[str, Values] = {
+    "check_codes": {"codes": np.array([0, 7])},
+    "reshape": {"shape": (2, 3)},
+}
+
+
+def refused() -> Iterator[Case]:
+    """Every way to break a sentence of the specification, from the first right written question.
+
+    New written questions stand behind the others, or the ids of these would ask something else.
+    """
+    right: dict[str, Values] = {}
+    for case in hand_made():
+        if case.error is None or case.operation in _RIGHT:
+            change = _RIGHT.get(case.operation, {})
+            right.setdefault(case.operation, {**case.arguments, **change})
+    for operation, arguments in right.items():
+        for rule, number, broken in broken_questions(operation, arguments):
+            found = first_broken(operation, broken)
+            code = rule.code if found is None else found[0]
+            identity = f"{_slug(operation)}-refuses-{_slug(rule.name).lower()}-{number}"
+            comment = f"does not hold: {rule.sentence}"
+            yield Case(identity, operation, broken, comment, code)
+
+
 @lru_cache(maxsize=1)
 def hand_made() -> tuple[Case, ...]:
     """The questions written out in this file, and the trained networks."""
     parts = (_rounding, _formats, _quantizers, _dequantizers, _requantize_by_threshold,
              _requantize_by_mode, _requantize_edges, _requantize_refused, rescales, _sums,
              _accumulators, _staged, _convolutions, _transposed, _gathers, _pools, _joins, _widths,
-             _fan_ins,
-             _sign_budgets, _projections, _small_networks, _trained_networks)  # fmt: skip
+             _fan_ins, _sign_budgets, _projections, _small_networks, _trained_networks,
+             _requantize_unread)  # fmt: skip
     return tuple(case for part in parts for case in part())
 
 
@@ -206,6 +235,14 @@ def _requantize_edges() -> Iterator[Case]:
     yield ask("channels", "a scale and a bias for each channel", **_fmt(8, False),
               acc=np.arange(-9, 9).reshape(3, 3, 2), scale_in=_floats(0.5, 0.25, 2),
               bias=_floats(1, -0.75, 4), zero_point=128)
+
+
+def _requantize_unread() -> Iterator[Case]:
+    comment = "a first shift beyond the shift, which no first rounding reads"
+    yield _ask("rescale", "first-shift-unread", comment, first_shift=np.array(99))
+    yield _ask("requantize_multiplier", "first-shift-unread", comment, **_fmt(4, True),
+               mantissa=np.array(3), shift=np.array(3), acc=np.arange(-14, 15)[:, None],
+               first_shift=99)
 
 
 def _requantize_refused() -> Iterator[Case]:
