@@ -181,10 +181,16 @@ class Plain:
     """Hypothesis tries the same examples each time and shrinks none."""
 
     def pytest_sessionstart(self) -> None:
-        from hypothesis import Phase, settings
+        from hypothesis import HealthCheck, Phase, settings
 
-        phases = (Phase.explicit, Phase.generate)
-        settings.register_profile("mutation", derandomize=True, database=None, phases=phases)
+        settings.register_profile(
+            "mutation",
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=(Phase.explicit, Phase.generate),
+            suppress_health_check=list(HealthCheck),
+        )
         settings.load_profile("mutation")
 
 
@@ -304,7 +310,7 @@ class Tests:
                 print(f"  what {file} reaches", flush=True)
                 found = apart(_reached, file)
                 if found is None or found[0] not in (0, 5):
-                    sys.exit(f"{file} fails as it stands")
+                    sys.exit(f"{file} fails as it stands: {found and found[0]}")
                 stored[file] = [key, *found[1:]]
                 CACHE.parent.mkdir(exist_ok=True)
                 CACHE.write_text(json.dumps(stored))

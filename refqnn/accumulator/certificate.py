@@ -181,17 +181,23 @@ class Certificate:
         where = index_of(index, layer.lo.shape)
         if end not in (LO, HI):
             raise InvalidArgument(mismatch("end", repr(end), "0 (lo) or 1 (hi)"))
+        found, bound = self.candidate(network, name, where, end), (layer.lo, layer.hi)[end][where]
+        replayed = found is not None and network.trace(found[None])[name][(0, *where)] == bound
+        return found if replayed else None
+
+    def candidate(
+        self, network: Network, name: str, where: tuple[int, ...], end: int
+    ) -> NDArray[np.int64] | None:
+        """What `witness` replays, not yet replayed."""
+        layer = self.nodes[name]
         number = int(layer.witness[(end, *where)])
         if number != NO_WITNESS:
             return np.asarray(self.witnesses[number])
         if layer.status[(end, *where)] != Status.EXACT:
             return None
-        bound = (layer.lo, layer.hi)[end][where]
-        some = self.domain.hull.lo if self.domain.listed is None else self.domain.listed[0]
-        for found in (corner(network, self.domain, name, where, end), some):
-            if found is not None and network.trace(found[None])[name][(0, *where)] == bound:
-                return found
-        return None
+        found = corner(network, self.domain, name, where, end)
+        # Where no corner is told, lo = hi: any input will do.
+        return self.domain.at(np.zeros(1, dtype=np.int64))[0] if found is None else found
 
     def table(self) -> list[Row]:
         """One row per accumulating layer."""
