@@ -18,7 +18,7 @@ import json
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -74,6 +74,9 @@ __all__ = [
 FORMAT_NAME = "refqnn certificate"
 FORMAT_VERSION = 1
 _KEYS = {"format", "version", "network", "domain", "witnesses", "nodes", "sha256"}
+_ARRAYS = ("lo", "hi", "proof", "status", "witness", "mass")
+_PAIRS = ("datatype", "by_weights", "by_interval")
+_WIDTHS = ("datatype_bits", "weight_bits", "interval_bits", "signed_bits", "span_bits")
 
 
 @dataclass(frozen=True)
@@ -204,23 +207,12 @@ class Certificate:
         rows = []
         for name, layer in self.layers.items():
             assert layer.mass is not None
-            assert layer.datatype_bits is not None
-            assert layer.weight_bits is not None
-            assert layer.interval_bits is not None
             unknown = (layer.status == Status.UNKNOWN).any(axis=0)
             proofs = [Proof(p).label for p in np.unique(layer.proof).tolist()]
             rows.append(
                 Row(
-                    layer=name,
-                    kind=layer.kind,
-                    neurons=int(layer.lo.size),
-                    lo=int(layer.lo.min()),
-                    hi=int(layer.hi.max()),
-                    datatype_bits=layer.datatype_bits,
-                    weight_bits=layer.weight_bits,
-                    interval_bits=layer.interval_bits,
-                    signed_bits=layer.signed_bits,
-                    span_bits=layer.span_bits,
+                    *(name, layer.kind, layer.lo.size, *layer.range.ends),
+                    **{bits: getattr(layer, bits) for bits in _WIDTHS},
                     mass=int(layer.mass.max()),
                     exact=int(layer.exact.sum()),
                     unknown=int(unknown.sum()),
@@ -654,14 +646,12 @@ def _text(value: Any) -> str:
 
 
 def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
-    item: dict[str, Any] = {"name": layer.name, "kind": layer.kind}
-    for key in ("lo", "hi", "proof", "status", "witness"):
-        item[key] = _encode(getattr(layer, key))
-    item["mass"] = None if layer.mass is None else _encode(layer.mass)
-    item["datatype"] = None if layer.datatype is None else list(layer.datatype)
-    item["by_weights"] = None if layer.by_weights is None else list(layer.by_weights)
-    item["by_interval"] = None if layer.by_interval is None else list(layer.by_interval)
-    return item
+    def told(keys: tuple[str, ...], code: Callable[[Any], Any]) -> dict[str, Any]:
+        values = {key: getattr(layer, key) for key in keys}
+        return {key: None if value is None else code(value) for key, value in values.items()}
+
+    names = {"name": layer.name, "kind": layer.kind}
+    return {**names, **told(_ARRAYS, _encode), **told(_PAIRS, list)}
 
 
 def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
@@ -678,19 +668,8 @@ def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
         raise FileFormatError(f"node {item['name']!r}: arrays of different shapes")
     if not lo.size or (lo > hi).any():
         raise FileFormatError(f"node {item['name']!r}: no values, or a bound lo above hi")
-    return LayerCertificate(
-        name=_text(item["name"]),
-        kind=_text(item["kind"]),
-        lo=lo,
-        hi=hi,
-        proof=proof,
-        status=status,
-        witness=witness,
-        mass=mass,
-        datatype=_pair(item["datatype"]),
-        by_weights=_pair(item["by_weights"]),
-        by_interval=_pair(item["by_interval"]),
-    )
+    name, kind, pairs = _text(item["name"]), _text(item["kind"]), (_pair(item[p]) for p in _PAIRS)
+    return LayerCertificate(name, kind, lo, hi, proof, status, witness, mass, *pairs)
 
 
 def _pair(values: Any) -> tuple[int, int] | None:

@@ -17,12 +17,9 @@ from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StageReport, Verdict, stage_reports
 from refqnn.display import Shown
-from refqnn.emulate import Accumulators
-from refqnn.errors import CertificateError, InvalidArgument, InvalidType, mismatch
-from refqnn.formats import is_integer
-from refqnn.graph import INPUT
+from refqnn.emulate import Accumulators, Stage, check_width
+from refqnn.errors import CertificateError, InvalidArgument, mismatch
 from refqnn.network import Network
-from refqnn.ops.base import is_sum
 
 __all__ = [
     "NoOverflow",
@@ -185,9 +182,7 @@ def find_overflow(
     if not names:
         raise InvalidArgument(mismatch("network", "no node that sums", "at least one"))
     if layer is not None:
-        if not isinstance(layer, str) or layer not in network.shapes or layer == INPUT:
-            raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
-        if not is_sum(network[layer].op):
+        if layer not in names:
             raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
         names = [layer]
     if neuron is not None and layer is None:
@@ -266,9 +261,7 @@ def _staged(
         if not report.verdict.proved:
             place = report.widest or ()
             return Unknown(((report.layer, place),), report.range, report.stage.ends, reports)
-    nearest = min(
-        reports, key=lambda r: min(r.range[0] - r.stage.ends[0], r.stage.ends[1] - r.range[1])
-    )
+    nearest = min(reports, key=_slack)
     proofs = {report.proof for report in reports}
     return NoOverflow(nearest.range, nearest.stage.ends, tuple(sorted(proofs)), reports)
 
@@ -301,13 +294,8 @@ def _hold_against(
 
 
 def _limits(bits: int, signed: bool) -> tuple[int, int]:
-    if not is_integer(bits):
-        raise InvalidType(mismatch("bits", repr(bits), "an integer from 1 to 64"))
-    if not 1 <= bits <= 64:
-        raise InvalidArgument(mismatch("bits", bits, "an integer from 1 to 64"))
-    if signed:
-        return -(2 ** (int(bits) - 1)), int(2 ** (int(bits) - 1)) - 1
-    return 0, int(2 ** int(bits)) - 1
+    check_width("bits", bits)
+    return Stage(bits, bool(signed)).ends
 
 
 def _suspects(
