@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -30,13 +30,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import find_spec, spec_from_file_location
+from importlib.util import spec_from_file_location
+from inspect import CO_OPTIMIZED
 from multiprocessing import get_context
-from types import CodeType
+from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
 from common import FOLDER, interval, write_results
+
+import refqnn
 
 ROOT = FOLDER.parent
 RESULTS = FOLDER / "mutation.json"
@@ -82,8 +86,10 @@ TESTS = [
     *("tests/ops", "tests/accumulator", "tests/adversary", "tests/brevitas/test_from_brevitas.py"),
     *MODULES,  # their doctests
 ]
-SECONDS = 20.0
-PRELOADED = ("numpy", "hypothesis.extra.numpy", "scipy.optimize", "torch", "brevitas.nn", "onnx")
+SECONDS, EXAMPLES = 4.0, 10
+
+# Of these signs no operator of cosmic-ray makes anything.
+_PLAIN = {*"()[]{},.:=;\n", "\r\n"}
 
 # Taking one of these away changes how often something is computed, or nothing at all.
 ANNOUNCING = {"cache", "lru_cache", "overload", "abstractmethod", "override"}
@@ -125,14 +131,16 @@ def mutants_of(module: str) -> tuple[list[Mutant], int]:
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator, operator_names
 
-    tree = get_ast(text_of(module))
+    nodes = [
+        n for n in ast_nodes(get_ast(text_of(module))) if getattr(n, "value", "") not in _PLAIN
+    ]
     spans = list(idle(ast.parse(text_of(module))))
     found, left_out = [], 0
     for name in operator_names():
         kind = get_operator(name)
         if kind.arguments():
             continue  # renames a variable that is named to it
-        places = (p for node in ast_nodes(tree) for p, _ in kind().mutation_positions(node))
+        places = (p for node in nodes for p, _ in kind().mutation_positions(node))
         for occurrence, place in enumerate(places):
             if any(start <= place < end for start, end in spans):
                 left_out += 1
@@ -174,13 +182,28 @@ def _named(node: ast.expr) -> str:
     return name.attr if isinstance(name, ast.Attribute) else getattr(name, "id", "")
 
 
-# --- tests, in processes of their own -----------------------------------------------------------
+# --- tests --------------------------------------------------------------------------------------
 
 
-class Plain:
-    """Hypothesis tries the same examples each time and shrinks none."""
+class Run:
+    """pytest, up to the point where tests run; from there each mutant has a process of its own.
+
+    There the functions that it changes get other code.  What it changes outside of functions is
+    seen only by another pytest, which imports the changed module.
+    """
+
+    def __init__(self, work: Callable[[Run], None]) -> None:
+        self._work = work
+        self.items: dict[str, pytest.Item] = {}
+        self.seconds: dict[str, float] = {}
+        self._lines: dict[str, dict[int, list[str]]] = {}
+        self._functions: dict[tuple[str, CodeType], list[FunctionType]] = {}
+        self._failed = ""
+
+    # --- hooks of pytest
 
     def pytest_sessionstart(self) -> None:
+        """Hypothesis tries the same few examples each time and shrinks none."""
         from hypothesis import HealthCheck, Phase, settings
 
         settings.register_profile(
@@ -193,50 +216,149 @@ class Plain:
         )
         settings.load_profile("mutation")
 
-
-class Reaching(Plain):
-    """Which lines of MODULES each test reaches, and its seconds."""
-
-    def __init__(self) -> None:
-        from coverage import Coverage
-
-        files = [str(ROOT / module) for module in MODULES]
-        self._coverage = Coverage(data_file=None, config_file=False, include=files)
-        self._coverage.start()
-        self.seconds: dict[str, float] = {}
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self._coverage.switch_context(item.nodeid)
-        start = time.process_time()
-        result = yield
-        self.seconds[item.nodeid] = time.process_time() - start
-        self._coverage.switch_context("")
-        return result
-
-    def lines(self) -> dict[str, dict[int, list[str]]]:
-        self._coverage.stop()
-        data, found = self._coverage.get_data(), {}
-        for module in MODULES:
-            lines = data.contexts_by_lineno(str(ROOT / module))
-            found[module] = {line: [c for c in tests if c] for line, tests in lines.items()}
-        return found
-
-
-class Chosen(Plain):
-    """Some tests, in their order; the one that fails."""
-
-    def __init__(self, tests: Sequence[str]) -> None:
-        self._order = {test: i for i, test in enumerate(tests)}
-        self.failed: str | None = None
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        chosen = [item for item in items if item.nodeid in self._order]
-        items[:] = sorted(chosen, key=lambda item: self._order[item.nodeid])
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for item in session.items:
+            self.items[item.nodeid] = item
+            _fewer_examples(item)
+        for function in (f for f in gc.get_objects() if type(f) is FunctionType):
+            key = function.__code__.co_filename, function.__code__
+            self._functions.setdefault(key, []).append(function)
+        self._work(self)
+        return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self.failed = report.nodeid
+            self._failed = report.nodeid
+
+    # --- what tests reach
+
+    def look(self) -> None:
+        """Run each test once, and note its seconds and the lines that it reaches."""
+        files = sorted({item.nodeid.split("::")[0] for item in self.items.values()})
+        stored = json.loads(CACHE.read_text()) if CACHE.exists() else {}
+        sources = "".join(map(text_of, MODULES))
+        for file in files:
+            key = hashlib.sha256((sources + text_of(file)).encode()).hexdigest()
+            if stored.get(file, [None])[0] != key:
+                print(f"  what {file} reaches", flush=True)
+                failed, *found = apart(self._reached, file) or ("in a process of its own",)
+                if failed:
+                    pytest.exit(f"{file} fails as it stands: {failed}", 1)
+                stored[file] = [key, *found]
+                CACHE.parent.mkdir(exist_ok=True)
+                CACHE.write_text(json.dumps(stored))
+            seconds, lines = stored[file][1:]
+            self.seconds |= seconds
+            for module, of_module in lines.items():
+                for line, tests in of_module.items():
+                    known = self._lines.setdefault(module, {})
+                    known.setdefault(int(line), []).extend(tests)
+
+    def _reached(self, file: str) -> Any:
+        from coverage import Coverage
+
+        names = {str(ROOT / module): module for module in MODULES}
+        coverage = Coverage(data_file=None, config_file=False, include=list(names))
+        coverage.start()
+        seconds = {}
+        for test in (test for test in self.items if test.split("::")[0] == file):
+            coverage.switch_context(test)
+            start = time.process_time()
+            self._run([test])
+            seconds[test] = time.process_time() - start
+        coverage.stop()
+        data, lines = coverage.get_data(), {}
+        for path in set(data.measured_files()) & set(names):
+            lines[names[path]] = data.contexts_by_lineno(path)
+        return self._failed, seconds, lines
+
+    def reaching(self, mutant: Mutant) -> list[str]:
+        """Fastest first; every test of the module where no test runs the line itself."""
+        lines = self._lines.get(mutant.module, {})
+        tests = lines.get(mutant.place[0]) or {t for some in lines.values() for t in some}
+        chosen, left = [], SECONDS
+        for test in sorted(tests, key=lambda test: self.seconds[test]):
+            left -= self.seconds[test]
+            if left < 0 and chosen:
+                break
+            chosen.append(test)
+        return chosen
+
+    # --- mutants
+
+    def kill(self, mutant: Mutant) -> str:
+        """What killed it, or nothing."""
+        path = str(ROOT / mutant.module)
+        old = compile(text_of(mutant.module), path, "exec", dont_inherit=True)
+        try:
+            new = compile(mutant.source, path, "exec", dont_inherit=True)
+        except SyntaxError:
+            return "syntax"
+        tests = self.reaching(mutant)
+        killer = apart(self._killer, mutant, old, new, tests)
+        return "time" if killer is None else str(killer)
+
+    def _killer(self, mutant: Mutant, old: CodeType, new: CodeType, tests: Sequence[str]) -> str:
+        limit = int(10 + 5 * sum(self.seconds[test] for test in tests))
+        # Of the processor: a busy machine is no failure.
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        changed = [pair for pair in _pairs(old, new) if _own(pair[0]) != _own(pair[1])]
+        found = [
+            (function, after)
+            for before, after in changed
+            for function in self._functions.get((before.co_filename, before), ())
+            if len(before.co_freevars) == len(after.co_freevars)
+        ]
+        if found and all(before.co_flags & CO_OPTIMIZED for before, _ in changed):
+            for function, after in found:
+                function.__code__ = after
+            self._run(tests)
+            return self._failed
+        for name in [name for name in sys.modules if name.split(".")[0] == "refqnn"]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, Loader(mutant, new))
+        again = Run(lambda run: run._run(tests))
+        done = started(list(dict.fromkeys(test.split("::")[0] for test in tests)), again)
+        return again._failed or ("import" if done else "")
+
+    def _run(self, tests: Sequence[str]) -> None:
+        """These tests, until one fails."""
+        for test in tests:
+            if not self._failed and (item := self.items.get(test)) is not None:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+
+
+def started(files: Sequence[str], run: Run) -> int:
+    """The exit code of pytest."""
+    return int(pytest.main(["-qs", "-p", "no:cacheprovider", "-W", "ignore", *files], [run]))
+
+
+def _fewer_examples(item: pytest.Item) -> None:
+    from hypothesis import settings
+
+    test = getattr(item, "obj", None)
+    test = getattr(test, "__func__", test)
+    chosen = getattr(test, "_hypothesis_internal_use_settings", None)
+    if chosen is not None and chosen.max_examples > EXAMPLES:
+        test._hypothesis_internal_use_settings = settings(chosen, max_examples=EXAMPLES)
+
+
+def _inner(code: CodeType) -> list[CodeType]:
+    return [value for value in code.co_consts if isinstance(value, CodeType)]
+
+
+def _pairs(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """All code of two modules, what stands for each other side by side."""
+    yield old, new
+    for before, after in zip(_inner(old), _inner(new)):
+        yield from _pairs(before, after)
+
+
+def _own(code: CodeType) -> CodeType:
+    """Without the code of what is defined inside; a function's holds that of its own functions."""
+    if code.co_flags & CO_OPTIMIZED:
+        return code
+    return code.replace(co_consts=tuple(v for v in code.co_consts if not isinstance(v, CodeType)))
 
 
 class Loader(SourceFileLoader):
@@ -254,10 +376,17 @@ class Loader(SourceFileLoader):
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a process of its own; None where that dies or hangs."""
+    """What a function returns in a silent process of its own; None where that dies or hangs."""
+
+    def work() -> None:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        there.send(function(*arguments))
+
     fork = get_context("fork")
     here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=lambda: there.send(function(*arguments)))
+    process = fork.Process(target=work)
     process.start()
     there.close()
     try:
@@ -267,82 +396,6 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     finally:
         process.kill()
         process.join()
-
-
-def _pytest(files: Sequence[str], plugin: Plain) -> int:
-    for name in [name for name in sys.modules if name.split(".")[0] == "refqnn"]:
-        del sys.modules[name]
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore"]
-    return int(pytest.main([*options, *files], plugins=[plugin]))
-
-
-def _reached(file: str) -> Any:
-    plugin = Reaching()
-    done = _pytest([file], plugin)
-    return done, plugin.seconds, plugin.lines()
-
-
-def _killer(mutant: Mutant, code: CodeType, tests: Sequence[str], seconds: float) -> str:
-    """The test that fails, or nothing."""
-    limit = int(10 + 5 * seconds)  # of the processor: a busy machine is no failure
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-    sys.meta_path.insert(0, Loader(mutant, code))
-    plugin = Chosen(tests)
-    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-    done = _pytest(files, plugin)
-    return "" if done in (0, 5) else plugin.failed or "import"
-
-
-class Tests:
-    """The tests of TESTS, by what they reach."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._lines: dict[str, dict[int, list[str]]] = {module: {} for module in MODULES}
-        stored = json.loads(CACHE.read_text()) if CACHE.exists() else {}
-        sources = "".join(map(text_of, MODULES))
-        for file in _python(TESTS, "test_*.py"):
-            key = hashlib.sha256((sources + text_of(file)).encode()).hexdigest()
-            if stored.get(file, [None])[0] != key:
-                print(f"  what {file} reaches", flush=True)
-                found = apart(_reached, file)
-                if found is None or found[0] not in (0, 5):
-                    sys.exit(f"{file} fails as it stands: {found and found[0]}")
-                stored[file] = [key, *found[1:]]
-                CACHE.parent.mkdir(exist_ok=True)
-                CACHE.write_text(json.dumps(stored))
-            self._enter(*stored[file][1:])
-
-    def _enter(self, seconds: dict[str, float], lines: dict[str, dict[int, list[str]]]) -> None:
-        self.seconds |= seconds
-        for module, of_module in lines.items():
-            for line, tests in of_module.items():
-                self._lines[module].setdefault(int(line), []).extend(tests)
-
-    def reaching(self, mutant: Mutant) -> list[str]:
-        """Fastest first; every test of the module where the line is run by its import alone."""
-        lines = self._lines[mutant.module]
-        tests = lines.get(mutant.place[0]) or {t for some in lines.values() for t in some}
-        chosen, left = [], SECONDS
-        for test in sorted(tests, key=lambda test: self.seconds[test]):
-            left -= self.seconds[test]
-            if left < 0 and chosen:
-                break
-            chosen.append(test)
-        return chosen
-
-    def kill(self, mutant: Mutant) -> str:
-        """What killed it, or nothing."""
-        try:
-            code = compile(mutant.source, str(ROOT / mutant.module), "exec", dont_inherit=True)
-        except SyntaxError:
-            return "syntax"
-        tests = self.reaching(mutant)
-        killer = apart(_killer, mutant, code, tests, sum(self.seconds[t] for t in tests))
-        return "time" if killer is None else str(killer)
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -369,12 +422,12 @@ def survivor(mutant: Mutant, before: dict[Any, Any]) -> dict[str, Any]:
     return {"line": mutant.place[0], "change": mutant.change, **told, **of_mutant}
 
 
-def sampled(chosen: Sequence[Mutant], modules: dict[str, Any], seed: int) -> None:
+def sampled(run: Run, chosen: Sequence[Mutant], modules: dict[str, Any], seed: int) -> None:
     before = {(m, *s["change"]): s for m, s in _survivors()}
-    tests = Tests()
+    run.look()
     for i, mutant in enumerate(chosen, 1):
         found = modules[mutant.module]
-        killer = tests.kill(mutant)
+        killer = run.kill(mutant)
         if killer == "syntax":
             continue
         found["run"] += 1
@@ -398,10 +451,10 @@ def _survivors() -> list[tuple[str, dict[str, Any]]]:
     return [(name, each) for name, found in modules.items() for each in found["survivors"]]
 
 
-def again() -> None:
+def again(run: Run) -> None:
     """Runs the survivors that are not equivalent, found anew by their change."""
     stored = json.loads(RESULTS.read_text())
-    tests = Tests()
+    run.look()
     for module, found in stored["modules"].items():
         for each in found["survivors"]:
             if each["equivalent"]:
@@ -412,7 +465,7 @@ def again() -> None:
                 if m.operator == each["operator"] and m.change == each["change"]
             )
             mutant = next(mutants, None)
-            each["killed_by"] = (mutant and tests.kill(mutant)) or None
+            each["killed_by"] = (mutant and run.kill(mutant)) or None
             print(f"{module}:{each['line']}: {each['killed_by'] or 'lives'}", flush=True)
     write(stored["modules"], stored["seed"])
 
@@ -429,12 +482,12 @@ def main(argv: list[str] | None = None) -> None:
     if unknown:
         parser.error(f"got {unknown}, expected modules out of {MODULES}")
     os.chdir(ROOT)
-    for name in PRELOADED:
-        if find_spec(name.split(".")[0]):
-            importlib.import_module(name)
+    if Path(refqnn.__file__).parents[1] != ROOT:
+        parser.error(
+            f"{refqnn.__file__} is mutated nowhere: run it where this checkout is installed"
+        )
     if arguments.again:
-        again()
-        return
+        sys.exit(started(TESTS, Run(again)))
     chance, modules = random.Random(arguments.seed), {}
     mutants: list[tuple[float, Mutant]] = []
     for module in arguments.modules:
@@ -446,7 +499,8 @@ def main(argv: list[str] | None = None) -> None:
         counts = {"mutants": len(some), "left_out": left_out, "run": 0, "killed": 0}
         modules[module] = {**counts, "survivors": []}
     ordered = [mutant for _, mutant in sorted(mutants, key=lambda pair: pair[0])]
-    sampled(ordered if arguments.all else ordered[: arguments.sample], modules, arguments.seed)
+    chosen = ordered if arguments.all else ordered[: arguments.sample]
+    sys.exit(started(TESTS, Run(lambda run: sampled(run, chosen, modules, arguments.seed))))
 
 
 if __name__ == "__main__":
