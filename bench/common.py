@@ -96,6 +96,14 @@ def seconds(call: Call, shortest: float = SHORTEST) -> NDArray[np.float64]:
             return passed / calls
 
 
+def interval(k: int, n: int) -> tuple[float, float]:
+    """Between what shares k of n lies with 95 % (Clopper and Pearson: it is never too narrow)."""
+    from scipy.stats import beta
+
+    low = 0.0 if k == 0 else float(beta.ppf(0.025, k, n - k + 1))
+    return low, 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
+
+
 def machine() -> dict[str, Any]:
     """Commit, processor, cores, memory, interpreter, packages: what a figure depends on."""
     return {

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -72,6 +72,9 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _KEYS = ("network", "domain", "witnesses", "nodes")
+_ARRAYS = ("lo", "hi", "proof", "status", "witness", "mass")
+_PAIRS = ("datatype", "by_weights", "by_interval")
+_WIDTHS = ("datatype_bits", "weight_bits", "interval_bits", "signed_bits", "span_bits")
 
 
 @dataclass(frozen=True)
@@ -179,40 +182,35 @@ class Certificate:
         where = index_of(index, layer.lo.shape)
         if end not in (LO, HI):
             raise InvalidArgument(mismatch("end", repr(end), "0 (lo) or 1 (hi)"))
+        found, bound = self.candidate(network, name, where, end), (layer.lo, layer.hi)[end][where]
+        replayed = found is not None and network.trace(found[None])[name][(0, *where)] == bound
+        return found if replayed else None
+
+    def candidate(
+        self, network: Network, name: str, where: tuple[int, ...], end: int
+    ) -> NDArray[np.int64] | None:
+        """What `witness` replays, not yet replayed."""
+        layer = self.nodes[name]
         number = int(layer.witness[(end, *where)])
         if number != NO_WITNESS:
             return np.asarray(self.witnesses[number])
         if layer.status[(end, *where)] != Status.EXACT:
             return None
-        bound = (layer.lo, layer.hi)[end][where]
-        some = self.domain.hull.lo if self.domain.listed is None else self.domain.listed[0]
-        for found in (corner(network, self.domain, name, where, end), some):
-            if found is not None and network.trace(found[None])[name][(0, *where)] == bound:
-                return found
-        return None
+        found = corner(network, self.domain, name, where, end)
+        # Where no corner is told, lo = hi: any input will do.
+        return self.domain.at(np.zeros(1, dtype=np.int64))[0] if found is None else found
 
     def table(self) -> list[Row]:
         """One row per accumulating layer."""
         rows = []
         for name, layer in self.layers.items():
             assert layer.mass is not None
-            assert layer.datatype_bits is not None
-            assert layer.weight_bits is not None
-            assert layer.interval_bits is not None
             unknown = (layer.status == Status.UNKNOWN).any(axis=0)
             proofs = [Proof(p).label for p in np.unique(layer.proof).tolist()]
             rows.append(
                 Row(
-                    layer=name,
-                    kind=layer.kind,
-                    neurons=int(layer.lo.size),
-                    lo=int(layer.lo.min()),
-                    hi=int(layer.hi.max()),
-                    datatype_bits=layer.datatype_bits,
-                    weight_bits=layer.weight_bits,
-                    interval_bits=layer.interval_bits,
-                    signed_bits=layer.signed_bits,
-                    span_bits=layer.span_bits,
+                    *(name, layer.kind, layer.lo.size, *layer.range.ends),
+                    **{bits: getattr(layer, bits) for bits in _WIDTHS},
                     mass=int(layer.mass.max()),
                     exact=int(layer.exact.sum()),
                     unknown=int(unknown.sum()),
@@ -652,14 +650,12 @@ def _text(value: Any) -> str:
 
 
 def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
-    item: dict[str, Any] = {"name": layer.name, "kind": layer.kind}
-    for key in ("lo", "hi", "proof", "status", "witness"):
-        item[key] = encode_integers(getattr(layer, key))
-    item["mass"] = None if layer.mass is None else encode_integers(layer.mass)
-    item["datatype"] = None if layer.datatype is None else list(layer.datatype)
-    item["by_weights"] = None if layer.by_weights is None else list(layer.by_weights)
-    item["by_interval"] = None if layer.by_interval is None else list(layer.by_interval)
-    return item
+    def told(keys: tuple[str, ...], code: Callable[[Any], Any]) -> dict[str, Any]:
+        values = {key: getattr(layer, key) for key in keys}
+        return {key: None if value is None else code(value) for key, value in values.items()}
+
+    names = {"name": layer.name, "kind": layer.kind}
+    return {**names, **told(_ARRAYS, encode_integers), **told(_PAIRS, list)}
 
 
 def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
@@ -676,19 +672,9 @@ def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
         raise FileFormatError(f"node {item['name']!r}: arrays of different shapes")
     if not lo.size or (lo > hi).any():
         raise FileFormatError(f"node {item['name']!r}: no values, or a bound lo above hi")
-    return LayerCertificate(
-        name=_text(item["name"]),
-        kind=_text(item["kind"]),
-        lo=lo,
-        hi=hi,
-        proof=proof,
-        status=status,
-        witness=witness,
-        mass=mass,
-        datatype=pair_of(item["datatype"]),
-        by_weights=pair_of(item["by_weights"]),
-        by_interval=pair_of(item["by_interval"]),
-    )
+    name, kind = _text(item["name"]), _text(item["kind"])
+    pairs = (pair_of(item[p]) for p in _PAIRS)
+    return LayerCertificate(name, kind, lo, hi, proof, status, witness, mass, *pairs)
 
 
 def pair_of(values: Any) -> tuple[int, int] | None:

@@ -17,9 +17,8 @@ from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StageReport, stage_reports
 from refqnn.display import Shown
-from refqnn.emulate import Accumulators
-from refqnn.errors import CertificateError, InvalidArgument, InvalidType, mismatch
-from refqnn.formats import is_integer
+from refqnn.emulate import Accumulators, Stage, check_width
+from refqnn.errors import CertificateError, InvalidArgument, mismatch
 from refqnn.network import Network
 
 __all__ = [
@@ -296,13 +295,8 @@ def _hold_against(
 
 
 def _limits(bits: int, signed: bool) -> tuple[int, int]:
-    if not is_integer(bits):
-        raise InvalidType(mismatch("bits", repr(bits), "an integer from 1 to 64"))
-    if not 1 <= bits <= 64:
-        raise InvalidArgument(mismatch("bits", bits, "an integer from 1 to 64"))
-    if signed:
-        return -(2 ** (int(bits) - 1)), int(2 ** (int(bits) - 1)) - 1
-    return 0, int(2 ** int(bits)) - 1
+    check_width("bits", bits)
+    return Stage(bits, bool(signed)).ends
 
 
 def _suspects(

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from refqnn.arithmetic import add, magnitude, to_int64_if_possible
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
-from refqnn.limits import COMPARED_THRESHOLDS, MAX_LEVELS, PREPARED_TABLE
+from refqnn.limits import CODE_TABLE, COMPARED_THRESHOLDS, MAX_LEVELS
 from refqnn.ops.base import (
     IntArray,
     Interval,
@@ -100,12 +100,13 @@ class Requantize(RowOfEach):
         Returns: (table, origin [channels]) with code = table[acc + origin[c]], or None.
         """
         (acc,) = ranges
-        _check_between_sentinels(acc)
         lo = acc.lo.reshape(self.channels, -1).min(axis=1)[:, None]  # [channels, 1]
-        end = acc.hi.reshape(self.channels, -1).max(axis=1)[:, None] + 1
-        spans = (end.astype(object) - lo.astype(object))[:, 0]
-        if spans.sum() > PREPARED_TABLE:
+        hi = acc.hi.reshape(self.channels, -1).max(axis=1)[:, None]
+        spans = (hi.astype(object) - lo + 1)[:, 0]
+        if spans.sum() > CODE_TABLE:
             return None
+        _check_between_sentinels(acc)
+        end = hi + 1
         # Code q_min + k holds from threshold k - 1 up to threshold k, within [lo, end).
         bounds = np.concatenate([lo, np.clip(self.thresholds, lo, end), end], axis=1)
         narrow = np.int16 if self.format.bits < 16 else np.int32  # small tables stay in the cache
