@@ -445,7 +445,10 @@ def test_a_wrong_file_is_an_error_of_ours(command: str, net: Network) -> None:
         pytest.skip("without an extra, that is named first")
     Path("folder").mkdir()
     np.savez("dump.npz", fc=[[1, 2]])
+    right = {"arrays.npz"} if command in ("diff --against", "diagnose DUMP") else set()
     for name, (content, word) in WRONG.items():
+        if name in right:
+            continue
         Path(name).write_bytes(content)
         text = invoke(*(name if w == "FILE" else w for w in OPENS[command]), code=2).stderr
         assert text.startswith(f"Error: {name}"), text
