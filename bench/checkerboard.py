@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Session
+from common import Session, published
 from torch import nn
 from torch.nn.utils import prune
 
@@ -64,18 +64,8 @@ NEURONS, FAN_INS, BUDGET = (10, 30, 100), (10, 30), 7
 WEIGHTS = IntFormat(3, signed=True, narrow=True)
 CODES = IntFormat(3, signed=False)
 INPUT = PowerOfTwoQuantizer(-2, IntFormat(3, signed=True), "half_up")
-# Accuracy that the literature reports, by row; the last after conversion (.944 before it).
-LITERATURE = {
-    "float h=10": 0.687,
-    "float h=30": 0.833,
-    "float h=100": 0.881,
-    "PTQ h=10": 0.564,
-    "PTQ h=30": 0.555,
-    "PTQ h=100": 0.565,
-    "pruned PTQ 10 of 100": 0.577,
-    "pruned PTQ 30 of 100": 0.578,
-    "QAT 30 of 100": 0.918,
-}
+# By row; the last after conversion (.944 before it).
+LITERATURE: dict[str, float] = published("checkerboard")["accuracy"]
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ class Session:
         return write_results(self.name, results, self._output).with_suffix(".png")
 
 
+def published(name: str) -> Any:
+    """Figures of a peer or of the literature, with their "source"; see published.json."""
+    return json.loads((FOLDER / "published.json").read_text())[name]
+
+
 def seconds(call: Call, shortest: float = SHORTEST) -> NDArray[np.float64]:
     """Wall and processor seconds of one call, repeated until `shortest` has passed."""
     calls, start = 0, np.array([time.perf_counter(), time.process_time()])
