@@ -24,7 +24,7 @@ compared with the integers made from it on all 10,000 points: classes, outputs a
 The literature's figures come from its own board and its own float networks, which are weaker than
 ours: compare the gaps between its rows, not only the rows.
 
-    python bench/checkerboard.py            # 6 minutes on one core
+    python bench/checkerboard.py            # 10 minutes on one core
     python bench/checkerboard.py --quick    # one seed, one epoch, h = 10 and 30, nothing written
 """
 
@@ -59,7 +59,7 @@ from refqnn.pruning import fan_in_mask
 from refqnn.training import FloatMLP, SparseQuantNeuralNetImpl, loop, quantize_module
 from refqnn.training.quantizers import scale_from_data
 
-SEEDS, EPOCHS, BATCH, RATE = 5, 12, 128, 0.02
+SEEDS, EPOCHS, BATCH, RATE = 3, 12, 128, 0.02
 NEURONS, FAN_INS, BUDGET = (10, 30, 100), (10, 30), 7
 WEIGHTS = IntFormat(3, signed=True, narrow=True)
 CODES = IntFormat(3, signed=False)

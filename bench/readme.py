@@ -166,6 +166,37 @@ def experiments() -> str:
     return table(["experiment", "literature, or the peer", "ours", "certified accumulators"], rows)
 
 
+@figure
+def checkerboard_table() -> str:
+    """Ways to 3 bits, in brackets what is published and the widest certified accumulator."""
+    board, theirs = results("checkerboard"), published("checkerboard")["accuracy"]
+
+    def cell(row: str) -> str:
+        widest = max(max(run["widths"], default=0) for run in board["runs"] if run["row"] == row)
+        beside = [f"{thousandths(theirs[row])} published"] if row in theirs else []
+        beside += [f"{widest} bits"] * (widest > 0)
+        return f"{thousandths(board['mean_accuracy'][row])} ({', '.join(beside)})"
+
+    ways = {
+        "float": "float",
+        "PTQ": "scales of least squared error",
+        "calibrated": "`quantize_module`",
+        "calibrated, split": "`quantize_module`, accumulators of 7 bits",
+        "QAT": "trained so, accumulators of 7 bits",
+    }
+    rows = [
+        [what, *(cell(f"{way} h={h}") for h in (10, 30, 100))]
+        for way, what in ways.items()
+        if f"{way} h=100" in board["mean_accuracy"]
+    ]
+    return table(["2-h-h-2", "h = 10", "h = 30", "h = 100"], rows)
+
+
+@figure
+def checkerboard_seeds() -> str:
+    return str(len({run["seed"] for run in results("checkerboard")["runs"]}))
+
+
 # --- encrypted ----------------------------------------------------------------------------------
 
 

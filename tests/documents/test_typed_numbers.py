@@ -38,7 +38,7 @@ def test_the_command_types_none_either() -> None:
     words = [w for row in rows for w in ast.walk(row) if isinstance(w, ast.Constant)]
     texts = [word.value for word in words if isinstance(word.value, str)]
     assert len(texts) > 20
-    assert [text for text in texts if QUANTITY.search(text)] == ["95 % interval"]  # a head
+    assert {text for text in texts if QUANTITY.search(text)} <= {"95 % interval"}  # a head
 
 
 @pytest.mark.parametrize(
