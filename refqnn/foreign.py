@@ -1,4 +1,4 @@
-"""Files that hold no network of ours, named for what they are, with the road to take."""
+"""Which kind of file is this?  What holds no network is named, with the road to take."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from refqnn.container import HEADER, MALFORMED
 from refqnn.errors import FileFormatError
 
-__all__ = ["refuse_foreign"]
+__all__ = ["is_ours", "is_tflite", "refuse_foreign"]
 
+_ZIP, _TFLITE = b"PK\x03\x04", b"TFL3"
 _TORCH = (
     "weights or a module of PyTorch; build the module, load them into it, and convert it with "
     "refqnn.from_brevitas(module, example)"
@@ -22,7 +23,7 @@ _STARTS = (  # (offset, bytes, what it is)
     (0, b"\x89HDF", _KERAS),
     (0, b"\x93NUMPY", "an array of numpy; samples go where a command asks for X.npy"),
     (0, b"\x80\x02", _TORCH),
-    (4, b"TFL3", "a TFLite model; refqnn.from_tflite reads it"),
+    (4, _TFLITE, "a TFLite model; refqnn.from_tflite reads it"),
 )
 _MEMBERS = (  # (end of the name of a member of a zip, what the file is)
     ("/data.pkl", _TORCH),
@@ -34,6 +35,16 @@ _OURS = {  # "format" in the header of our other files
     "refqnn client": "the client's file of a circuit; see `refqnn fhe client`",
     "refqnn certificate": "a certificate; it is checked by `refqnn certify NETWORK --verify FILE`",
 }
+
+
+def is_ours(head: bytes) -> bool:
+    """Do the first 8 bytes of a file say that `Network.save` may have written it?"""
+    return head.startswith(_ZIP)
+
+
+def is_tflite(head: bytes) -> bool:
+    """Do they say that it is a TFLite model?"""
+    return head[4:8] == _TFLITE
 
 
 def refuse_foreign(path: str | Path) -> None:

@@ -9,7 +9,7 @@ import click
 from refqnn import dumps, extras
 from refqnn.commands import console
 from refqnn.container import array_to_npy, write_atomically
-from refqnn.onnx import open_network
+from refqnn.files import open_network
 
 
 @click.command(cls=console.Command, short_help="Run a network on samples.")

@@ -14,7 +14,7 @@ import click
 from refqnn.commands import console
 from refqnn.container import array_to_npy, write_atomically
 from refqnn.errors import InvalidArgument, mismatch
-from refqnn.onnx import open_network
+from refqnn.files import open_network
 
 if TYPE_CHECKING:
     from refqnn.fhe import Client

@@ -16,11 +16,12 @@ import click
 
 from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting, tflite
 from refqnn.commands import console
+from refqnn.comparison import compare as compare_networks
 from refqnn.display import safe
 from refqnn.errors import CertificateError, RefqnnError
+from refqnn.files import open_file, write
 from refqnn.formats import signed_bits
 from refqnn.inspect import describe, table
-from refqnn.onnx.conversion import write
 from refqnn.ops import Interval
 from refqnn.rounding import Rounding
 
@@ -48,7 +49,7 @@ class Reader:
         """With what is known of the file besides."""
         if len(self.runtimes) > 1:
             raise click.UsageError("give --runtime once")
-        imported = onnx.open_file(
+        imported = open_file(
             file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtimes[0]
         )
         console.show(*(f"left out behind the output: {node}" for node in imported.dropped))
@@ -388,7 +389,7 @@ def diff(
     if dump is None:
         assert b is not None
         assert samples is not None
-        difference = onnx.compare(network, read(b), samples)
+        difference = compare_networks(network, read(b), samples)
     else:
         codes = None if samples is None else network.codes_of(samples)
         difference = network.diff(dumps.read_dump(dump), codes, layout=layout)

@@ -36,16 +36,20 @@ and files that are truncated, cyclic, inconsistent, or point outside their folde
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from refqnn.comparison import compare
 from refqnn.network import Network
-from refqnn.onnx.comparison import compare
-from refqnn.onnx.conversion import convert, open_file, open_network
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import FLAVOURS, Flavour, to_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from refqnn.files import convert as convert
+    from refqnn.files import open_file as open_file
+    from refqnn.files import open_network as open_network
 
 __all__ = [
     "FLAVOURS",
@@ -60,6 +64,13 @@ __all__ = [
     "read_onnx",
     "to_onnx",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Files of every kind, which read this module; they were here once."""
+    if name in ("convert", "open_file", "open_network"):
+        return getattr(import_module("refqnn.files"), name)
+    raise AttributeError(f"module 'refqnn.onnx' has no attribute {name!r}")
 
 
 def from_onnx(

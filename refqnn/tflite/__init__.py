@@ -104,9 +104,10 @@ from __future__ import annotations
 import os
 
 from refqnn.errors import InvalidArgument, mismatch
+from refqnn.foreign import is_tflite
 from refqnn.network import Network
 from refqnn.tflite.comparison import Parting, compare_runtimes
-from refqnn.tflite.files import is_tflite, open_model
+from refqnn.tflite.files import open_model
 from refqnn.tflite.operators import TABLE
 from refqnn.tflite.profiles import RUNTIMES, Runtime
 from refqnn.tflite.reader import Imported, Reader, file_order

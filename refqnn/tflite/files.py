@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from refqnn.container import MALFORMED, read_file
 from refqnn.errors import FileFormatError, InvalidType, MissingExtra, NotCovered, mismatch
+from refqnn.foreign import is_tflite
 from refqnn.formats import IntFormat
 
-__all__ = ["Model", "Operator", "Tensor", "import_tflite", "is_tflite", "open_model"]
+__all__ = ["Model", "Operator", "Tensor", "import_tflite", "open_model"]
 
-_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
 _MAX_TABLES = 2**16  # tensors, operators, buffers
 _MAX_RANK = 8
 _MAX_INPUTS = 2**10  # of one operator
@@ -123,11 +123,6 @@ def import_tflite() -> Any:
     return tflite
 
 
-def is_tflite(head: bytes) -> bool:
-    """Do the first 8 bytes of a file say that it is a TFLite model?"""
-    return head[4:8] == _IDENTIFIER
-
-
 def open_model(source: str | os.PathLike[str] | bytes) -> Model:
     """The graph of a file or of its bytes.
 
@@ -138,7 +133,7 @@ def open_model(source: str | os.PathLike[str] | bytes) -> Model:
     data = source if isinstance(source, bytes) else read_file(Path(source))
     name = "model" if isinstance(source, bytes) else str(source)
     if not is_tflite(data):
-        raise FileFormatError(f"{name}: not a TFLite file (no {_IDENTIFIER.decode()} at its start)")
+        raise FileFormatError(f"{name}: not a TFLite file (no TFL3 at its start)")
     tflite = import_tflite()
     try:
         return _Reader(tflite, data).model()

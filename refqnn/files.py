@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 
 from refqnn.errors import NotCovered
-from refqnn.foreign import refuse_foreign
+from refqnn.foreign import is_ours, is_tflite, refuse_foreign
 from refqnn.network import Network, load
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
-from refqnn.tflite import Runtime, from_tflite, is_tflite
+from refqnn.tflite import Runtime, from_tflite
 
 __all__ = ["convert", "open_file", "open_network", "write"]
-
-_ZIP = b"PK\x03\x04"  # how a file of Network.save begins
 
 
 def open_file(
@@ -36,7 +34,7 @@ def open_file(
     """
     with open(path, "rb") as file:
         head = file.read(8)
-    if head.startswith(_ZIP):
+    if is_ours(head):
         return Imported(load(Path(path)), producer="refqnn")
     if is_tflite(head):
         return Imported(from_tflite(path, runtime), producer="TFLite")
