@@ -1,8 +1,9 @@
-"""Files of another kind than was asked for, named for what they are, with the road to take."""
+"""Which kind of file is this?  What holds no network is named, with the road to take."""
 
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from refqnn.container import HEADER, MALFORMED
 from refqnn.errors import FileFormatError
 
-__all__ = ["refuse_foreign"]
+__all__ = ["is_ours", "is_tflite", "refuse_foreign"]
 
 _WORDS = {
     "torch": "weights or a module of PyTorch; build the module, load them into it, and convert it "
@@ -27,11 +28,12 @@ _WORDS = {
     "server": "the server's file of a circuit; it is run by `refqnn fhe server run`",
     "client": "the client's file of a circuit; see `refqnn fhe client`",
 }
+_ZIP, _TFLITE = b"PK\x03\x04", b"TFL3"
 _STARTS = (  # (offset, bytes, kind)
     (0, b"\x89HDF", "keras"),
     (0, b"\x93NUMPY", "npy"),
     (0, b"\x80\x02", "torch"),
-    (4, b"TFL3", "tflite"),
+    (4, _TFLITE, "tflite"),
     *((0, start, "image") for start in (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")),
 )
 _MEMBERS = (  # (end of the name of a member of a zip, kind)
@@ -40,6 +42,19 @@ _MEMBERS = (  # (end of the name of a member of a zip, kind)
     ("model.weights.h5", "keras"),
     (".npy", "npz"),
 )
+
+
+def is_ours(head: bytes) -> bool:
+    """Do the first 8 bytes of a file say that `Network.save` may have written it?"""
+    return head.startswith(_ZIP)
+
+
+def is_tflite(source: str | os.PathLike[str] | bytes) -> bool:
+    """Do the first 8 bytes of a file, or these bytes, say that it is a TFLite model?"""
+    if isinstance(source, bytes):
+        return source[4:8] == _TFLITE
+    with open(source, "rb") as file:
+        return is_tflite(file.read(8))
 
 
 def refuse_foreign(

@@ -17,12 +17,13 @@ from refqnn.accumulator.arguments import summing
 from refqnn.accumulator.staged_files import read_certificate
 from refqnn.commands import console
 from refqnn.commands.reading import Reader, accumulator_option, accumulators, reads
+from refqnn.comparison import compare as compare_networks
 from refqnn.display import safe
 from refqnn.emulate import Accumulator, Accumulators, accumulator_of, check_names
 from refqnn.errors import CertificateError, RefqnnError
+from refqnn.files import write
 from refqnn.formats import signed_bits
 from refqnn.inspect import describe, table
-from refqnn.onnx.conversion import write
 from refqnn.ops import Interval
 from refqnn.rounding import Rounding
 
@@ -405,7 +406,7 @@ def diff(
     if dump is None:
         assert b is not None
         assert samples is not None
-        difference = onnx.compare(network, read(b), samples)
+        difference = compare_networks(network, read(b), samples)
     else:
         codes = None if samples is None else network.codes_of(samples)
         difference = network.diff(dumps.read_dump(dump), codes, layout=layout)

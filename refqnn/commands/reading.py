@@ -11,11 +11,12 @@ from pathlib import Path
 
 import click
 
-from refqnn import onnx, tflite
+from refqnn import tflite
 from refqnn.accumulator.staged_files import read_accumulators
 from refqnn.commands import console
 from refqnn.emulate import PRESETS, Accumulator, Accumulators
 from refqnn.errors import InvalidArgument
+from refqnn.files import open_file
 from refqnn.network import Network
 from refqnn.onnx.reader import Imported
 from refqnn.tflite import Runtime
@@ -44,7 +45,7 @@ class Reader:
 
     def imported(self, file: Path) -> Imported:
         """With what is known of the file besides."""
-        imported = onnx.open_file(
+        imported = open_file(
             file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtime
         )
         console.say(*(f"left out behind the output: {node}" for node in imported.dropped))

@@ -104,10 +104,11 @@ from __future__ import annotations
 import os
 
 from refqnn.errors import InvalidArgument, mismatch
+from refqnn.foreign import is_tflite
 from refqnn.network import Network
 from refqnn.tflite.comparison import Parting, compare_runtimes
 from refqnn.tflite.dumps import diagnose_dump
-from refqnn.tflite.files import is_tflite, open_model
+from refqnn.tflite.files import open_model
 from refqnn.tflite.operators import read_model
 from refqnn.tflite.profiles import RUNTIMES, Runtime
 from refqnn.tflite.reader import Imported, file_order

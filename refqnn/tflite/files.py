@@ -27,11 +27,11 @@ from refqnn.errors import (
     NotCovered,
     mismatch,
 )
+from refqnn.foreign import is_tflite
 from refqnn.formats import IntFormat
 
-__all__ = ["Model", "Operator", "Tensor", "import_tflite", "is_tflite", "open_model"]
+__all__ = ["Model", "Operator", "Tensor", "import_tflite", "open_model"]
 
-_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
 _MAX_TABLES = 2**16  # tensors, operators, buffers
 _MAX_RANK = 8
 _MAX_INPUTS = 2**10  # of one operator
@@ -169,14 +169,6 @@ def import_tflite() -> Any:
     return tflite
 
 
-def is_tflite(source: str | os.PathLike[str] | bytes) -> bool:
-    """Do the first 8 bytes of a file, or these bytes, say that it is a TFLite model?"""
-    if isinstance(source, bytes):
-        return source[4:8] == _IDENTIFIER
-    with open(source, "rb") as file:
-        return is_tflite(file.read(8))
-
-
 def open_model(source: str | os.PathLike[str] | bytes) -> Model:
     """The graph of a file or of its bytes.
 
@@ -187,7 +179,7 @@ def open_model(source: str | os.PathLike[str] | bytes) -> Model:
     data = source if isinstance(source, bytes) else read_file(Path(source))
     name = "model" if isinstance(source, bytes) else str(source)
     if not is_tflite(data):
-        raise FileFormatError(f"{name}: not a TFLite file (no {_IDENTIFIER.decode()} at its start)")
+        raise FileFormatError(f"{name}: not a TFLite file (no TFL3 at its start)")
     tflite = import_tflite()
     try:
         return _Reader(tflite, data).model()

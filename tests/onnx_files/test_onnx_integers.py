@@ -354,9 +354,14 @@ def reference(model: Any, X: np.ndarray) -> np.ndarray | str:
 
 
 def clips_64_bits(model: Any) -> bool:
-    """The runtime clips 64-bit integers by their lowest 32 bits: 4294966189 in [32, 43] is 32."""
+    """The runtime clips 64-bit integers by their lowest 32 bits: 4294966189 in [32, 43] is 32.
+
+    So do its Min and Max, at some places of a tensor: of 2**31 and 32767 the least is 2**31.
+    """
     to = [node.attribute[0].i for node in model.graph.node if node.op_type == "Cast"]
-    return TensorProto.INT64 in to and any(node.op_type == "Clip" for node in model.graph.node)
+    return TensorProto.INT64 in to and any(
+        node.op_type in ("Clip", "Min", "Max") for node in model.graph.node
+    )
 
 
 PEERS: dict[str, Callable[..., np.ndarray | str]] = {

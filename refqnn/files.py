@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import cast
 
 from refqnn.errors import NotCovered
-from refqnn.foreign import refuse_foreign
+from refqnn.foreign import is_ours, is_tflite, refuse_foreign
 from refqnn.network import Network, load
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
-from refqnn.tflite import Runtime, from_tflite, is_tflite
+from refqnn.tflite import Runtime, from_tflite
 
 __all__ = ["convert", "open_file", "open_network", "write"]
-
-_ZIP = b"PK\x03\x04"  # how a file of Network.save begins
 
 
 def open_file(
@@ -37,7 +35,7 @@ def open_file(
     """
     with open(path, "rb") as file:
         head = file.read(8)
-    if head.startswith(_ZIP):
+    if is_ours(head):
         return Imported(load(Path(path)), producer="refqnn")
     if is_tflite(head):
         door = cast("str | None", input)  # what is no name of a tensor is refused as one
