@@ -7,7 +7,16 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from refqnn import Interval, IntFormat, Linear, Network, Node, exact, testing
+from refqnn import (
+    Interval,
+    IntFormat,
+    Linear,
+    Network,
+    Node,
+    ThresholdQuantizer,
+    exact,
+    testing,
+)
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
 
 
@@ -131,3 +140,14 @@ def test_codes_of_another_shape_or_type_are_refused(codes):
     for forward in (network.forward, lambda x: exact.forward(network, x)):
         with pytest.raises((ShapeMismatch, InvalidType, InvalidArgument)):
             forward(codes)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_infinity_counts_as_the_last_float32(sign):
+    """`_count_thresholds`: infinite x at the ends of float32."""
+    last = float(np.finfo(np.float32).max)
+    below = float(np.nextafter(np.float32(last), np.float32(0)))
+    rows = sorted([[sign * below, sign * last, sign * 1.0]])
+    door = ThresholdQuantizer(np.sort(rows, axis=1), IntFormat(2, signed=False))
+    x = [[sign * np.inf, sign * last, sign * below, 0.0]]
+    assert exact.quantize(door, x) == door.quantize(np.array(x)).tolist()
