@@ -343,17 +343,6 @@ def onnx_killed() -> str:
     return f"{_strength('onnx', 'total', 'onnx')} of the {_strength('onnx', 'total', 'mutants')}"
 
 
-# --- mutants of our own source ------------------------------------------------------------------
-
-
-@figure
-def core_mutants() -> str:
-    found = results("mutation")
-    counted = found["run"] - found["equivalent"]
-    low, high = found["interval"]
-    return f"{found['killed'] / counted:.0%} of {counted:,} ({low:.0%} to {high:.0%})"
-
-
 # --- against the peers --------------------------------------------------------------------------
 
 
