@@ -17,6 +17,7 @@ from refqnn import (
     Node,
     Requantize,
     Rescale,
+    ThresholdQuantizer,
     exact,
     testing,
 )
@@ -175,3 +176,14 @@ def test_nothing_becomes_nothing(call, empty):
 def test_no_rows_have_no_budgets():
     assert exact.sign_budgets([], [], None, (0, 7), 8) == ([], [])
     assert exact.sign_budgets([], [], [], (0, 7), 8) == ([], [])
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_infinity_counts_as_the_last_float32(sign):
+    """`_count_thresholds`: infinite x at the ends of float32."""
+    last = float(np.finfo(np.float32).max)
+    below = float(np.nextafter(np.float32(last), np.float32(0)))
+    rows = sorted([[sign * below, sign * last, sign * 1.0]])
+    door = ThresholdQuantizer(np.sort(rows, axis=1), IntFormat(2, signed=False))
+    x = [[sign * np.inf, sign * last, sign * below, 0.0]]
+    assert exact.quantize(door, x) == door.quantize(np.array(x)).tolist()

@@ -412,10 +412,10 @@ class Requantize(RowOfEach):
         below = np.repeat((los - 1)[:, None], levels - 1, axis=1)  # [channels, levels - 1]
         reached = np.repeat((his + 1)[:, None], levels - 1, axis=1)
         while True:
-            open_ = reached - below > 1
+            open_ = reached > below + 1
             if not open_.any():
                 break
-            middle = below + (reached - below) // 2
+            middle = below // 2 + reached // 2 + (below & reached & 1)  # their sum may not fit
             middle = np.clip(middle, los[:, None], his[:, None])
             enough = codes_at(middle) >= target
             reached = np.where(open_ & enough, middle, reached)

@@ -517,3 +517,17 @@ def test_what_a_certificate_knows_is_run_once(method, monkeypatch):
     monkeypatch.setattr(Network, "trace", lambda *a, **k: runs.append(a) or trace(*a, **k))
     assert find_overflow(network, bits=3, certificate=certificate).value == 6
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_any_row_of_the_data_may_be_the_witness(row):
+    """certify: X, "codes inside the domain to take witnesses from"."""
+    act = Node("act", Requantize.from_shift(1, IntFormat(2, signed=False)))
+    nodes = [Node("fc1", Linear([[1, 1]])), act, Node("fc2", Linear([[1]]))]
+    network = Network(nodes, input_shape=(2,), input_format=IntFormat(2, signed=False))
+    X = np.zeros((3, 2), dtype=np.int64)
+    X[row] = 3
+    for data in (X, X[row:]):
+        certificate = certify(network, method="interval", X=data)
+        assert certificate["fc2"].status[1].tolist() == [Status.EXACT]
+        assert certificate.witness(network, "fc2", 0, 1).tolist() == [3, 3]

@@ -955,3 +955,18 @@ def test_every_place_of_a_file():
                     refused(forged, network)
                     count += 1
         assert count > 50
+
+
+@pytest.mark.parametrize("shape", [(11,), (11, 1, 1)])
+def test_the_solver_is_told_the_thresholds_of_each_channel(shape):
+    """One sum, two thresholds: the code of the lower one is never less than that of the other."""
+    pytest.importorskip("ortools")
+    ones = np.ones((2, *shape), dtype=np.int64)
+    both = Linear(ones) if len(shape) == 1 else Conv2d(ones)
+    code = Requantize([[10], [20]], IntFormat(1, signed=False))
+    last = Linear([[1, -1]]) if len(shape) == 1 else Conv2d(np.array([[[[1]], [[-1]]]]))
+    nodes = [Node("both", both), Node("code", code), Node("difference", last)]
+    network = Network(nodes, input_shape=shape, input_format=IntFormat(2, signed=False))
+    certificate = certify(network, method="solver", budget_s=20)
+    assert certificate["difference"].range.ends == (0, 1)
+    assert not any("trusted" in label for label in certificate.verify(network, solver=True))
