@@ -20,10 +20,14 @@ class Profile:
     Attributes:
         ways: how operators rescale; "double" where none is named.
         float_softmax: is Softmax a table of float32 exponentials, or fixed point?
+        wide_product: is the gain of MUL computed in float64, or in float32?
+        narrow_product: does MUL hold its rescaled product in 16 bits, where a zero point wraps it?
     """
 
     ways: Mapping[str, Way] = field(default_factory=dict)
     float_softmax: bool = False
+    wide_product: bool = False
+    narrow_product: bool = False
 
 
 SUMS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
@@ -36,10 +40,11 @@ RUNTIMES: dict[Runtime, Profile] = {
             **dict.fromkeys(("DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "MEAN", "QUANTIZE"), "mixed"),
         },
         float_softmax=True,
+        narrow_product=True,
     ),
     "xnnpack": Profile(
         dict.fromkeys((*SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "MEAN", "QUANTIZE"), "float32"),
         float_softmax=True,
     ),
-    "cmsis_nn": Profile(),
+    "cmsis_nn": Profile(wide_product=True),
 }
