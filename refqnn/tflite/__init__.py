@@ -89,14 +89,22 @@ XNNPACK: a table of float32 exponentials (internal/optimized/optimized_ops.h).
 SQUEEZE, EXPAND_DIMS) keeps codes; operands of other scales than the output's are refused.
 
 **Types.**  int8 is meant above; uint8 is the same, but for DEPTHWISE_CONV_2D, "double" everywhere.
-In int16 (with int8 weights) XNNPACK takes nothing and no kernel is optimized: sums with a 64-bit
-bias are rescaled in the way "reduced" (internal/common.cc), everything else "double".  Refused:
-SOFTMAX and TRANSPOSE_CONV in uint8; FULLY_CONNECTED, SOFTMAX, LOGISTIC, TANH, HARD_SWISH and
-RELU_N1_TO_1 in int16.
+In int16 (with int8 weights) XNNPACK takes nothing, and of the optimized kernels one differs: sums
+without a bias or with one of 64 bits are rescaled in the way "reduced" (internal/common.cc),
+everything else "double"; FULLY_CONNECTED in float64, but in the optimized kernels double_up with no
+bias or one of 32 bits, and in cmsis_nn "reduced".  Refused:
+
+    INT16  FULLY_CONNECTED  with a bias of INT32, which tflite_ref and cmsis_nn read as 64 bits
+    INT16  HARD_SWISH       no kernel computes it
+    INT16  LOGISTIC         its kernel interpolates in a table of 256 sigmoids that no formula gives
+    INT16  RELU_N1_TO_1     no kernel computes it
+    INT16  SOFTMAX          its kernel interpolates between 513 exponentials and 513 inverses
+    INT16  TANH             its kernel interpolates in a table of 256 sigmoids that no formula gives
+    UINT8  TRANSPOSE_CONV   in the optimized kernel, which is not told here
 
 **cmsis_nn was compared with no processor**, but with its published loops, told a second time in
 Python integers by the tests: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, ADD, SUB, MUL, both pools
-and QUANTIZE in int8, and all but FULLY_CONNECTED in int16, over random models of one operator; its
+and QUANTIZE in int8 and int16, over random models of one operator; its
 requantization in all three forms, with shifts to both sides; and its published golden data for
 convolutions.  The other operators of that profile are the reference kernels', as TFLite Micro has
 them.

@@ -156,7 +156,10 @@ def transpose_conv(r: Reader, op: Operator) -> None:
     way = r.way(op)
     # XNNPACK leaves to the optimized kernels what SAME would pad with less than nothing.
     covered = o.Padding() or all(k >= s for k, s in zip(weight.shape[1:3], layer.stride))
-    _sum(r, op, conv, source, x, way if covered or way != "float32" else "mixed")
+    way = way if covered or way != "float32" else "mixed"
+    if way == "mixed" and y.type == "UINT8":
+        raise NotCovered("it is not covered for UINT8: the optimized kernel is not told here")
+    _sum(r, op, conv, source, x, way)
 
 
 def fully_connected(r: Reader, op: Operator) -> None:

@@ -230,9 +230,7 @@ def compared(model: bytes, seed: int, n: int) -> int:
     return count
 
 
-INT8 = list(TOLD)
-INT16 = [kind for kind in TOLD if kind != "FULLY_CONNECTED"]
-KINDS = [*((kind, "int8") for kind in INT8), *((kind, "int16") for kind in INT16)]
+KINDS = [(kind, type) for type in ("int8", "int16") for kind in TOLD]
 
 
 @pytest.mark.parametrize(("kind", "type"), KINDS)
