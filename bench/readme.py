@@ -197,6 +197,29 @@ def checkerboard_seeds() -> str:
     return str(len({run["seed"] for run in results("checkerboard")["runs"]}))
 
 
+@figure
+def literature_module() -> str:
+    """The literature's module as it reports it, and as it is read here."""
+    found = results("literature")
+    reported = found["literature"]
+    rows = [
+        [
+            "as reported",
+            thousandths(reported["module"]),
+            thousandths(reported["converted"]),
+            f"{reported['bits']}, observed",
+            "",
+        ]
+    ]
+    for last, means in found["mean"].items():
+        classes = sum(r["classes_differ"] for r in found["runs"] if r["last"] == int(last))
+        widths = f"{means['certified_bits']}, certified; last {means['last_certified_bits']}"
+        accuracies = thousandths(means["module"]), thousandths(means["integers"])
+        rows.append([f"last layer of {last} bits", *accuracies, widths, str(classes)])
+    head = ["30 of 100 weights", "module", "integers", "accumulator bits", "classes that differ"]
+    return table(head, rows)
+
+
 # --- encrypted ----------------------------------------------------------------------------------
 
 

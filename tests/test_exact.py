@@ -17,7 +17,6 @@ from refqnn import (
     Node,
     Requantize,
     Rescale,
-    ThresholdQuantizer,
     exact,
     testing,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from refqnn.ops.base import Shape
 
 __all__ = ["Example", "check_count", "joined", "split"]
 
-Example = ArrayLike | Tensor | Sequence[ArrayLike | Tensor]
+Example: TypeAlias = ArrayLike | Tensor | Sequence[ArrayLike | Tensor]
 
 
 def joined(example: Example, argument: str) -> tuple[Tensor, tuple[Shape, ...]]:
@@ -27,15 +28,10 @@ def joined(example: Example, argument: str) -> tuple[Tensor, tuple[Shape, ...]]:
     """
     if isinstance(example, dict):
         raise NotCovered(f"{argument}: inputs by name; expected a tuple, in the order of forward")
-    several = isinstance(example, (tuple, list)) and any(
-        isinstance(part, Tensor) or np.ndim(part) > 1 for part in example
-    )
-    if not several:
+    given: Any = example if isinstance(example, (tuple, list)) else ()
+    if not any(isinstance(part, Tensor) or np.ndim(part) > 1 for part in given):
         return _as_batch(example, argument), ()
-    parts = [_as_batch(part, f"{argument}[{i}]") for i, part in enumerate(example)]
-    if len(parts) == 1:
-        got = f"a {type(example).__name__} of one tensor"
-        raise InvalidType(mismatch(argument, got, "the tensor itself"))
+    parts = [_as_batch(part, f"{argument}[{i}]") for i, part in enumerate(given)]
     counts = [len(part) for part in parts]
     if len(set(counts)) > 1:
         raise ShapeMismatch(mismatch(argument, f"{counts} samples", "as many of each input"))
@@ -52,7 +48,9 @@ def split(batch: Tensor, shapes: tuple[Shape, ...]) -> list[Tensor]:
 
 
 def check_count(module: nn.Module, several: int) -> None:
-    """Raises: InvalidArgument where forward does not take as many inputs (0: one tensor)."""
+    """Raises: InvalidType, InvalidArgument where forward does not take as many (0: one tensor)."""
+    if several == 1:
+        raise InvalidType(mismatch("example_input", "a list of one tensor", "the tensor itself"))
     signature = inspect.signature(module.forward)
     try:
         signature.bind(*range(several or 1))

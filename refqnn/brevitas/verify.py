@@ -169,9 +169,10 @@ def verify_against(module: nn.Module, network: Network, X: Example) -> Report:
     if not isinstance(network, Network):
         raise InvalidType(mismatch("network", type(network).__name__, "a Network"))
     batch, inputs = joined(X, "X")
-    if tuple(batch.shape[1:]) != network.input_shape:
+    if tuple(batch.shape[1:]) != network.input_shape or len(inputs) == 1:
         expected = f"[n, {', '.join(map(str, network.input_shape))}]"
-        raise ShapeMismatch(mismatch("X", f"shape {tuple(batch.shape)}", expected))
+        got = f"shape {tuple(batch.shape)}{' in a list' * len(inputs)}"
+        raise ShapeMismatch(mismatch("X", got, expected))
     first = split(batch[:1], inputs)
     imported = import_module(module, first if inputs else first[0])
     return compare(module, network, batch, imported)

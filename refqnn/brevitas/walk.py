@@ -165,7 +165,8 @@ class _Walker:
         """The result of a node, in the memory that it lies in; what it writes to is marked."""
         target: Any = node.target
         name = f"{prefix}{node.name}"
-        apply, call = self._function, target
+        apply: Callable[..., Any] = self._function
+        call = target
         if node.op == "call_module":
             target = call = module.get_submodule(target)
             apply, name = self._module, f"{prefix}{node.target}"
