@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["CHOSEN"]
+__all__ = ["CHOSEN", "MORE"]
 
 CHOSEN: Mapping[str, tuple[int, ...]] = {
     "round_ratio": (215, 290, 51, 123, 192),
@@ -44,3 +44,17 @@ CHOSEN: Mapping[str, tuple[int, ...]] = {
     "sign_budgets": (110,),
     "project": (238, 278, 321, 313),
 }
+
+# Against mutants that nobody wrote (bench/vector_search.py): "s" and a seed of `samplers.sample`,
+# "r" and one of `roomy.roomy`.  In files of their own.
+MORE: Mapping[str, tuple[str, ...]] = {
+    "round_ratio": ("s0270", "s0358", "r0040"),
+    "check_codes": ("s0210", "s0234", "r0024", "r0030"),
+    "quantize": ("s0045", "s0111", "r0229", "r0097", "r0337", "s0069", "s0359", "s0072", "r0208",
+                 "r0155", "r0048", "r0057"),
+    "dequantize": ("r0055", "r0019", "s0005", "r0008", "r0018", "r0033", "r0197", "r0117"),
+    "requantize_thresholds": ("r0165", "r0266"),
+    "requantize_scale": ("r0377", "s0037", "s0177", "s0392", "s0200", "r0008", "r0031"),
+    "requantize_shift": ("s0056", "r0281"),
+    "linear": ("r0359", "r0240", "r0213"),
+}  # fmt: skip
