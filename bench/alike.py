@@ -25,7 +25,7 @@ RULES = [
     (r"-> __narrowed__\(.*(dtype\(|v / s|scaled|a \* s|b / t).*'int",
      "a real number, which no integer type takes"),
     (r"\.size == 1 -> .*\.size <= 1$|len\((\w+)\) > 1 -> len\(\1\) != 1$", "none is empty"),
-    (r"axis % len\(shape\) -> (axis$|__narrowed__)", "a negative axis names the same; axes are few"),
+    (r"axis % len\(shape\) -> (axis$|__narrowed__)", "axes are few"),
     (r"channel_value: (1 -> 2|0 -> -1)$|<lambda>: 0 -> -1$|entry: 0 -> -?1$|entry: 1 -> (-1|0|2)$",
      "the one value of a vector of one, or the one axis, by another index"),
     (r": (\w+_|fit|finish|first|read_\w|order|used|join|axes|images|weights|sample|channels|inputs"
@@ -34,8 +34,8 @@ RULES = [
      "a hook that in the right kernel hands its argument on"),
     (r"total: for term|total: fit\(acc \+ term\) -> acc \+ term$",
      "the register of the right kernel has no end"),
-    (r"finish\((.*)\) -> finish\(|last\((.*)\) -> last\(", "a sum of two, whichever is named first; "
-     "the hook reads no more"),
+    (r"finish\((.*)\) -> finish\(|last\((.*)\) -> last\(", "of a sum, whichever is first; the hook "
+     "reads no more"),
 ]  # fmt: skip
 
 

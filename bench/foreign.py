@@ -1,4 +1,4 @@
-"""Mutants by families: what a port to C gets wrong, for every argument and result of every operation.
+"""Mutants by families: what a port to C gets wrong, for every argument and result.
 
 A family is one mistake (a tensor read as int8, a loop unrolled by 4 that forgets its tail, the
 first of the channels' scales for all of them); it is made with every argument or result that has
@@ -146,8 +146,10 @@ MEMORY: dict[str, Change] = {
     "batch backwards": lambda a: a[::-1],
     "backwards": lambda a: a.reshape(-1)[::-1].reshape(a.shape),
     **{f"axis {x} backwards": _on_axis(x, lambda i: i[::-1]) for x in (1, -1, -2)},
-    **{f"axis {x} without its first": _on_axis(x, lambda i: [None, *i[1:]]) for x in (0, 1, -1, -2)},
-    **{f"axis {x} without its last": _on_axis(x, lambda i: [*i[:-1], None]) for x in (0, 1, -1, -2)},
+    **{f"axis {x} without its first": _on_axis(x, lambda i: [None, *i[1:]])
+       for x in (0, 1, -1, -2)},
+    **{f"axis {x} without its last": _on_axis(x, lambda i: [*i[:-1], None])
+       for x in (0, 1, -1, -2)},
     **{f"axis {x} rotated": _on_axis(x, lambda i: [*i[1:], 0]) for x in (1, -1)},
     **{f"axis {x} in steps of {u}, no tail": _on_axis(x, _tail(u, lambda i, whole: None))
        for u in (2, 4, 8, 16) for x in (1, -1)},
@@ -392,7 +394,8 @@ def _twin(network: Mapping[str, Any], later: bool) -> Values:
 
 WIRES: dict[str, Change] = {
     "every node reads the one before": _rewired(lambda v, i, names: [names[i], *v[1:]]),
-    "second operands read the node before": _rewired(lambda v, i, names: [v[0], *[names[i]] * (len(v) - 1)]),
+    "second operands read the node before": _rewired(
+        lambda v, i, names: [v[0], *[names[i]] * (len(v) - 1)]),
     "operands backwards": _rewired(lambda v, i, names: v[::-1]),
     "the first operand for all": _rewired(lambda v, i, names: [v[0]] * len(v)),
     "the last operand for all": _rewired(lambda v, i, names: [v[-1]] * len(v)),

@@ -7,8 +7,8 @@ costs the compilation of one function.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import copy
 import gc

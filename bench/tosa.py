@@ -2,9 +2,9 @@
 
 The tests and the answers of the reference model are made by the package tosa-tools, whose programs
 are looked for on PATH; it needs an older numpy and so a virtual environment of its own
-(`pip install tosa-tools "numpy<2.2"`).  An operator is made of nodes of ours: zero points are folded
-into biases, a second operand of MATMUL and MUL is the constant of a node, what only moves values is
-a Gather.  Where no nodes do it, the test is counted with the reason.
+(`pip install tosa-tools "numpy<2.2"`).  An operator is made of nodes of ours: zero points are
+folded into biases, a second operand of MATMUL and MUL is the constant of a node, what only moves
+values is a Gather.  Where no nodes do it, the test is counted with the reason.
 
     python bench/tosa.py                     # an hour on one core, most of it to make the tests
     python bench/tosa.py --quick             # three tests of each operator, nothing written
@@ -446,9 +446,7 @@ def counted(operator: str, folder: Path, most: int | None) -> dict[str, Any]:
     }
 
 
-def all_counted(
-    operators: Sequence[str], most: int | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def all_counted(operators: Sequence[str], most: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     for operator in operators:
         with tempfile.TemporaryDirectory() as folder:
             yield operator, counted(operator, Path(folder), most)
@@ -465,7 +463,9 @@ def main() -> None:
         parser.exit(1, f"not on PATH: {', '.join(missing())}; of the package tosa-tools\n")
     path = arguments.output / "tosa.json"
     old = json.loads(path.read_text())["operators"] if path.exists() else {}
-    for operator, found in all_counted(arguments.operators, 3 if arguments.quick else arguments.most):
+    for operator, found in all_counted(
+        arguments.operators, 3 if arguments.quick else arguments.most
+    ):
         print(operator, found, flush=True)
         if not arguments.quick:
             old[operator] = found

@@ -69,6 +69,13 @@ class Found:
 
 
 @cache
+def vectors(operation: str) -> tuple[Vector, ...]:
+    """The vectors that the right kernel passes: it does not refuse all that it should."""
+    kernel = KERNELS[operation]
+    return tuple(v for v in load_vectors() if v.operation == operation and passes(kernel, v))
+
+
+@cache
 def questions(operation: str) -> tuple[Vector, ...]:
     """Random questions with the answers of two routes that agree."""
     seeds = (f"{k}{i:04d}" for k, n in QUESTIONS.items() for i in range(1, n + 1))
@@ -81,7 +88,8 @@ def _sensible(operation: str, seed: str) -> Vector | None:
     try:
         with mechanical.in_time(SECONDS):
             case = asked(operation, seed)
-            return _answered(case) if _size(case) <= LARGEST else None
+            vector = _answered(case) if _size(case) <= LARGEST else None
+            return vector if vector and passes(KERNELS[operation], vector) else None
     except (*WRONG, mechanical.Slow):
         return None
 
@@ -104,13 +112,13 @@ def tells(vector: Vector, mutant: Mutant) -> bool:
 def examined(mutants: Sequence[Mutant], operation: str) -> Found:
     """Ask all mutants of one operation."""
     found = Found()
-    vectors = [v for v in load_vectors() if v.operation == operation]
+    order = list(vectors(operation))
     for mutant in mutants:
-        killer = next((v for v in vectors if tells(v, mutant)), None)
+        killer = next((v for v in order if tells(v, mutant)), None)
         if killer is not None:
             found.killed += 1
-            vectors.remove(killer)
-            vectors.insert(0, killer)  # neighbours often die of the same
+            order.remove(killer)
+            order.insert(0, killer)  # neighbours often die of the same
             continue
         telling = list(islice((v for v in questions(operation) if tells(v, mutant)), ENOUGH))
         if telling:
@@ -178,10 +186,9 @@ def _changes(index: int) -> list[mechanical.Change]:
 def _lines(operation: str) -> mechanical.Lines:
     """What the vectors and questions of an operation run of its kernel."""
     files = [str(import_module(m).__file__) for m in MODULES]
-    vectors = [v for v in load_vectors() if v.operation == operation]
-    asked_ = [*vectors, *questions(operation)[::4]]
+    some = [*vectors(operation), *questions(operation)[::4]]
     kernel = KERNELS[operation]
-    return mechanical.lines_of([partial(passes, kernel, v) for v in asked_], files)
+    return mechanical.lines_of([partial(passes, kernel, v) for v in some], files)
 
 
 def mechanical_mutants(operation: str) -> tuple[list[Mechanical], int]:
