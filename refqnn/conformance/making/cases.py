@@ -22,8 +22,9 @@ from refqnn.conformance.making.case import linear_node as _linear_node
 from refqnn.conformance.making.case import node as _node
 from refqnn.conformance.making.case import single as _single
 from refqnn.conformance.making.case import slug as _slug
-from refqnn.conformance.making.chosen import CHOSEN
+from refqnn.conformance.making.chosen import CHOSEN, MORE
 from refqnn.conformance.making.networks import describe, trained_cases
+from refqnn.conformance.making.roomy import roomy, spoiled
 from refqnn.conformance.making.samplers import sample
 from refqnn.conformance.making.wide import rescales, wide_network
 from refqnn.conformance.operations import MODES, OPERATIONS, Values
@@ -35,17 +36,29 @@ __all__ = ["Case", "all_cases", "asked", "hand_made"]
 
 def all_cases() -> list[Case]:
     """Every question, written ones first, by operation."""
-    searched = (asked(operation, seed) for operation, seeds in CHOSEN.items() for seed in seeds)
+    searched = (
+        asked(operation, seed)
+        for chosen in (CHOSEN, MORE)
+        for operation, seeds in chosen.items()
+        for seed in seeds
+    )
     order = list(OPERATIONS)
     return sorted(
         (*hand_made(), *searched, *refused()), key=lambda case: order.index(case.operation)
     )
 
 
-def asked(operation: str, seed: int) -> Case:
-    """The question of a seed."""
-    identity = f"{_slug(operation)}-{seed:04d}"
-    return Case(identity, operation, sample(operation, seed), "chosen by search")
+_DRAWS = {"r": roomy, "x": spoiled}
+
+
+def asked(operation: str, seed: int | str) -> Case:
+    """The question of a seed: a number, or a letter (s: as that, r: larger, x: spoiled) and four
+    digits."""
+    identity = f"{_slug(operation)}-{seed:0>4}"
+    draw, number = _DRAWS.get(str(seed)[0], sample), int(str(seed).lstrip("srx"))
+    arguments = draw(operation, number)
+    broken = first_broken(operation, arguments) if draw is spoiled else None
+    return Case(identity, operation, arguments, "chosen by search", broken and broken[0])
 
 
 # Where no written question is right: changes of the first one.
