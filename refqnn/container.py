@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
+from refqnn.formats import as_integers, is_integer
+from refqnn.limits import MAX_VALUES
 
 __all__ = [
     "HEADER",
@@ -40,8 +42,11 @@ __all__ = [
     "Container",
     "array_to_npy",
     "checksum",
+    "decode_integers",
+    "encode_integers",
     "npy_to_array",
     "opened",
+    "pair_of",
     "read_file",
     "read_json",
     "refuse_keys",
@@ -336,3 +341,39 @@ def write_atomically(
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+# --- integers in JSON -----------------------------------------------------------------------
+
+
+def encode_integers(array: NDArray[np.int64]) -> dict[str, Any]:
+    """Shape and values in row-major order; one value where all are equal."""
+    values = array.reshape(-1)
+    constant = array.size > 0 and bool((values == values[0]).all())
+    return {
+        "shape": list(array.shape),
+        "values": int(values[0]) if constant else [int(v) for v in values.tolist()],
+    }
+
+
+def decode_integers(item: Any) -> NDArray[np.int64]:
+    """What `encode_integers` made.  Raises: FileFormatError, or one of `MALFORMED`."""
+    values, shape = item["values"], tuple(item["shape"])
+    if not all(is_integer(d) and d >= 0 for d in shape) or prod(shape) > MAX_VALUES:
+        raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
+    if isinstance(values, list):
+        if not all(is_integer(v) for v in values):
+            raise FileFormatError(mismatch("values", "no flat list of integers", "one"))
+        return as_integers(np.array(values, dtype=object).reshape(shape), "values")
+    # A view of one value: a shape alone takes no memory.
+    return np.broadcast_to(as_integers(np.array(values, dtype=object), "values"), shape)
+
+
+def pair_of(values: Any) -> tuple[int, int] | None:
+    """Two integers, lo <= hi, out of a file.  Raises: FileFormatError."""
+    if values is None:
+        return None
+    lo, hi = values
+    if not (is_integer(lo) and is_integer(hi) and lo <= hi):
+        raise FileFormatError(mismatch("range", repr(values), "two integers, lo <= hi"))
+    return lo, hi

@@ -13,7 +13,6 @@ that is about to rely on one.
 
 from __future__ import annotations
 
-import math
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -43,16 +42,23 @@ from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StagedCertificate, stage_reports
-from refqnn.container import MALFORMED, opened, read_json, sealed, write_json
+from refqnn.container import (
+    MALFORMED,
+    decode_integers,
+    encode_integers,
+    opened,
+    pair_of,
+    read_json,
+    sealed,
+    write_json,
+)
 from refqnn.display import html_table, shortened, text_table
 from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
-from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
-from refqnn.limits import MAX_VALUES
 from refqnn.network import Network
 from refqnn.ops import KINDS
-from refqnn.ops.base import Ends, IntArray, Interval, is_sum
+from refqnn.ops.base import Ends, Interval, is_sum
 
 __all__ = [
     "HI",
@@ -613,29 +619,6 @@ def check_usable(
     return certificate
 
 
-def encode_integers(array: IntArray) -> dict[str, Any]:
-    """Shape and values in row-major order; one value where all are equal."""
-    values = array.reshape(-1)
-    constant = array.size > 0 and bool((values == values[0]).all())
-    return {
-        "shape": list(array.shape),
-        "values": int(values[0]) if constant else [int(v) for v in values.tolist()],
-    }
-
-
-def decode_integers(item: Any) -> IntArray:
-    """What `encode_integers` made.  Raises: FileFormatError, or one of `MALFORMED`."""
-    values, shape = item["values"], tuple(item["shape"])
-    if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > MAX_VALUES:
-        raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
-    if isinstance(values, list):
-        if not all(is_integer(v) for v in values):
-            raise FileFormatError(mismatch("values", "no flat list of integers", "one"))
-        return as_integers(np.array(values, dtype=object).reshape(shape), "values")
-    # A view of one value: a shape alone takes no memory.
-    return np.broadcast_to(as_integers(np.array(values, dtype=object), "values"), shape)
-
-
 def _decode_within(item: Any, lowest: int, highest: int) -> NDArray[np.int64]:
     array = decode_integers(item)
     if not ((array >= lowest) & (array <= highest)).all():
@@ -675,13 +658,3 @@ def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
     name, kind = _text(item["name"]), _text(item["kind"])
     pairs = (pair_of(item[p]) for p in _PAIRS)
     return LayerCertificate(name, kind, lo, hi, proof, status, witness, mass, *pairs)
-
-
-def pair_of(values: Any) -> tuple[int, int] | None:
-    """Two integers, lo <= hi, out of a file.  Raises: FileFormatError."""
-    if values is None:
-        return None
-    lo, hi = values
-    if not (is_integer(lo) and is_integer(hi) and lo <= hi):
-        raise FileFormatError(mismatch("range", repr(values), "two integers, lo <= hi"))
-    return lo, hi

@@ -13,24 +13,29 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refqnn.accumulator.arguments import index_of
 from refqnn.accumulator.bounds import Proof
-from refqnn.accumulator.certificate import (
-    Certificate,
+from refqnn.accumulator.staged import StagedCertificate, StageReport, StageSum, Verdict
+from refqnn.container import (
+    MALFORMED,
     decode_integers,
     encode_integers,
+    opened,
     pair_of,
+    read_json,
+    sealed,
 )
-from refqnn.accumulator.staged import StagedCertificate, StageReport, StageSum, Verdict
-from refqnn.container import MALFORMED, opened, read_json, sealed
 from refqnn.emulate import Accumulator, Accumulators, Stage, accumulator_of
 from refqnn.errors import FileFormatError, mismatch
 from refqnn.foreign import refuse_foreign
 from refqnn.formats import is_integer
+
+if TYPE_CHECKING:
+    from refqnn.accumulator.certificate import Certificate
 
 __all__ = ["from_json", "read_accumulators", "read_certificate", "to_json"]
 
@@ -64,6 +69,7 @@ def read_certificate(path: str | Path) -> Certificate | StagedCertificate:
 
     Raises: FileFormatError; OSError as open does.
     """
+    from refqnn.accumulator import Certificate
 
     def decode(content: Any) -> Certificate | StagedCertificate:
         staged = isinstance(content, dict) and content.get("format") == f"refqnn {WHAT}"
@@ -87,6 +93,8 @@ def to_json(staged: StagedCertificate) -> dict[str, Any]:
 
 def from_json(content: Any) -> StagedCertificate:
     """See `StagedCertificate.from_json`."""
+    from refqnn.accumulator import Certificate  # which makes those of stages
+
     try:
         content = opened(content, WHAT, FORMAT_VERSION, _KEYS)
         certificate = Certificate.from_json(content["certificate"])
