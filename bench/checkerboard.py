@@ -296,7 +296,7 @@ def plot(runs: list[Run], network: Network, path: Path) -> None:
     left.set_yticks(range(len(rows)), rows)
     left.set_xlabel("accuracy (share of test points)")
     left.set_xlim(0.5, 1.0)
-    legend_below(left)
+    legend_below(left, loc="outside lower left")  # that of the other axes lies in the middle
     bits = max(run.widths[i] for run in runs if run.differ is not None for i in range(3))
     seeds = len({run.seed for run in runs})
     fewest = min(sum(run.row == row for run in runs) for row in rows)
@@ -307,7 +307,7 @@ def plot(runs: list[Run], network: Network, path: Path) -> None:
     decision_regions(right, network, data.X_test, data.y_test)
     last = [run for run in runs if run.seed == 0][-1]
     shown = f"{last.row}, {max(widths(network))} bits, test accuracy {last.accuracy:.3f}"
-    right.set_title(f"{shown} of {len(data.y_test):,} (seed 0)")
+    right.set_title(f"{shown}\non {len(data.y_test):,} points (seed 0)")
     right.set_aspect("equal")
     save_figure(fig, path)
 
