@@ -59,7 +59,7 @@ from refqnn.pruning import fan_in_mask
 from refqnn.training import FloatMLP, SparseQuantNeuralNetImpl, loop, quantize_module
 from refqnn.training.quantizers import scale_from_data
 
-SEEDS, EPOCHS, BATCH, RATE = 3, 12, 128, 0.02
+SEEDS, EPOCHS, BATCH, RATE = 5, 12, 128, 0.02
 NEURONS, FAN_INS, BUDGET = (10, 30, 100), (10, 30), 7
 WEIGHTS = IntFormat(3, signed=True, narrow=True)
 CODES = IntFormat(3, signed=False)
@@ -296,16 +296,18 @@ def plot(runs: list[Run], network: Network, path: Path) -> None:
     left.set_yticks(range(len(rows)), rows)
     left.set_xlabel("accuracy (share of test points)")
     left.set_xlim(0.5, 1.0)
-    legend_below(left)
+    legend_below(left, loc="outside lower left")  # that of the other axes lies in the middle
     bits = max(run.widths[i] for run in runs if run.differ is not None for i in range(3))
     seeds = len({run.seed for run in runs})
-    left.set_title(f"{seeds} seeds; QAT: accumulators certified at {bits} bits or fewer")
+    fewest = min(sum(run.row == row for run in runs) for row in rows)
+    shown = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
+    left.set_title(f"{shown} seeds; QAT: accumulators certified at {bits} bits or fewer")
 
     data = datasets.load("checkerboard", 0)
     decision_regions(right, network, data.X_test, data.y_test)
     last = [run for run in runs if run.seed == 0][-1]
     shown = f"{last.row}, {max(widths(network))} bits, test accuracy {last.accuracy:.3f}"
-    right.set_title(f"{shown} of {len(data.y_test):,} (seed 0)")
+    right.set_title(f"{shown}\non {len(data.y_test):,} points (seed 0)")
     right.set_aspect("equal")
     save_figure(fig, path)
 

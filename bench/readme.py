@@ -172,9 +172,11 @@ def checkerboard_table() -> str:
     board, theirs = results("checkerboard"), published("checkerboard")["accuracy"]
 
     def cell(row: str) -> str:
-        widest = max(max(run["widths"], default=0) for run in board["runs"] if run["row"] == row)
+        runs = [run for run in board["runs"] if run["row"] == row]
+        widest = max(max(run["widths"], default=0) for run in runs)
         beside = [f"{thousandths(theirs[row])} published"] if row in theirs else []
         beside += [f"{widest} bits"] * (widest > 0)
+        beside += [f"{len(runs)} seeds"] * (len(runs) < int(checkerboard_seeds()))
         return f"{thousandths(board['mean_accuracy'][row])} ({', '.join(beside)})"
 
     ways = {
