@@ -744,7 +744,7 @@ def test_the_budget_bounds_everything_and_what_it_cuts_off_is_counted(monkeypatc
     done = true.verify(network, samples=200)
     assert done == {"interval": bounds - 4, "solver": 4}
     assert cuts[-1] == done
-    assert len({c.get("samples", 0) for c in cuts}) > 10
+    assert len({c.get("samples", 0) for c in cuts}) > 5  # cut off within the samples, too
     assert cuts[0]["trusted samples"] == 200
     for counts in cuts:
         tried, missing = counts.pop("samples", 0), counts.pop("trusted samples", 0)
