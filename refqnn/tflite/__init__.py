@@ -102,6 +102,11 @@ bias or one of 32 bits, and in cmsis_nn "reduced".  Refused:
     INT16  TANH             its kernel interpolates in a table of 256 sigmoids that no formula gives
     UINT8  TRANSPOSE_CONV   in the optimized kernel, which is not told here
 
+**Measured** with LiteRT, every tensor, 0 differences in each of the first three profiles: 1,000
+inputs (random, extremes, walks) of hello_world, micro_speech, keyword spotting and anomaly
+detection, 82,916,000 values a profile; 1,056 generated models of all operators in int8, 9,735,296
+values over the three.  The slow tests go on from there.
+
 **cmsis_nn was compared with no processor**, but with its published loops, told a second time in
 Python integers by the tests: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, ADD, SUB, MUL, both pools
 and QUANTIZE in int8 and int16, over random models of one operator; its

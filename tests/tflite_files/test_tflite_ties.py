@@ -139,6 +139,9 @@ def test_products_that_the_optimized_kernels_would_wrap_are_refused(
     beyond = product(65_025 / (32_790 - zero), zero, kind)
     with pytest.raises(NotCovered, match=r"MUL, .*16 bits, beyond which the kernel wraps"):
         from_tflite(beyond, "tflite_optimized")
+    highest = np.full((1, 32), {"int8": 127, "uint8": 255}[kind])
+    (wrapped,) = run(tmp_path, [(beyond, highest, "tflite_optimized")])
+    assert (wrapped[1] < from_tflite(beyond).forward(highest)).any()
     others = ["tflite_ref", "xnnpack"]
     assert not compare(tmp_path, [beyond], n=8, runtimes=others).different
     from_tflite(product(65_025 / 32_790, 0 if kind == "uint8" else -1, kind), "tflite_optimized")
