@@ -90,6 +90,14 @@ def unconstrained() -> str:
     return f"{thousandths(mean(r['accuracy'] for r in runs))} at {widest} bits"
 
 
+@figure
+def posttraining_table() -> str:
+    found = results("posttraining")["mean_accuracy"]
+    titles = [bits if bits == "float" else f"{bits} bits" for bits in found["MLP"]]
+    rows = [[name, *map(thousandths, row.values())] for name, row in found.items()]
+    return table(["", *titles], rows)
+
+
 # --- experiments --------------------------------------------------------------------------------
 
 

@@ -18,12 +18,11 @@ from refqnn.doors import Predictions
 from refqnn.errors import (
     CircuitError,
     InvalidArgument,
-    InvalidType,
     NotCompiled,
     ShapeMismatch,
     mismatch,
 )
-from refqnn.fhe.parties import Client, Server
+from refqnn.fhe.parties import Client, Server, as_bytes
 from refqnn.formats import as_array
 
 if TYPE_CHECKING:
@@ -164,11 +163,9 @@ class FHEModelServer:
         return self.server.run(serialized_encrypted_quantized_data, keys)
 
     def _keys(self, evaluation_keys: bytes) -> ServerKeyset:
-        if not isinstance(evaluation_keys, bytes):
-            got = type(evaluation_keys).__name__
-            raise InvalidType(mismatch("serialized_evaluation_keys", got, "bytes"))
-        digest = hashlib.sha256(evaluation_keys).digest()
-        keys = self._held.pop(digest, None) or self._read(evaluation_keys)
+        message = as_bytes(evaluation_keys, "serialized_evaluation_keys")
+        digest = hashlib.sha256(message).digest()
+        keys = self._held.pop(digest, None) or self._read(message)
         self._held[digest] = keys
         if len(self._held) > HELD:
             self._held.popitem(last=False)

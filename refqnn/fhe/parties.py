@@ -74,7 +74,7 @@ from refqnn.formats import as_array
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
-__all__ = ["Client", "Halves", "Server", "save_client", "save_server"]
+__all__ = ["Client", "Halves", "Server", "as_bytes", "save_client", "save_server"]
 
 KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
@@ -246,7 +246,7 @@ class Client:
         """
         if self._keys is None:
             raise CircuitError("decrypt: this client has no keys; call load_keys first")
-        message = _bytes(answer, "answer")
+        message = as_bytes(answer, "answer")
         self._parameters.require_answer(message)
         circuit = self._circuit()
         with held_back(), _read_by_concrete("answer"):
@@ -387,7 +387,7 @@ class Server:
             FileFormatError for other bytes than this circuit's keys.
         """
         require_memory(self.memory_bytes, "the evaluation keys")
-        message = _bytes(evaluation_keys, "evaluation_keys")
+        message = as_bytes(evaluation_keys, "evaluation_keys")
         self._parameters.require_evaluation_keys(message)
         with _read_by_concrete("evaluation keys"):
             return ServerKeyset.deserialize(message)
@@ -417,7 +417,7 @@ class Server:
         keys = self._keys if keys is None else keys
         if keys is None:
             raise CircuitError("run: this server has no evaluation keys; call load_keys first")
-        message = _bytes(request, "request")
+        message = as_bytes(request, "request")
         self._parameters.require_request(message)
         circuit = self._program.get_server_circuit("circuit")
         kept = kept_between_runs(self._parameters.key_sizes.bootstrap)
@@ -559,7 +559,8 @@ def _require_sound(encoding: Encoding, doors: Network, parameters: Parameters) -
         raise FileFormatError("output_low, output_step: outputs beyond 62 bits")
 
 
-def _bytes(message: bytes, argument: str) -> bytes:
+def as_bytes(message: bytes, argument: str) -> bytes:
+    """Raises: InvalidType."""
     if not isinstance(message, (bytes, bytearray, memoryview)):
         raise InvalidType(mismatch(argument, type(message).__name__, "bytes"))
     return bytes(message)

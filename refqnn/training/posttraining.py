@@ -150,13 +150,9 @@ class _Block:
         if isinstance(self.layer, nn.Linear):
             return codes
         layer = self.layer
-        windows = unfold(
-            torch.from_numpy(codes).double(),
-            layer.kernel_size,
-            layer.dilation,
-            layer.padding,  # type: ignore[arg-type]  (text is refused)
-            layer.stride,
-        )
+        assert not isinstance(layer.padding, str)  # refused before
+        geometry = layer.kernel_size, layer.dilation, layer.padding, layer.stride
+        windows = unfold(torch.from_numpy(codes).double(), *geometry)
         return np.asarray(_as_rows(windows).long().numpy())
 
     def op(self, weight: NDArray[np.int64]) -> Op:
