@@ -32,9 +32,10 @@ scales for groups of values; learned, stochastic and delayed rounding; weights o
 and activations of more than 16.
 
 Functions that only move values become `Gather` (refqnn.brevitas.movement), float arithmetic before
-the first quantizer, rising or falling, becomes its thresholds (refqnn.brevitas.door), and what stands behind the last
-layer goes into the output dequantizer or is left out and named (refqnn.brevitas.outputs).  The
-table QUANTIZERS.md, made by a test, says of each of Brevitas' quantizers whether it converts.
+the first quantizer, rising or falling, becomes its thresholds (refqnn.brevitas.door), and what
+stands behind the last layer goes into the output dequantizer or is left out and named
+(refqnn.brevitas.outputs).  The table QUANTIZERS.md, made by a test, says of each of Brevitas'
+quantizers whether it converts.
 """
 
 from refqnn.errors import MissingExtra
