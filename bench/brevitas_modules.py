@@ -8,7 +8,7 @@ it none outside the near-tie certificate.  A difference ends the run.
 The results are written after every round of ten modules, one of each kind and profile, so that a
 run that is stopped has counted what it did.
 
-    python bench/brevitas_modules.py            # an hour on one core
+    python bench/brevitas_modules.py            # half an hour on one core
     python bench/brevitas_modules.py --quick    # one round, nothing written
 """
 

@@ -230,6 +230,12 @@ def literature_module() -> str:
     return table(head, rows)
 
 
+@figure
+def brevitas_modules() -> str:
+    found = results("brevitas_modules")
+    return f"{found['modules']:,} random modules and {found['codes']:,} codes"
+
+
 # --- encrypted ----------------------------------------------------------------------------------
 
 
