@@ -576,8 +576,9 @@ def _far(a: Arguments) -> Values:
 
 
 _ON_THE_WAY = _must(
-    "on-the-way", "no value leaves the table, or the ends of the thresholds, of the node that reads "
-    "it", RANGE, None, _far)
+    "on-the-way",
+    "no value leaves the table, or the ends of the thresholds, of the node that reads it",
+    RANGE, None, _far)
 
 
 def _of_network(rule: Precondition) -> Precondition:

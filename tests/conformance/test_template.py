@@ -136,6 +136,8 @@ FILLED = {
 """,
     },
 }
+
+
 def command(language: str, text: str, folder: Path) -> list[str]:
     """How to run the program."""
     tool = {"python": sys.executable, "js": shutil.which("node"), "c": shutil.which("cc")}[language]
