@@ -211,7 +211,7 @@ _VECTORS = (
     _samples("x"),
     _must("x", "x is [n, in], with the in of weight", SHAPE,
           lambda a: a.x.ndim == 2 and a.x.shape[1] == a.weight.shape[1],
-          _of("x", lambda v: v[:, 1:]), _of("x", lambda v: v[:, :, None])),
+          _of("x", lambda v: v[:, 1:])),
 )
 
 
@@ -722,7 +722,7 @@ TABLE: Mapping[str, tuple[Rules, Rules]] = {
     "concat": ((), _operands(lambda v: v.shape[2:],
                              "the operands differ in the number of channels alone",
                              lambda v: v[:, :, :1])),
-    "flatten": ((), (_samples("x"),)),
+    "flatten": ((), (replace(_samples("x"), breaks=_samples("x").breaks[:1]),)),
     "reshape": (
         (_shape("shape"),),
         (_samples("x"),
