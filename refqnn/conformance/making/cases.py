@@ -728,9 +728,9 @@ def _realistic_networks() -> Iterator[Case]:
                "residual on a scale, averages", network=describe(mobile), codes=images)
     yield _ask("network", "words-int16", "16-bit activations, sums of 70 terms, a clip at 0",
                network=describe(words), codes=s.tensor((2, 70), -(2**15), 2**15 - 1))
-    doors = {"scale": _single(0.0235), "zero_point": np.array(INPUT_ZERO),
-             "rounding": "half_even", "output_scale": _single(0.00071),
-             "output_offset": _floats(0.5, -0.25, 0, 1, -3)}
+    doors: Values = {"scale": _single(0.0235), "zero_point": np.array(INPUT_ZERO),
+                     "rounding": "half_even", "output_scale": _single(0.00071),
+                     "output_offset": _floats(0.5, -0.25, 0, 1, -3)}
     x = (s.tensor((2, 3, 7, 6), -1100, 1100) / 8 - INPUT_ZERO) * np.float64(doors["scale"])
     yield _ask("predict", "mobile-floats", "float images, some of them ties or beyond the ends",
                network=describe(mobile), x=x.astype(np.float32), **doors)
