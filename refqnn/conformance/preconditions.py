@@ -211,7 +211,7 @@ _VECTORS = (
     _samples("x"),
     _must("x", "x is [n, in], with the in of weight", SHAPE,
           lambda a: a.x.ndim == 2 and a.x.shape[1] == a.weight.shape[1],
-          _of("x", lambda v: v[:, 1:]), _of("x", lambda v: v[:, :, None])),
+          _of("x", lambda v: v[:, 1:])),
 )
 
 
@@ -546,7 +546,7 @@ _NETWORK = (
           lambda a: all(rule.refuses(_format_of(a)) is None for rule in _FORMAT),
           _network(input_format={"bits": 33, "signed": True, "narrow": False})),
     _must("input-shape", "input_shape has at least one axis, each of at least 1", INVALID,
-          lambda a: min(a.network["input_shape"], default=0) >= 1, _network(input_shape=[])),
+          lambda a: min(a.network["input_shape"], default=0) >= 1),
     _must("names", "names of nodes are not empty, not 'input', and each used once", INVALID,
           lambda a: len({"", "input", *_names(a)}) == 2 + len(_names(a)),
           _node(2, name="fc1"), _node(3, name="input")),
@@ -576,8 +576,9 @@ def _far(a: Arguments) -> Values:
 
 
 _ON_THE_WAY = _must(
-    "on-the-way", "no value leaves what the operation that reads it takes: a table, or what lies "
-    "between the ends of requantize_thresholds", RANGE, None, _far)
+    "on-the-way",
+    "no value leaves the table, or the ends of the thresholds, of the node that reads it",
+    RANGE, None, _far)
 
 
 def _of_network(rule: Precondition) -> Precondition:
@@ -613,7 +614,7 @@ _OUTPUT_DOOR = _rules(
 _AS_NETWORK = _must(
     "network", "network satisfies all that the operation network asks of it", "",
     lambda a: next(filter(None, (rule.refuses(a) for rule in _NETWORK)), True),
-    *(rule.breaks[0] for rule in _NETWORK))
+    *(change for rule in _NETWORK for change in rule.breaks[:1]))
 
 
 # --- the table --------------------------------------------------------------------------------
@@ -721,7 +722,7 @@ TABLE: Mapping[str, tuple[Rules, Rules]] = {
     "concat": ((), _operands(lambda v: v.shape[2:],
                              "the operands differ in the number of channels alone",
                              lambda v: v[:, :, :1])),
-    "flatten": ((), (_samples("x"),)),
+    "flatten": ((), (replace(_samples("x"), breaks=_samples("x").breaks[:1]),)),
     "reshape": (
         (_shape("shape"),),
         (_samples("x"),

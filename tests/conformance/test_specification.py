@@ -32,12 +32,22 @@ def test_each_sentence_is_broken_by_a_vector_and_none_before(operation: str) -> 
     found = [first_broken(operation, v.arguments) for v in asked]
     names = {rule.name for _, rule in filter(None, found)}
     names |= {"on-the-way"} if any(v.id in ON_THE_WAY for v in asked) else set()
-    # A list of no operands cannot be written: the schema asks for one.
-    assert {r.name for r in preconditions(operation)} - names <= {"operands"}
+    # No operands, and no sizes of an input, cannot be written: the schemas ask for some.
+    assert {r.name for r in preconditions(operation)} - names <= {"operands", "input-shape"}
     for v, broken in zip(asked, found):
         assert (broken is None) == (v.id in ON_THE_WAY)
         assert broken is None or broken[0] == v.error, v.id
     assert len({r.name for r in preconditions(operation)}) == len(preconditions(operation))
+
+
+def test_what_no_vector_can_hold_is_refused_too() -> None:
+    network = vector("network-residual-skip").arguments
+    for shape in ([], [0], [2, -1]):
+        arguments = {**network, "network": {**network["network"], "input_shape": shape}}
+        assert code_of(REFERENCE["network"], **arguments) == "invalid_parameter"
+        assert code_of(UNGUARDED["network"], **arguments) == "invalid_parameter"
+    for functions in (REFERENCE, UNGUARDED):
+        assert code_of(functions["concat"], operands=[]) == "shape_mismatch"
 
 
 def test_right_questions_break_no_sentence() -> None:

@@ -24,8 +24,9 @@ from refqnn.conformance.making.case import single as _single
 from refqnn.conformance.making.case import slug as _slug
 from refqnn.conformance.making.chosen import CHOSEN, MORE
 from refqnn.conformance.making.networks import describe, trained_cases
+from refqnn.conformance.making.realistic import INPUT_ZERO, mobile_network, words_network
 from refqnn.conformance.making.roomy import roomy, spoiled
-from refqnn.conformance.making.samplers import sample
+from refqnn.conformance.making.samplers import Stream, sample
 from refqnn.conformance.making.wide import rescales, wide_network
 from refqnn.conformance.operations import MODES, OPERATIONS, Values
 from refqnn.conformance.specification import broken_questions, first_broken
@@ -94,7 +95,7 @@ def hand_made() -> tuple[Case, ...]:
              _requantize_by_mode, _requantize_edges, _requantize_refused, rescales, _sums,
              _accumulators, _staged, _convolutions, _transposed, _gathers, _pools, _joins, _widths,
              _fan_ins, _sign_budgets, _projections, _small_networks, _trained_networks,
-             _requantize_unread)  # fmt: skip
+             _requantize_unread, _realistic_networks)  # fmt: skip
     return tuple(case for part in parts for case in part())
 
 
@@ -728,6 +729,24 @@ def _small_networks() -> Iterator[Case]:
                         [0.75000006, 1.0500001]))
     yield ask("residual-dyadic", "a dyadic scale: exact ties", scale=_single(0.5),
               x=_floats([0.25, 0.75], [-0.25, 1.25], [-0.75, 99.0]))
+# fmt: on
+
+
+# fmt: off
+def _realistic_networks() -> Iterator[Case]:
+    """Networks as deployed ones are, on two samples each."""
+    s, mobile, words = Stream(2, "realistic"), mobile_network(), words_network()
+    images = s.tensor((2, 3, 7, 6), -128, 127)
+    yield _ask("network", "mobile-int8", "8-bit codes with zero points, depthwise, ReLU6, a "
+               "residual on a scale, averages", network=describe(mobile), codes=images)
+    yield _ask("network", "words-int16", "16-bit activations, sums of 70 terms, a clip at 0",
+               network=describe(words), codes=s.tensor((2, 70), -(2**15), 2**15 - 1))
+    doors: Values = {"scale": _single(0.0235), "zero_point": np.array(INPUT_ZERO),
+                     "rounding": "half_even", "output_scale": _single(0.00071),
+                     "output_offset": _floats(0.5, -0.25, 0, 1, -3)}
+    x = (s.tensor((2, 3, 7, 6), -1100, 1100) / 8 - INPUT_ZERO) * np.float64(doors["scale"])
+    yield _ask("predict", "mobile-floats", "float images, some of them ties or beyond the ends",
+               network=describe(mobile), x=x.astype(np.float32), **doors)
 # fmt: on
 
 
