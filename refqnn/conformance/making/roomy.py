@@ -81,7 +81,10 @@ def roomy(operation: str, seed: int) -> Values:
 def spoiled(operation: str, seed: int) -> Values:
     """A question of `samplers` with one argument at, or beyond, an edge of what it may be."""
     arguments, s = sample(operation, seed), Stream(seed, f"spoiled {operation}")
-    name = s.choice([n for n, v in arguments.items() if _spoils(v)])
+    names = [n for n, v in arguments.items() if _spoils(v)]
+    if not names:
+        return arguments
+    name = s.choice(names)
     near = any(part in name for part in _NEVER_FAR)
     return {**arguments, name: _spoilt(s, arguments[name], _EDGES + (() if near else _FAR))}
 
