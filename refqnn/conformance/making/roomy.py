@@ -52,7 +52,7 @@ class Roomy(Stream):
         return self._grown() if grows else super().integer(lo, hi)
 
     def choice(self, values: Sequence[T]) -> T:
-        counts = all(type(v) is int and 1 <= v <= 2 for v in values)
+        counts = all(isinstance(v, int) and not isinstance(v, bool) and v in (1, 2) for v in values)
         if counts and self._room > 4 and super().integer(1, 100) <= 15:
             return self._grown()  # type: ignore[return-value]
         return values[super().integer(0, len(values) - 1)]
