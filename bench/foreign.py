@@ -271,7 +271,7 @@ def _result(kernel: Function, name: str, change: Change) -> Function:
 def _families(field: Field) -> Iterator[tuple[str, Change]]:
     yield from FAMILIES.get(field.kind, {}).items()
     if field.optional:
-        yield "not read", lambda v: None
+        yield "taken as absent", lambda v: None
 
 
 def _ends_off(change: Callable[[int, int, int], int]) -> Callable[[Function, str], Function]:

@@ -427,40 +427,6 @@ def onnx_killed() -> str:
     return f"{_strength('onnx', 'total', 'onnx')} of the {_strength('onnx', 'total', 'mutants')}"
 
 
-def _by_kind(kind: str) -> list[tuple[str, dict[str, Any]]]:
-    return list(results("vector_strength")[kind].items())
-
-
-@figure
-def mechanical_table() -> str:
-    """Mutants that nobody chose, by operation; those that differ are told by vector or question."""
-    rows = []
-    foreign = dict(_by_kind("foreign"))
-    for operation, row in _by_kind("mechanical"):
-        cells = [operation]
-        for found in (row, foreign[operation]):
-            differ = found["killed"] + len(found["told"]) + found["unargued"]
-            cells += [f"{found['mutants']:,}", f"{found['killed']:,} of {differ:,}"]
-        rows.append(cells)
-    head = ["operation", "changes of the source", "told", "mistakes of ports", "told"]
-    return table(head, rows)
-
-
-@figure
-def tosa_table() -> str:
-    """TOSA's tests by operator."""
-    rows = [
-        [
-            name.upper(),
-            f"{found['equal']:,} of {found['run']:,}",
-            f"{found['values']:,}",
-            "; ".join(f"{n:,} {why}" for why, n in found["not_expressible"].items()),
-        ]
-        for name, found in results("tosa")["operators"].items()
-    ]
-    return table(["operator", "tests equal", "values", "not expressible"], rows)
-
-
 # --- against the peers --------------------------------------------------------------------------
 
 

@@ -45,8 +45,8 @@ CHOSEN: Mapping[str, tuple[int, ...]] = {
     "project": (238, 278, 321, 313),
 }
 
-# Against mutants that nobody wrote (bench/vector_search.py), in files of their own: "s" and a seed of
-# `samplers.sample`, "r" and one of `roomy.roomy`, "x" and one of `roomy.spoiled`.
+# Against mutants that nobody wrote (bench/vector_search.py), in files of their own: "r" and a seed
+# of `roomy.roomy`, "x" and one of `roomy.spoiled`.
 MORE: Mapping[str, tuple[str, ...]] = {
     "linear": (
         "x0027",

@@ -52,7 +52,7 @@ class Roomy(Stream):
         return self._grown() if grows else super().integer(lo, hi)
 
     def choice(self, values: Sequence[T]) -> T:
-        counts = all(type(v) is int and 1 <= v <= 2 for v in values)
+        counts = all(isinstance(v, int) and not isinstance(v, bool) and v in (1, 2) for v in values)
         if counts and self._room > 4 and super().integer(1, 100) <= 15:
             return self._grown()  # type: ignore[return-value]
         return values[super().integer(0, len(values) - 1)]
@@ -81,7 +81,10 @@ def roomy(operation: str, seed: int) -> Values:
 def spoiled(operation: str, seed: int) -> Values:
     """A question of `samplers` with one argument at, or beyond, an edge of what it may be."""
     arguments, s = sample(operation, seed), Stream(seed, f"spoiled {operation}")
-    name = s.choice([n for n, v in arguments.items() if _spoils(v)])
+    names = [n for n, v in arguments.items() if _spoils(v)]
+    if not names:
+        return arguments
+    name = s.choice(names)
     near = any(part in name for part in _NEVER_FAR)
     return {**arguments, name: _spoilt(s, arguments[name], _EDGES + (() if near else _FAR))}
 
