@@ -208,3 +208,9 @@ def test_the_room_beside_a_bias_is_what_both_sums_fit_into(low, high):
     for bias in range(low, high + 1):
         fits = [p for p in range(-40, 41) if low <= p <= high and low <= bias + p <= high]
         assert register.room(bias) == (max(fits), -min(fits))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,), (3,), ()])
+def test_weights_without_rows_or_entries_are_refused(shape):
+    with pytest.raises(ShapeMismatch, match="weight"):
+        project(np.zeros(shape), None, (0, 3), 8)
