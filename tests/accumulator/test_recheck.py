@@ -33,7 +33,7 @@ from refqnn import (
     testing,
 )
 from refqnn.accumulator import Proof, Status
-from refqnn.accumulator.certificate import _checksum
+from refqnn.container import checksum
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, MissingExtra
 from refqnn.network import INPUT, inputs_of
 from refqnn.ops import (
@@ -522,7 +522,7 @@ def test_a_forged_certificate_of_which_only_one_bound_is_false():
         for key, value in forged.get(item["name"], {}).items():
             item[key]["values"] = value
     body = {key: value for key, value in content.items() if key != "sha256"}
-    certificate = Certificate.from_json({**body, "sha256": _checksum(body)})
+    certificate = Certificate.from_json({**body, "sha256": checksum(body)})
     refused(certificate, network, r"fc\.hi\[0\]: got 12")
 
 
@@ -744,7 +744,7 @@ def test_the_budget_bounds_everything_and_what_it_cuts_off_is_counted(monkeypatc
     done = true.verify(network, samples=200)
     assert done == {"interval": bounds - 4, "solver": 4}
     assert cuts[-1] == done
-    assert len({c.get("samples", 0) for c in cuts}) > 5  # cut off within the samples, too
+    assert len({c.get("samples", 0) for c in cuts}) > 5
     assert cuts[0]["trusted samples"] == 200
     for counts in cuts:
         tried, missing = counts.pop("samples", 0), counts.pop("trusted samples", 0)
@@ -946,7 +946,7 @@ def test_every_place_of_a_file():
                 place[path[-1]] = value + step if isinstance(value, int) else [value][step:]
                 body = {key: item for key, item in content.items() if key != "sha256"}
                 try:
-                    forged = Certificate.from_json({**body, "sha256": _checksum(body)})
+                    forged = Certificate.from_json({**body, "sha256": checksum(body)})
                 except FileFormatError:
                     continue
                 if path != ("sha256",) and not (
@@ -955,3 +955,18 @@ def test_every_place_of_a_file():
                     refused(forged, network)
                     count += 1
         assert count > 50
+
+
+@pytest.mark.parametrize("shape", [(11,), (11, 1, 1)])
+def test_the_solver_is_told_the_thresholds_of_each_channel(shape):
+    """One sum, two thresholds: the code of the lower one is never less than that of the other."""
+    pytest.importorskip("ortools")
+    ones = np.ones((2, *shape), dtype=np.int64)
+    both = Linear(ones) if len(shape) == 1 else Conv2d(ones)
+    code = Requantize([[10], [20]], IntFormat(1, signed=False))
+    last = Linear([[1, -1]]) if len(shape) == 1 else Conv2d(np.array([[[[1]], [[-1]]]]))
+    nodes = [Node("both", both), Node("code", code), Node("difference", last)]
+    network = Network(nodes, input_shape=shape, input_format=IntFormat(2, signed=False))
+    certificate = certify(network, method="solver", budget_s=20)
+    assert certificate["difference"].range.ends == (0, 1)
+    assert not any("trusted" in label for label in certificate.verify(network, solver=True))
