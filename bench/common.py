@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,25 @@ class Session:
         name: of the bench; its results are NAME.json and NAME.png.
         doc: its docstring, whose first line says what it measures.
         quick: what --quick does.
+        parts: what can be run by itself, by name.
+
+    Attributes:
+        parts: those that were asked for; all where none was.
     """
 
-    def __init__(self, name: str, doc: str, quick: str) -> None:
+    def __init__(self, name: str, doc: str, quick: str, parts: Sequence[str] = ()) -> None:
         self.name, self.what = name, doc.splitlines()[0]
         parser = argparse.ArgumentParser(description=self.what)
+        if parts:
+            parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; default: all")
         parser.add_argument("--quick", action="store_true", help=quick)
         parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
         arguments = parser.parse_args()
         self.quick: bool = arguments.quick
+        asked: list[str] = getattr(arguments, "parts", [])
+        if unknown := set(asked) - set(parts):
+            parser.error(f"parts: got {', '.join(sorted(unknown))}, expected {', '.join(parts)}")
+        self.parts = [part for part in parts if part in asked or not asked]
         self._output: Path = arguments.output
         self._start = time.perf_counter()
 
@@ -62,11 +72,22 @@ class Session:
         """A line of progress."""
         print(f"{time.perf_counter() - self._start:6.0f} s  {text}", flush=True)
 
+    def written(self) -> dict[str, Any]:
+        """What an earlier run wrote; {} where there was none."""
+        path = self._output / f"{self.name}.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
     def write(self, content: Mapping[str, Any]) -> Path:
         """Write the results.  Returns: where their figure goes."""
         seconds = round(time.perf_counter() - self._start)
         results = {"what": self.what, **content, "seconds": seconds}
         return write_results(self.name, results, self._output).with_suffix(".png")
+
+
+def published(name: str) -> Any:
+    """Figures of a peer or of the literature, with their "source"; see published.json."""
+    return json.loads((FOLDER / "published.json").read_text())[name]
 
 
 def seconds(call: Call, shortest: float = SHORTEST) -> NDArray[np.float64]:
@@ -78,6 +99,14 @@ def seconds(call: Call, shortest: float = SHORTEST) -> NDArray[np.float64]:
         passed = np.array([time.perf_counter(), time.process_time()]) - start
         if passed[0] >= shortest:
             return passed / calls
+
+
+def interval(k: int, n: int) -> tuple[float, float]:
+    """Between what shares k of n lies with 95 % (Clopper and Pearson: it is never too narrow)."""
+    from scipy.stats import beta
+
+    low = 0.0 if k == 0 else float(beta.ppf(0.025, k, n - k + 1))
+    return low, 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
 
 
 def machine() -> dict[str, Any]:

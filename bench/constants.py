@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 import refqnn.plan
 from refqnn import Conv2d, Flatten, IntFormat, Linear, MaxPool2d, Network, Node, Requantize, certify
-from refqnn.ops import Interval, Op
+from refqnn.ops import Op
 
 HOMES = ("refqnn.limits", "refqnn.fhe.prices")
 ROUNDS = 5
@@ -206,21 +206,12 @@ def compared(n_thresholds: int) -> tuple[Call, Call]:
 
 
 def by_table(entries: int) -> tuple[Call, Call]:
-    """Codes from a table of so many entries, and by search; both in the specification."""
-    op, half = uneven(16, entries // 32), entries // 32
-    ends = np.full(16, half)
-    table = op.prepare(Interval(-ends, ends - 1))
-    acc = np.random.default_rng(0).integers(-half, half, (4_000, 16))
-    return lambda: op.forward(acc, plan=table), lambda: op.forward(acc)
-
-
-def by_table_of_the_plan(entries: int) -> tuple[Call, Call]:
     weight = np.ones((16, 4), dtype=np.int64) * max(1, entries // (16 * 4 * 255))
     ops = [Linear(weight), uneven(16, 2 * int(weight[0, 0]) * 255)]
     nets = [network(ops, (4,), 8) for _ in range(2)]
     x = samples(nets[0], 10_000)
     for net, limit in zip(nets, (2**62, 0)):
-        with set_to("CODE_TABLE", limit), set_to("PREPARED_TABLE", 2**62):
+        with set_to("CODE_TABLE", limit):
             net.forward(x[:1])  # makes the plan
     return lambda: nets[0].forward(x), lambda: nets[1].forward(x)
 
@@ -292,8 +283,7 @@ def core(quick: bool) -> Iterator[Constant]:
     yield fastest("NUMPY_BUFFER", powers(6, 13, few), calls)
     yield fastest("UNFOLDED_COLUMNS", powers(17, 26, 2 * few), lambda: unfolded(quick))
     yield crossing("COMPARED_THRESHOLDS", [1, 3, 7, 15, 31, 63], compared)
-    yield crossing("PREPARED_TABLE", powers(10, 16 if quick else 27), by_table)
-    yield crossing("CODE_TABLE", powers(14, 18 if quick else 26), by_table_of_the_plan)
+    yield crossing("CODE_TABLE", powers(14, 18 if quick else 26), by_table)
     most = 14 if quick else 20
     yield crossing("ENUMERATED_INPUTS", powers(6, most, 2), lambda n: enumerated(n, 1))
     outputs = crossing("ENUMERATED_OUTPUTS", powers(3, most - 4), lambda n: enumerated(2**10, n))

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import FOLDER, write_results
+from common import FOLDER, interval, write_results
 
 from refqnn import IntFormat, Linear, Lookup, Network, Node, Requantize, fhe
 
@@ -70,12 +70,7 @@ class Count:
 
     @property
     def interval(self) -> tuple[float, float]:
-        from scipy.stats import beta
-
-        k, n = self.failed, self.samples
-        low = 0.0 if k == 0 else float(beta.ppf(0.025, k, n - k + 1))
-        high = 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
-        return low, high
+        return interval(self.failed, self.samples)
 
 
 @dataclass(frozen=True)

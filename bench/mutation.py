@@ -1,145 +1,506 @@
-"""Mutation testing of the core: which changes of its source do the tests beside it not notice?
+"""Mutation testing of the core: which changes of its source does no test notice?
 
-Each module of MODULES is mutated by cosmic-ray (every operator, comparison, number, branch, ...),
-in a copy of the checkout, and its tests run against each mutant; one that no test fails survives.
-Writes mutation.json: per module how many mutants, how many killed, and every survivor by its place.
+cosmic-ray makes the mutants (every operator, comparison, number, branch, decorator, ...).  Those
+that cannot change behaviour are left out by rule: in annotations, under TYPE_CHECKING, in
+`__all__`, in the text of an error, a cache taken away.  A mutant is run by the tests that reach its
+line, fastest first, up to SECONDS of them, and is killed by the first that fails.
 
-    python bench/mutation.py refqnn/rounding.py   # minutes a module, hours for all of them
-    python bench/mutation.py --sample 40          # so many mutants of each module, at random
+mutation.json holds per module how many mutants there are and how many of the sample were run and
+killed, and each survivor: with the argument why it is equivalent, or with the test that was written
+because of it.  Both are kept when the sample is run again.
+
+    python bench/mutation.py                     # 700 mutants at random: an hour on one core
+    python bench/mutation.py --all               # each of them: a day
+    python bench/mutation.py --again             # the survivors alone, with the tests of today
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import gc
+import hashlib
 import json
 import os
 import random
-import shutil
-import sqlite3
-import subprocess
+import resource
 import sys
-import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from inspect import CO_OPTIMIZED
+from multiprocessing import get_context
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
-from common import FOLDER, machine
+import pytest
+from common import FOLDER, interval, write_results
+
+import refqnn
 
 ROOT = FOLDER.parent
 RESULTS = FOLDER / "mutation.json"
+CACHE = ROOT / ".benchmarks" / "mutation.json"
+FOLDERS = ("refqnn", "refqnn/ops", "refqnn/accumulator")
 
-# The tests nearest to each module: what takes seconds, so that thousands of mutants can be run.
-MODULES = {
-    "refqnn/arithmetic.py": "tests/test_arithmetic.py tests/ops",
-    "refqnn/rounding.py": "tests/test_rounding.py",
-    "refqnn/formats.py": "tests/test_formats.py",
-    "refqnn/quantizers.py": "tests/test_quantizers.py",
-    "refqnn/emulate.py": "tests/test_emulate.py",
-    "refqnn/graph.py": "tests/test_network.py tests/test_storage.py",
-    "refqnn/network.py": "tests/test_network.py",
-    "refqnn/plan.py": "tests/test_plan.py",
-    "refqnn/storage.py": "tests/test_storage.py",
-    "refqnn/simplify.py": "tests/test_simplify.py",
-    "refqnn/pruning.py": "tests/test_pruning.py",
-    **{
-        f"refqnn/ops/{name}.py": "tests/ops tests/test_exact.py"
-        for name in (
-            *("add", "base", "concat", "conv", "conv_transpose", "gather", "linear", "lookup"),
-            *("movement", "pool", "reshape", "structure", "weighted", "windows"),
-        )
-    },
-    "refqnn/ops/requantize.py": "tests/test_requantize.py",
-    "refqnn/accumulator/widths.py": "tests/accumulator/test_widths.py",
-    "refqnn/accumulator/domain.py": "tests/accumulator/test_certificates.py",
-    "refqnn/accumulator/rungs.py": "tests/accumulator/test_certificates.py",
-    "refqnn/accumulator/cone.py": "tests/accumulator/test_overflow_search.py",
-    "refqnn/accumulator/search.py": "tests/accumulator/test_overflow_search.py",
-    "refqnn/accumulator/overflow.py": "tests/accumulator/test_overflow_search.py",
-    "refqnn/accumulator/certificate.py": "tests/accumulator/test_certificates.py",
-    "refqnn/accumulator/recheck.py": "tests/accumulator/test_recheck.py",
-    "refqnn/accumulator/readings.py": "tests/accumulator/test_recheck.py",
+
+def _python(paths: Iterable[str], pattern: str = "*.py") -> list[str]:
+    """Files, and those of folders."""
+    there = [sorted((ROOT / p).glob(pattern)) if (ROOT / p).is_dir() else [ROOT / p] for p in paths]
+    return [path.relative_to(ROOT).as_posix() for some in there for path in some]
+
+
+# Every other module of refqnn/, ops/ and accumulator/ is mutated.
+LEFT_OUT = {
+    "refqnn/__main__.py": "starts the command line",
+    "refqnn/benches.py": "an old name",
+    "refqnn/cli.py": "an old name",
+    "refqnn/datasets.py": "data, of no proof",
+    "refqnn/demo.py": "prints",
+    "refqnn/display.py": "prints",
+    "refqnn/dumps.py": "reads what others wrote",
+    "refqnn/errors.py": "classes and texts",
+    "refqnn/extras.py": "names of packages",
+    "refqnn/foreign.py": "tells files of others apart",
+    "refqnn/inspect.py": "prints",
+    "refqnn/limits.py": "sizes that no result depends on",
+    "refqnn/plotting.py": "draws",
+    "refqnn/requantize.py": "an old name",
+    "refqnn/testing.py": "what tests draw",
+    **{f"{folder}/__init__.py": "names" for folder in FOLDERS},
 }
+MODULES = [
+    *(module for module in _python(FOLDERS) if module not in LEFT_OUT),
+    "refqnn/brevitas/lower.py",
+]
 
-CONFIG = """
-[cosmic-ray]
-module-path = {module!r}
-timeout = {timeout}
-test-command = {command!r}
-[cosmic-ray.distributor]
-name = "local"
-"""
+TESTS = [
+    *(f"tests/test_{name}.py" for name in ("arithmetic", "rounding", "formats", "quantizers")),
+    *(f"tests/test_{name}.py" for name in ("doors", "emulate", "exact", "network", "own_kinds")),
+    *(f"tests/test_{name}.py" for name in ("plan", "pruning", "requantize", "simplify", "storage")),
+    *(f"tests/test_{name}.py" for name in ("staged_accumulators", "staged_budgets")),
+    *("tests/ops", "tests/accumulator", "tests/adversary", "tests/brevitas/test_from_brevitas.py"),
+    *MODULES,  # their doctests
+]
+SECONDS, EXAMPLES = 4.0, 10
+
+# Of these signs no operator of cosmic-ray makes anything.
+_PLAIN = {*"()[]{},.:=;\n", "\r\n"}
+
+# Taking one of these away changes how often something is computed, or nothing at all.
+ANNOUNCING = {"cache", "lru_cache", "overload", "abstractmethod", "override"}
 
 
-def mutated(module: str, folder: Path, sample: int | None, timeout: float) -> dict[str, Any]:
-    """Run the mutants of one module in a copy of the checkout."""
-    tests = MODULES[module]
-    command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {tests}"
-    config, session = folder / "mutation.toml", folder / "mutation.sqlite"
-    config.write_text(CONFIG.format(module=module, timeout=timeout, command=command))
-    session.unlink(missing_ok=True)
-    _ray(folder, "init", config, session)
-    if sample is not None:
-        _keep(session, sample)
-    _ray(folder, "exec", config, session)
-    dumped = _ray(folder, "dump", session)
-    pairs = [json.loads(line) for line in dumped.splitlines()]
-    survivors, counts = [], {"killed": 0, "survived": 0, "incompetent": 0}
-    for item, result in pairs:
-        if result is None:
+# --- mutants ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mutant:
+    module: str
+    operator: str
+    occurrence: int
+    place: tuple[int, int]  # line, from 1, and column
+
+    @property
+    def source(self) -> str:
+        from cosmic_ray.mutating import mutate_code
+        from cosmic_ray.plugins import get_operator
+
+        return mutate_code(text_of(self.module), get_operator(self.operator)(), self.occurrence)
+
+    @property
+    def change(self) -> list[str]:
+        """The lines that differ, those of the module first."""
+        old, new = (text.splitlines() for text in (text_of(self.module), self.source))
+        while old and new and old[-1] == new[-1]:
+            del old[-1], new[-1]
+        same = next((i for i, pair in enumerate(zip(old, new)) if pair[0] != pair[1]), len(new))
+        return [*(f"-{line}" for line in old[same:]), *(f"+{line}" for line in new[same:])]
+
+
+def text_of(module: str) -> str:
+    return (ROOT / module).read_text(encoding="utf-8")
+
+
+def mutants_of(module: str) -> tuple[list[Mutant], int]:
+    """Those of a module that can change what it does, and how many cannot."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    nodes = [
+        n for n in ast_nodes(get_ast(text_of(module))) if getattr(n, "value", "") not in _PLAIN
+    ]
+    spans = list(idle(ast.parse(text_of(module))))
+    found, left_out = [], 0
+    for name in operator_names():
+        kind = get_operator(name)
+        if kind.arguments():
+            continue  # renames a variable that is named to it
+        places = (p for node in nodes for p, _ in kind().mutation_positions(node))
+        for occurrence, place in enumerate(places):
+            if any(start <= place < end for start, end in spans):
+                left_out += 1
+            else:
+                found.append(Mutant(module, name, occurrence, place))
+    return found, left_out
+
+
+def idle(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where no change of the source changes what it does: start and end as (line, column)."""
+    for node in ast.walk(tree):
+        for part in _idle_parts(node):
+            # The "@" of a decorator stands before it.
+            start = (part.lineno, max(0, part.col_offset - 1))
+            yield start, (part.end_lineno or 0, part.end_col_offset or 0)
+
+
+def _idle_parts(node: ast.AST) -> list[Any]:
+    match node:
+        case ast.arg(annotation=ast.expr() as part):
+            return [part]
+        case ast.FunctionDef():
+            words = [d for d in node.decorator_list if _named(d) in ANNOUNCING]
+            return [*words, *filter(None, [node.returns])]
+        case ast.AnnAssign():
+            alias = _named(node.annotation) == "TypeAlias"
+            return [node] if alias else [node.annotation]
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return node.body
+        case ast.Assign(targets=[ast.Name(id="__all__")]):
+            return [node]
+        case ast.Raise(exc=ast.expr() as error):
+            return [part for part in ast.walk(error) if isinstance(part, ast.JoinedStr)]
+    return []
+
+
+def _named(node: ast.expr) -> str:
+    name = node.func if isinstance(node, ast.Call) else node
+    return name.attr if isinstance(name, ast.Attribute) else getattr(name, "id", "")
+
+
+# --- tests --------------------------------------------------------------------------------------
+
+
+class Run:
+    """pytest, up to the point where tests run; from there each mutant has a process of its own.
+
+    There the functions that it changes get other code.  What it changes outside of functions is
+    seen only by another pytest, which imports the changed module.
+    """
+
+    def __init__(self, work: Callable[[Run], None]) -> None:
+        self._work = work
+        self.items: dict[str, pytest.Item] = {}
+        self.seconds: dict[str, float] = {}
+        self._lines: dict[str, dict[int, list[str]]] = {}
+        self._functions: dict[tuple[str, CodeType], list[FunctionType]] = {}
+        self._failed = ""
+
+    # --- hooks of pytest
+
+    def pytest_sessionstart(self) -> None:
+        """Hypothesis tries the same few examples each time and shrinks none."""
+        from hypothesis import HealthCheck, Phase, settings
+
+        settings.register_profile(
+            "mutation",
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=(Phase.explicit, Phase.generate),
+            suppress_health_check=list(HealthCheck),
+        )
+        settings.load_profile("mutation")
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for item in session.items:
+            self.items[item.nodeid] = item
+            _fewer_examples(item)
+        for function in (f for f in gc.get_objects() if type(f) is FunctionType):
+            key = function.__code__.co_filename, function.__code__
+            self._functions.setdefault(key, []).append(function)
+        self._work(self)
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failed = report.nodeid
+
+    # --- what tests reach
+
+    def look(self) -> None:
+        """Run each test once, and note its seconds and the lines that it reaches."""
+        files = sorted({item.nodeid.split("::")[0] for item in self.items.values()})
+        stored = json.loads(CACHE.read_text()) if CACHE.exists() else {}
+        sources = "".join(map(text_of, MODULES))
+        for file in files:
+            key = hashlib.sha256((sources + text_of(file)).encode()).hexdigest()
+            if stored.get(file, [None])[0] != key:
+                print(f"  what {file} reaches", flush=True)
+                failed, *found = apart(self._reached, file) or ("in a process of its own",)
+                if failed:
+                    pytest.exit(f"{file} fails as it stands: {failed}", 1)
+                stored[file] = [key, *found]
+                CACHE.parent.mkdir(exist_ok=True)
+                CACHE.write_text(json.dumps(stored))
+            seconds, lines = stored[file][1:]
+            self.seconds |= seconds
+            for module, of_module in lines.items():
+                for line, tests in of_module.items():
+                    known = self._lines.setdefault(module, {})
+                    known.setdefault(int(line), []).extend(tests)
+
+    def _reached(self, file: str) -> Any:
+        from coverage import Coverage
+
+        names = {str(ROOT / module): module for module in MODULES}
+        coverage = Coverage(data_file=None, config_file=False, include=list(names))
+        coverage.start()
+        seconds = {}
+        for test in (test for test in self.items if test.split("::")[0] == file):
+            coverage.switch_context(test)
+            start = time.process_time()
+            self._run([test])
+            seconds[test] = time.process_time() - start
+        coverage.stop()
+        data, lines = coverage.get_data(), {}
+        for path in set(data.measured_files()) & set(names):
+            lines[names[path]] = data.contexts_by_lineno(path)
+        return self._failed, seconds, lines
+
+    def reaching(self, mutant: Mutant) -> list[str]:
+        """Fastest first; every test of the module where no test runs the line itself."""
+        lines = self._lines.get(mutant.module, {})
+        tests = lines.get(mutant.place[0]) or {t for some in lines.values() for t in some}
+        chosen, left = [], SECONDS
+        for test in sorted(tests, key=lambda test: self.seconds[test]):
+            left -= self.seconds[test]
+            if left < 0 and chosen:
+                break
+            chosen.append(test)
+        return chosen
+
+    # --- mutants
+
+    def kill(self, mutant: Mutant) -> str:
+        """What killed it, or nothing."""
+        path = str(ROOT / mutant.module)
+        old = compile(text_of(mutant.module), path, "exec", dont_inherit=True)
+        try:
+            new = compile(mutant.source, path, "exec", dont_inherit=True)
+        except SyntaxError:
+            return "syntax"
+        tests = self.reaching(mutant)
+        killer = apart(self._killer, mutant, old, new, tests)
+        return "time" if killer is None else str(killer)
+
+    def _killer(self, mutant: Mutant, old: CodeType, new: CodeType, tests: Sequence[str]) -> str:
+        limit = int(10 + 5 * sum(self.seconds[test] for test in tests))
+        # Of the processor: a busy machine is no failure.
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        changed = [pair for pair in _pairs(old, new) if _own(pair[0]) != _own(pair[1])]
+        found = [
+            (function, after)
+            for before, after in changed
+            for function in self._functions.get((before.co_filename, before), ())
+            if len(before.co_freevars) == len(after.co_freevars)
+        ]
+        if found and all(before.co_flags & CO_OPTIMIZED for before, _ in changed):
+            for function, after in found:
+                function.__code__ = after
+            self._run(tests)
+            return self._failed
+        for name in [name for name in sys.modules if name.split(".")[0] == "refqnn"]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, Loader(mutant, new))
+        again = Run(lambda run: run._run(tests))
+        done = started(list(dict.fromkeys(test.split("::")[0] for test in tests)), again)
+        return again._failed or ("import" if done else "")
+
+    def _run(self, tests: Sequence[str]) -> None:
+        """These tests, until one fails."""
+        for test in tests:
+            if not self._failed and (item := self.items.get(test)) is not None:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+
+
+def started(files: Sequence[str], run: Run) -> int:
+    """The exit code of pytest."""
+    return int(pytest.main(["-qs", "-p", "no:cacheprovider", "-W", "ignore", *files], [run]))
+
+
+def _fewer_examples(item: pytest.Item) -> None:
+    from hypothesis import settings
+
+    test = getattr(item, "obj", None)
+    test = getattr(test, "__func__", test)
+    chosen = getattr(test, "_hypothesis_internal_use_settings", None)
+    if chosen is not None and chosen.max_examples > EXAMPLES:
+        test._hypothesis_internal_use_settings = settings(chosen, max_examples=EXAMPLES)
+
+
+def _inner(code: CodeType) -> list[CodeType]:
+    return [value for value in code.co_consts if isinstance(value, CodeType)]
+
+
+def _pairs(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """All code of two modules, what stands for each other side by side."""
+    yield old, new
+    for before, after in zip(_inner(old), _inner(new)):
+        yield from _pairs(before, after)
+
+
+def _own(code: CodeType) -> CodeType:
+    """Without the code of what is defined inside; a function's holds that of its own functions."""
+    if code.co_flags & CO_OPTIMIZED:
+        return code
+    return code.replace(co_consts=tuple(v for v in code.co_consts if not isinstance(v, CodeType)))
+
+
+class Loader(SourceFileLoader):
+    """Imports one module from other source than its file has; no file is changed."""
+
+    def __init__(self, mutant: Mutant, code: CodeType) -> None:
+        self.code = code
+        super().__init__(mutant.module[:-3].replace("/", "."), str(ROOT / mutant.module))
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.code
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a silent process of its own; None where that dies or hangs."""
+
+    def work() -> None:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        there.send(function(*arguments))
+
+    fork = get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=work)
+    process.start()
+    there.close()
+    try:
+        return here.recv() if here.poll(1800) else None
+    except EOFError:
+        return None
+    finally:
+        process.kill()
+        process.join()
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def summary(modules: dict[str, Any]) -> dict[str, Any]:
+    """Sums over the modules; the interval is that of the share killed of those not equivalent."""
+    total: Counter[str] = Counter()
+    for found in modules.values():
+        total.update({key: found[key] for key in ("mutants", "left_out", "run", "killed")})
+        of_kind = Counter("equivalent" if s["equivalent"] else "real" for s in found["survivors"])
+        total["equivalent"] += of_kind["equivalent"]
+        total["mended"] += sum(bool(s["killed_by"]) for s in found["survivors"])
+    counted = total["run"] - total["equivalent"]
+    ends = interval(total["killed"], counted) if counted else (0.0, 1.0)
+    return {**total, "equivalent": total["equivalent"], "interval": ends}
+
+
+def survivor(mutant: Mutant, before: dict[Any, Any]) -> dict[str, Any]:
+    key = (mutant.module, *mutant.change)
+    told = {"equivalent": None, "killed_by": None}
+    told |= {name: before[key][name] for name in told if key in before}
+    of_mutant = {"operator": mutant.operator, "occurrence": mutant.occurrence}
+    return {"line": mutant.place[0], "change": mutant.change, **told, **of_mutant}
+
+
+def sampled(run: Run, chosen: Sequence[Mutant], modules: dict[str, Any], seed: int) -> None:
+    before = {(m, *s["change"]): s for m, s in _survivors()}
+    run.look()
+    for i, mutant in enumerate(chosen, 1):
+        found = modules[mutant.module]
+        killer = run.kill(mutant)
+        if killer == "syntax":
             continue
-        outcome = str(result.get("test_outcome") or "incompetent").lower()
-        counts[outcome] = counts.get(outcome, 0) + 1
-        if outcome == "survived":
-            (mutation,) = item["mutations"]
-            line = mutation["start_pos"][0]
-            changed = [row for row in result["diff"].splitlines() if row[:1] in ("+", "-")]
-            diff = [row for row in changed if not row.startswith(("+++", "---"))]
-            survivors.append({"line": line, "mutation": diff})
-    return {"tests": tests, **counts, "survivors": survivors}
+        found["run"] += 1
+        found["killed"] += bool(killer)
+        if not killer:
+            found["survivors"].append(survivor(mutant, before))
+            print(f"{mutant.module}:{mutant.place[0]}", *mutant.change, sep="\n  ", flush=True)
+        if i % 20 == 0 or i == len(chosen):
+            print(f"{i}: {summary(modules)}", flush=True)
+            write(modules, seed)
 
 
-def _ray(folder: Path, *arguments: str | Path) -> str:
-    command = [sys.executable, "-m", "cosmic_ray.cli", *map(str, arguments)]
-    copy = {**os.environ, "PYTHONPATH": str(folder)}  # and no other refqnn
-    done = subprocess.run(
-        command, cwd=folder, env=copy, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"cosmic-ray {arguments[0]}: {done.stderr or done.stdout}")
-    return done.stdout
+def write(modules: dict[str, Any], seed: int) -> None:
+    what = (__doc__ or "").splitlines()[0]
+    content = {"what": what, "seed": seed, **summary(modules), "modules": modules}
+    write_results("mutation", content)
 
 
-def _keep(session: Path, sample: int) -> None:
-    """Only so many mutants, drawn at random."""
-    with sqlite3.connect(session) as database:
-        jobs = sorted(row[0] for row in database.execute("select job_id from work_items"))
-        dropped = [(job,) for job in random.Random(0).sample(jobs, max(0, len(jobs) - sample))]
-        database.executemany("delete from mutation_specs where job_id = ?", dropped)
-        database.executemany("delete from work_items where job_id = ?", dropped)
+def _survivors() -> list[tuple[str, dict[str, Any]]]:
+    modules = json.loads(RESULTS.read_text())["modules"] if RESULTS.exists() else {}
+    return [(name, each) for name, found in modules.items() for each in found["survivors"]]
+
+
+def again(run: Run) -> None:
+    """Runs the survivors that are not equivalent, found anew by their change."""
+    stored = json.loads(RESULTS.read_text())
+    run.look()
+    for module, found in stored["modules"].items():
+        for each in found["survivors"]:
+            if each["equivalent"]:
+                continue
+            mutants = (
+                m
+                for m in mutants_of(module)[0]
+                if m.operator == each["operator"] and m.change == each["change"]
+            )
+            mutant = next(mutants, None)
+            each["killed_by"] = (mutant and run.kill(mutant)) or None
+            print(f"{module}:{each['line']}: {each['killed_by'] or 'lives'}", flush=True)
+    write(stored["modules"], stored["seed"])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("modules", nargs="*", default=list(MODULES), metavar="MODULE")
-    parser.add_argument("--sample", type=int, help="mutants of each module; all by default")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one mutant")
+    parser.add_argument("modules", nargs="*", default=MODULES, metavar="MODULE")
+    parser.add_argument("--sample", type=int, default=700, help="so many mutants, at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--all", action="store_true", help="every mutant")
+    parser.add_argument("--again", action="store_true", help="the survivors of the last sample")
     arguments = parser.parse_args(argv)
-    unknown = [module for module in arguments.modules if module not in MODULES]
+    unknown = sorted(set(arguments.modules) - set(MODULES))
     if unknown:
-        parser.error(f"got {unknown}, expected modules out of {list(MODULES)}")
-    results = json.loads(RESULTS.read_text())["modules"] if RESULTS.exists() else {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "checkout")
-        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis")
-        shutil.copytree(ROOT, folder, ignore=ignored)
-        for module in arguments.modules:
-            found = mutated(module, folder, arguments.sample, arguments.timeout)
-            found["sample"] = arguments.sample
-            results[module] = found
-            print(f"{module}: {found['killed']} of {found['killed'] + found['survived']} killed")
-            for survivor in found["survivors"]:
-                print(f"  line {survivor['line']}:", *survivor["mutation"], sep="\n    ")
-            content = {"machine": machine(), "modules": results}
-            RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+        parser.error(f"got {unknown}, expected modules out of {MODULES}")
+    os.chdir(ROOT)
+    if Path(refqnn.__file__).parents[1] != ROOT:
+        parser.error(
+            f"{refqnn.__file__} is mutated nowhere: run it where this checkout is installed"
+        )
+    if arguments.again:
+        sys.exit(started(TESTS, Run(again)))
+    chance, modules = random.Random(arguments.seed), {}
+    mutants: list[tuple[float, Mutant]] = []
+    for module in arguments.modules:
+        some, left_out = mutants_of(module)
+        chance.shuffle(some)
+        start = chance.random()
+        # Stratified, wherever the run is stopped: of each module the same share.
+        mutants += [((i + start) / len(some), mutant) for i, mutant in enumerate(some)]
+        counts = {"mutants": len(some), "left_out": left_out, "run": 0, "killed": 0}
+        modules[module] = {**counts, "survivors": []}
+    ordered = [mutant for _, mutant in sorted(mutants, key=lambda pair: pair[0])]
+    chosen = ordered if arguments.all else ordered[: arguments.sample]
+    sys.exit(started(TESTS, Run(lambda run: sampled(run, chosen, modules, arguments.seed))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import FOLDER
+from common import FOLDER, published
 
 PAGES = (FOLDER.parent / "README.md", *sorted((FOLDER.parent / "refqnn" / "docs").glob("*.md")))
 FIGURE = re.compile(r"<!--=(\w+)-->(.*?)<!--/=-->", re.DOTALL)
@@ -90,6 +90,14 @@ def unconstrained() -> str:
     return f"{thousandths(mean(r['accuracy'] for r in runs))} at {widest} bits"
 
 
+@figure
+def posttraining_table() -> str:
+    found = results("posttraining")["mean_accuracy"]
+    titles = [bits if bits == "float" else f"{bits} bits" for bits in found["MLP"]]
+    rows = [[name, *map(thousandths, row.values())] for name, row in found.items()]
+    return table(["", *titles], rows)
+
+
 # --- experiments --------------------------------------------------------------------------------
 
 
@@ -98,14 +106,15 @@ def _default(name: str) -> Any:
 
 
 def _peer(name: str) -> str:
-    float_twin, quantized = results("defaults")["peer"][name]
-    return f"{thousandths(float_twin)} float, {thousandths(quantized)} quantized"
+    accuracy = published("concrete_ml")["accuracy"].get(name, {})
+    return ", ".join(f"{thousandths(value)} {what}" for what, value in accuracy.items())
 
 
 @figure
 def experiments() -> str:
     board, iris = results("checkerboard"), results("iris")
-    literature, right = iris["literature"], iris["accuracy"]
+    literature, right = published("iris")["accuracy"], iris["accuracy"]
+    theirs = published("checkerboard")["accuracy"]
     cnn, mnist, diabetes = results("digits_cnn"), results("mnist"), results("diabetes")
 
     def ours(value: float, beside: str = "") -> str:
@@ -120,7 +129,7 @@ def experiments() -> str:
     rows = [
         [
             "`checkerboard`: 30 of 100 weights, QAT",
-            f"{thousandths(board['literature']['QAT 30 of 100'])}, converted",
+            f"{thousandths(theirs['QAT 30 of 100'])}, converted",
             ours(
                 board["mean_accuracy"]["QAT 30 of 100"],
                 f" (ceiling of the data {thousandths(board['mean_ceiling'])})",
@@ -143,7 +152,7 @@ def experiments() -> str:
         *(
             [
                 f"`defaults`: {name}, no setting touched",
-                _peer(name) if name in results("defaults")["peer"] else "",
+                _peer(name),
                 ours(_default(name)["accuracy"], twin(_default(name)["float_accuracy"])),
                 f"{_default(name)['certified_bits']} bits",
             ]
@@ -163,6 +172,68 @@ def experiments() -> str:
         ],
     ]
     return table(["experiment", "literature, or the peer", "ours", "certified accumulators"], rows)
+
+
+@figure
+def checkerboard_table() -> str:
+    """Ways to 3 bits, in brackets what is published and the widest certified accumulator."""
+    board, theirs = results("checkerboard"), published("checkerboard")["accuracy"]
+
+    def cell(row: str) -> str:
+        runs = [run for run in board["runs"] if run["row"] == row]
+        widest = max(max(run["widths"], default=0) for run in runs)
+        beside = [f"{thousandths(theirs[row])} published"] if row in theirs else []
+        beside += [f"{widest} bits"] * (widest > 0)
+        beside += [f"{len(runs)} seeds"] * (len(runs) < int(checkerboard_seeds()))
+        return f"{thousandths(board['mean_accuracy'][row])} ({', '.join(beside)})"
+
+    ways = {
+        "float": "float",
+        "PTQ": "scales of least squared error",
+        "calibrated": "`quantize_module`",
+        "calibrated, split": "`quantize_module`, accumulators of 7 bits",
+        "QAT": "trained so, accumulators of 7 bits",
+    }
+    rows = [
+        [what, *(cell(f"{way} h={h}") for h in (10, 30, 100))]
+        for way, what in ways.items()
+        if f"{way} h=100" in board["mean_accuracy"]
+    ]
+    return table(["2-h-h-2", "h = 10", "h = 30", "h = 100"], rows)
+
+
+@figure
+def checkerboard_seeds() -> str:
+    return str(len({run["seed"] for run in results("checkerboard")["runs"]}))
+
+
+@figure
+def literature_module() -> str:
+    """The literature's module as it reports it, and as it is read here."""
+    found = results("literature")
+    reported = found["literature"]
+    rows = [
+        [
+            "as reported",
+            thousandths(reported["module"]),
+            thousandths(reported["converted"]),
+            f"{reported['bits']}, observed",
+            "",
+        ]
+    ]
+    for last, means in found["mean"].items():
+        classes = sum(r["classes_differ"] for r in found["runs"] if r["last"] == int(last))
+        widths = f"{means['certified_bits']}, certified; last {means['last_certified_bits']}"
+        accuracies = thousandths(means["module"]), thousandths(means["integers"])
+        rows.append([f"last layer of {last} bits", *accuracies, widths, str(classes)])
+    head = ["30 of 100 weights", "module", "integers", "accumulator bits", "classes that differ"]
+    return table(head, rows)
+
+
+@figure
+def brevitas_modules() -> str:
+    found = results("brevitas_modules")
+    return f"{found['modules']:,} random modules and {found['codes']:,} codes"
 
 
 # --- encrypted ----------------------------------------------------------------------------------
@@ -361,13 +432,17 @@ def onnx_killed() -> str:
 
 @figure
 def peers_table() -> str:
-    peer = results("defaults")["peer"]
+    peer = published("concrete_ml")
+    equal = peer["classes_equal_to_its_module"].values()
+    one_by_one = peer["clear_samples_per_second_one_by_one"].values()
 
     def ours(name: str) -> str:
         return ", ".join(thousandths(_default(name)[k]) for k in ("accuracy", "float_accuracy"))
 
     def defaults(name: str) -> list[str]:
-        theirs = ", ".join(thousandths(v) for v in reversed(peer[name]))
+        theirs = ", ".join(
+            thousandths(v) for v in (peer["accuracy"][name][k] for k in ("quantized", "float"))
+        )
         return [f"3-bit {name} MLP, defaults: quantized, float", ours(name), theirs, "", ""]
 
     speed = [r["seconds"] for r in results("clear_speed")["results"] if r["batch"] == 1]
@@ -379,7 +454,7 @@ def peers_table() -> str:
         [
             "integers equal those of the trained module",
             "all, at every quantizer",
-            "classes on 57 to 100 %",
+            f"classes on {between((100 * share for share in equal), 3)} %",
             "is the module",
             "",
         ],
@@ -395,13 +470,15 @@ def peers_table() -> str:
         [
             "inference in clear, one sample",
             f"{call_microseconds()} us",
-            "5 to 9 ms",
+            f"{between((1e3 / rate for rate in one_by_one), 1)} ms",
             times("Brevitas"),
             times("qonnx"),
         ],
         ["vectors and runner for other implementations", f"{vectors()}, any language", "", "", ""],
     ]
-    return table(["", "refqnn", "Concrete ML 1.9", "Brevitas 0.13", "qonnx 1.0"], rows)
+    return table(
+        ["", "refqnn", f"Concrete ML {peer['version']}", "Brevitas 0.13", "qonnx 1.0"], rows
+    )
 
 
 def filled(text: str) -> str:

@@ -13,13 +13,23 @@ estimate for mutants that nobody thought of.  `same_choices` counts only the mut
 vector of ours kills with what ONNX itself fixes: rounding half to even, float32 doors, zero point
 last.
 
-    python bench/vector_strength.py            # 15 seconds on one core
-    python bench/vector_strength.py --quick    # operations of the onnx package, nothing written
+`--mechanical` asks mutants that nobody chose instead, and writes them beside the others:
+
+    mechanical  every operator, comparison, constant, type, slice and loop of the kernels' source,
+                changed one at a time; each change counts for every operation that runs it
+    foreign     families of mistakes of ports to C, made with every argument and result
+
+Those that the vectors do not tell are asked random questions: `told` by one of them, or `alike`.
+
+    python bench/vector_strength.py               # 15 seconds on one core
+    python bench/vector_strength.py --mechanical  # half an hour on one core
+    python bench/vector_strength.py --quick       # operations of the onnx package, nothing written
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -138,9 +148,31 @@ def plot(results: dict[str, Any], path: Path) -> None:
     save_figure(fig, path)
 
 
+def mechanical(operations: Iterable[str], folder: Path) -> None:
+    """Ask the mutants that nobody chose; what is counted is written after each operation."""
+    import vector_search
+
+    vector_search.limit_memory()
+    path = folder / "vector_strength.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    old.pop("machine", None)
+    for kind in vector_search.KINDS:
+        old.setdefault(kind, {})
+    for operation in operations:
+        for kind in vector_search.KINDS:
+            found = vector_search.surveyed(kind, operation)
+            old[kind][operation] = found
+            told = found["killed"] + len(found["told"]) + found["unargued"]
+            print(f"{operation}: {kind} {found['killed']} of {told} that differ", flush=True)
+        write_results("vector_strength", old, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="four operations, nothing written")
+    parser.add_argument("--mechanical", action="store_true", help="mutants that nobody chose")
+    parser.add_argument("operations", nargs="*", default=list(OPERATIONS), metavar="OPERATION",
+                        help="of --mechanical; all by default")  # fmt: skip
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder for results")
     arguments = parser.parse_args()
     start = time.perf_counter()
@@ -148,9 +180,14 @@ def main() -> None:
         onnx = compared(killers(("quantize", "linear", "conv2d", "requantize_scale")))
         print(f"{len(onnx['vectors'])} vectors of onnx: {onnx['total']}")
         return
+    if arguments.mechanical:
+        mechanical(arguments.operations, arguments.output)
+        return
     found = killers(OPERATIONS)
     operations = counted(found, "operation", OPERATIONS)
     single = [name for name in OPERATIONS if name not in NETWORKS]
+    path = arguments.output / "vector_strength.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
     results = {
         "what": __doc__.splitlines()[0],
         "vectors": len(load_vectors()),
@@ -162,6 +199,7 @@ def main() -> None:
         "flags": counted(found, "flag", NOTES),
         "onnx": compared(found),
         "seconds": round(time.perf_counter() - start, 1),
+        **{kind: old[kind] for kind in ("mechanical", "foreign") if kind in old},
     }
     path = write_results("vector_strength", results, arguments.output)
     plot(results, path.with_suffix(".png"))

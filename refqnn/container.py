@@ -21,7 +21,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
+from refqnn.formats import as_integers, is_integer
+from refqnn.limits import MAX_VALUES
 
 __all__ = [
     "HEADER",
@@ -39,11 +41,18 @@ __all__ = [
     "PRIVATE",
     "Container",
     "array_to_npy",
+    "checksum",
+    "decode_integers",
+    "encode_integers",
     "npy_to_array",
+    "opened",
+    "pair_of",
     "read_file",
     "read_json",
     "refuse_keys",
+    "sealed",
     "write_atomically",
+    "write_json",
 ]
 
 T = TypeVar("T")
@@ -146,8 +155,9 @@ class Container:
         infos = {info.filename: info for info in archive.infolist()}
         if len(infos) != len(archive.infolist()):
             raise FileFormatError("two members have the same name")
-        if self._json not in infos or self._sum not in infos:
-            raise FileFormatError(f"not a {self.what} file of ours: no {self._json}")
+        for name in (self._json, self._sum):
+            if name not in infos:
+                raise FileFormatError(f"no {self.what} file of ours: {name} is missing")
         if any(info.compress_type != zipfile.ZIP_STORED for info in infos.values()):
             raise FileFormatError("a member is compressed, expected stored members")
         assert archive.fp is not None
@@ -226,16 +236,57 @@ def read_file(path: str | Path) -> bytes:
     return path.read_bytes()
 
 
-def read_json(path: str | Path) -> Any:
-    """The JSON value in a file.  Raises: FileFormatError; OSError as open does."""
+def read_json(path: str | Path, decode: Callable[[Any], T]) -> T:
+    """What `decode` makes of the JSON value in a file.
+
+    Raises: FileFormatError that begins with the path; OSError as open does.
+    """
+    data = read_file(path)
     try:
-        return json.loads(read_file(path))
+        return decode(json.loads(data))
     except RecursionError:
         raise FileFormatError(f"{path}: not a JSON file of ours (too deeply nested)") from None
-    except FileFormatError:
-        raise
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
     except ValueError as error:
         raise FileFormatError(f"{path}: not a JSON file ({error})") from None
+
+
+def write_json(path: str | Path, content: Content) -> None:
+    """Write it as one line, atomically."""
+    text = json.dumps(content, separators=(",", ":")) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def sealed(what: str, version: int, content: Content) -> Content:
+    """Content for a JSON file: what it is in front, a checksum behind; `opened` takes it apart."""
+    whole = {"format": f"refqnn {what}", "version": version, **content}
+    return {**whole, "sha256": checksum(whole)}
+
+
+def opened(sealed: Any, what: str, version: int, keys: Iterable[str]) -> Content:
+    """The content of such a file, which has these keys and no others.
+
+    Raises: FileFormatError for another kind or version, other keys, and altered content; one of
+        `MALFORMED` for what is no object of JSON.
+    """
+    if sealed["format"] != f"refqnn {what}":
+        expected = f"{f'refqnn {what}'!r}"
+        raise FileFormatError(f"got a file of {sealed['format']!r}, expected {expected}")
+    if sealed["version"] != version or type(sealed["version"]) is not int:
+        raise FileFormatError(f"format version {sealed['version']}, expected {version}")
+    whole = {"format", "version", *keys, "sha256"}
+    if set(sealed) != whole:
+        raise FileFormatError(mismatch("keys", sorted(sealed), f"{sorted(whole)}"))
+    body = {key: value for key, value in sealed.items() if key != "sha256"}
+    if checksum(body) != sealed["sha256"]:
+        raise FileFormatError("the content does not match its checksum: it was altered")
+    return body
+
+
+def checksum(content: Content) -> str:
+    """sha256 of the content as JSON, hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 HEADER = "refqnn.json"  # of the files of encrypted inference: what they are
@@ -290,3 +341,39 @@ def write_atomically(
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+# --- integers in JSON -----------------------------------------------------------------------
+
+
+def encode_integers(array: NDArray[np.int64]) -> dict[str, Any]:
+    """Shape and values in row-major order; one value where all are equal."""
+    values = array.reshape(-1)
+    constant = array.size > 0 and bool((values == values[0]).all())
+    return {
+        "shape": list(array.shape),
+        "values": int(values[0]) if constant else [int(v) for v in values.tolist()],
+    }
+
+
+def decode_integers(item: Any) -> NDArray[np.int64]:
+    """What `encode_integers` made.  Raises: FileFormatError, or one of `MALFORMED`."""
+    values, shape = item["values"], tuple(item["shape"])
+    if not all(is_integer(d) and d >= 0 for d in shape) or prod(shape) > MAX_VALUES:
+        raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
+    if isinstance(values, list):
+        if not all(is_integer(v) for v in values):
+            raise FileFormatError(mismatch("values", "no flat list of integers", "one"))
+        return as_integers(np.array(values, dtype=object).reshape(shape), "values")
+    # A view of one value: a shape alone takes no memory.
+    return np.broadcast_to(as_integers(np.array(values, dtype=object), "values"), shape)
+
+
+def pair_of(values: Any) -> tuple[int, int] | None:
+    """Two integers, lo <= hi, out of a file.  Raises: FileFormatError."""
+    if values is None:
+        return None
+    lo, hi = values
+    if not (is_integer(lo) and is_integer(hi) and lo <= hi):
+        raise FileFormatError(mismatch("range", repr(values), "two integers, lo <= hi"))
+    return lo, hi

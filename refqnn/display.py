@@ -15,6 +15,7 @@ TEXT = frozenset(
     (
         *("node", "layer", "kind", "inputs", "shape", "codes", "proof", "quantizer", "first"),
         *("name", "takes", "what it measures", "what", "here", "lookups", "hint", "removed", "who"),
+        *("verdict",),
     )
 )
 """Columns of text, which stand on the left; figures stand on the right."""

@@ -82,8 +82,11 @@ class Features(ThresholdQuantizer):
         columns = getattr(x, "columns", None)
         if self.names is not None and columns is not None and tuple(columns) != self.names:
             raise InvalidArgument(mismatch("columns of x", list(columns), f"{list(self.names)}"))
+        array = as_array(x, "x", "a table of numbers")
+        if array.dtype.kind in "cmM":  # numpy would drop an imaginary part, or a unit of time
+            raise InvalidType(mismatch("x", f"dtype {array.dtype}", "a table of numbers"))
         try:
-            table = np.asarray(as_array(x, "x", "a table of numbers"), dtype=np.float64)
+            table = np.asarray(array, dtype=np.float64)
         except (TypeError, ValueError):
             raise InvalidType(mismatch("x", type(x).__name__, "a table of numbers")) from None
         return super().quantize(self._read(table))

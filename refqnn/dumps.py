@@ -34,6 +34,7 @@ from refqnn.errors import (
     ShapeMismatch,
     mismatch,
 )
+from refqnn.foreign import refuse_foreign
 from refqnn.formats import as_integers
 from refqnn.graph import INPUT, inputs_of
 from refqnn.ops.base import IntArray, Shape
@@ -210,6 +211,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _numpy(path: Path) -> object:
+    refuse_foreign(path, "arrays of numbers", ("npy", "npz"))
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

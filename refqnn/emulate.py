@@ -43,6 +43,7 @@ __all__ = [
     "Sums",
     "accumulator_of",
     "check_names",
+    "check_width",
 ]
 
 _OVERFLOWS = ("wrap", "saturate", "error")
@@ -56,7 +57,8 @@ def _chosen(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InvalidArgument(mismatch(name, repr(value), f"one of {', '.join(choices)}"))
 
 
-def _width(name: str, bits: object) -> None:
+def check_width(name: str, bits: object) -> None:
+    """Raises: InvalidType, InvalidArgument for what is no width of a register."""
     if not is_integer(bits):
         raise InvalidType(mismatch(name, repr(bits), "an integer from 1 to 64"))
     if not 1 <= bits <= 64:
@@ -92,7 +94,7 @@ class Stage:
     when: Literal["step", "end"] = "step"
 
     def __post_init__(self) -> None:
-        _width("width", self.width)
+        check_width("width", self.width)
         _flag("signed", self.signed)
         if self.group is not None and not is_integer(self.group):
             raise InvalidType(mismatch("group", repr(self.group), "a positive integer or None"))
@@ -335,7 +337,7 @@ class Emulated:
 
     def __post_init__(self) -> None:
         for bits in self.bits.values() if isinstance(self.bits, Mapping) else (self.bits,):
-            _width("bits", bits)
+            check_width("bits", bits)
         _flag("signed", self.signed)
         _chosen("overflow", self.overflow, _OVERFLOWS)
         _chosen("when", self.when, _WHEN)

@@ -699,7 +699,7 @@ def _lists(x: Any) -> Nested:
 
 
 def _shape(x: Nested) -> tuple[int, ...]:
-    return (len(x), *_shape(x[0])) if isinstance(x, list) else ()
+    return (len(x), *(_shape(x[0]) if x else ())) if isinstance(x, list) else ()
 
 
 def _is_of(x: Nested, shape: Sequence[int]) -> bool:

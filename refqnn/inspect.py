@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refqnn.arithmetic import Arithmetic
+from refqnn.arithmetic import Arithmetic, add, multiply
 from refqnn.formats import IntFormat, is_integer, signed_bits, span_bits
 from refqnn.graph import INPUT, Node, inputs_of
-from refqnn.ops import Interval, Op
-from refqnn.ops.base import Shape, is_sum
+from refqnn.ops import Interval, Op, Requantize, Role
+from refqnn.ops.base import IntArray, Shape, is_sum, tells
 
 if TYPE_CHECKING:
     from refqnn.network import Network
@@ -44,6 +44,10 @@ class Row:
         span_bits: width of the widest position after an offset of its own is added.
         arithmetic: for a sum, the arithmetic that its absolute mass allows; else None.
         parameters: how many integers the node holds.
+        ties, float_ties: of a Requantize whose scale is known, at how many of the accumulators that
+            its operand can hold, over all channels, float32 arithmetic may give another code: in a
+            runtime that sums exactly, and in one that sums in float32 too (`refqnn.ops.scaling`).
+            The scale is known of what an ONNX file or `Requantize.from_scale` made, and not stored.
     """
 
     node: str
@@ -58,6 +62,8 @@ class Row:
     span_bits: int
     arithmetic: str | None = None
     parameters: int = 0
+    ties: int | None = None
+    float_ties: int | None = None
 
 
 def describe(network: Network, domain: Interval | None = None) -> list[Row]:
@@ -70,11 +76,14 @@ def describe(network: Network, domain: Interval | None = None) -> list[Row]:
     """
     ranges = network.ranges(domain)
     first = _row(INPUT, "Input", (), ranges[INPUT], network.input_format)
-    return [first, *(_node_row(node, ranges) for node in network.nodes)]
+    sums = _Sums(network, ranges)
+    return [first, *(_node_row(node, ranges, sums) for node in network.nodes)]
 
 
 def table(network: Network) -> list[dict[str, object]]:
     """`describe` as rows of {column: value}, for `refqnn.display`.  Raises: as `describe`."""
+    rows = describe(network)
+    known = any(row.ties is not None for row in rows)
     return [
         {
             "node": row.node,
@@ -88,22 +97,74 @@ def table(network: Network) -> list[dict[str, object]]:
             "span": row.span_bits,
             "sums in": row.arithmetic,
             "parameters": row.parameters,
+            **({"ties": row.ties, "float ties": row.float_ties} if known else {}),
         }
-        for row in describe(network)
+        for row in rows
     ]
 
 
-def _node_row(node: Node, ranges: dict[str, Interval]) -> Row:
+class _Sums:
+    """Of each value its absolute mass, and what a float32 sum may be off, in units of 2**-24.
+
+    A sum of K terms is off by (K + 8) times its mass and by what its operands are; a zero point
+    that is subtracted from an operand lies in the operand's range.
+    """
+
+    def __init__(self, network: Network, ranges: dict[str, Interval]) -> None:
+        self.network, self.ranges = network, ranges
+        self.known: dict[str, tuple[IntArray, IntArray] | None] = {}
+
+    def __call__(self, name: str) -> tuple[IntArray, IntArray] | None:
+        """(mass, error) of the shape of a sample; None behind kinds that do not tell."""
+        if name not in self.known:
+            self.known[name] = self._of(name)
+        return self.known[name]
+
+    def _of(self, name: str) -> tuple[IntArray, IntArray] | None:
+        if name == INPUT or self.network[name].op.role is Role.ELEMENTWISE:
+            return _wide(self.ranges[name]).hi, np.zeros(self.ranges[name].shape, dtype=np.int64)
+        node = self.network[name]
+        inputs, shape = inputs_of(node), self.ranges[name].shape
+        told = [t for t in map(self, inputs) if t is not None]
+        untold = node.op.role is None or (is_sum(node.op) and not tells(node.op, "absolute"))
+        if len(told) < len(inputs) or untold:
+            return None
+        if not is_sum(node.op):
+            mass, error = (np.full(shape, max(int(t[i].max()) for t in told)) for i in (0, 1))
+            return mass, error
+        mass = node.op.absolute_mass(*(_wide(self.ranges[i]) for i in inputs))
+        carried = node.op.absolute(padded=False).forward(*(e[None] for _, e in told))[0]
+        terms = node.op.fan_in(*(self.ranges[i].shape for i in inputs)) + 8
+        return mass, add(multiply(mass, np.array(terms)), carried)
+
+
+def _wide(x: Interval) -> Interval:
+    """Values less any of their range."""
+    most = np.maximum(x.magnitude, add(x.hi, -x.lo))
+    return Interval(-most, most)
+
+
+def _node_row(node: Node, ranges: dict[str, Interval], sums: _Sums) -> Row:
     op, inputs, arithmetic = node.op, inputs_of(node), None
     shift = getattr(op, "shift", None)
     if is_sum(op):
         arithmetic = Arithmetic.for_mass(op.prepare(*map(ranges.__getitem__, inputs))).name.lower()
+    ties = _ties(op, inputs[0], sums) or (None, None)
     return replace(
         _row(node.name, op.kind, inputs, ranges[node.name], getattr(op, "format", None)),
         shift=shift if is_integer(shift) else None,  # a Rescale has one for each channel
         arithmetic=arithmetic,
         parameters=parameters(op),
+        ties=ties[0],
+        float_ties=ties[1],
     )
+
+
+def _ties(op: Op, operand: str, sums: _Sums) -> tuple[int, int] | None:
+    if not isinstance(op, Requantize) or op.scaling is None:
+        return None
+    known = sums(operand)
+    return None if known is None else op.ties(sums.ranges[operand], *known)
 
 
 def _row(

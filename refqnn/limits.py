@@ -2,7 +2,7 @@
 
 A limit refuses what a small file could ask for without end; a block is how much is held at one
 time; a threshold is where one way becomes faster than another.  `refqnn bench constants` measures
-again what came from a measurement.
+again what came from a measurement; the others were chosen, and say why.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from pathlib import Path
 
 MAX_VALUES = 2**27
 """Values in one sample of a network, input and nodes together, and of one channel of a padded or
-unfolded input: a small file may ask for any amount of memory (1 GiB here)."""
+unfolded input.  Chosen: a small file may ask for any amount of memory (1 GiB here)."""
 
 LARGEST_STEP = 2**31 - 1
-"""Strides, dilations and kernels: what any framework takes, and products of two fit int64."""
+"""Strides, dilations and kernels.  Chosen: what any framework takes, and products of two fit int64.
+"""
 
 UNFOLDED_COLUMNS = 2**23
 """Entries of unfolded windows held at one time (64 MiB): larger blocks were not faster."""
 
 MAX_LEVELS = 2**20
-"""Codes of a Requantize, whose thresholds are listed one by one (8 MiB a channel)."""
+"""Codes of a Requantize.  Chosen: its thresholds are listed one by one (8 MiB a channel)."""
 
-PREPARED_TABLE = 2**24
-"""Entries of a table of codes that is made before a forward: a larger one costs more to make and to
-keep in the cache than the searches that it saves."""
+LISTED_THRESHOLDS = 2**24
+"""Thresholds of all channels of a node that one formula stands for.  Chosen: 128 MiB."""
 
 COMPARED_THRESHOLDS = 8
 """Up to so many thresholds, comparing with each is cheaper than a binary search."""
 
 HELD = 2**22
-"""Values held at one time (32 MiB): of a trace, of the terms of an emulated sum, of a domain."""
+"""Values held at one time: of a trace, of the terms of an emulated sum, of a domain.  Chosen: 32
+MiB, so that the ten or so copies of an operation stay below a gigabyte."""
 
 
 def at_a_time(per_sample: int, held: int | None = None) -> int:
@@ -69,7 +70,8 @@ NUMPY_BUFFER = 256
 """Values, of numpy's buffers."""
 
 CODE_TABLE = 2**22
-"""Entries of a table of codes; a larger one misses the cache more than a search would."""
+"""Entries of a table of codes that is made before a forward; a larger one misses the cache more
+than a search would."""
 
 LINE_LEVELS = 2**8
 """Codes up to which a line is fitted, which compares all pairs of thresholds."""
@@ -87,8 +89,9 @@ EXHAUSTIVE_LIMIT = 2**20
 """Points of a domain that is enumerated: 0.2 seconds for a small network."""
 
 EMULATED_WORK = 2**27
-"""Points times products of a domain that is enumerated under an accumulator: some seconds."""
+"""Points times products of a domain that is enumerated under an accumulator.  Chosen: some seconds,
+after which bounds and questions about single sums are the better use of the time."""
 
 HELD_VALUES = 2**23
 """Values of the traces that each kind of sample takes when a certificate is held against its
-network; at least 32 samples, at most 256."""
+network; at least 32 samples, at most 256.  Chosen: a trace of a large network takes a second."""

@@ -389,7 +389,7 @@ class Network:
             expected = "[n, " + ", ".join(str(d) for d in self.input_shape) + "]"
             raise ShapeMismatch(mismatch(argument, f"shape {list(shape)}", expected))
         if shape[0] == 0:
-            raise InvalidArgument(mismatch(argument, f"shape {list(shape)}", "at least one sample"))
+            raise ShapeMismatch(mismatch(argument, f"shape {list(shape)}", "at least one sample"))
 
     def _forward(self, checked: NDArray[np.int64]) -> IntArray:
         """The program of nodes as it stands, one after the other, in integers."""

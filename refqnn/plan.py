@@ -821,11 +821,10 @@ class _Preparation:
                 line = _line(t, lo - shift, hi - shift, op.format.q_min, wide, out)
                 if line is not None:
                     return line.for_rows_of(self.block * positions)
-        if int((hi - lo + 1).sum()) <= CODE_TABLE:
-            prepared = Requantize(thresholds, op.format).prepare(Interval(lo, hi))
-            if prepared is not None:
-                table, origin = prepared
-                return _Table(table.astype(out), (origin + shift)[:, None])
+        prepared = Requantize(thresholds, op.format).prepare(Interval(lo, hi))
+        if prepared is not None:
+            table, origin = prepared
+            return _Table(table.astype(out), (origin + shift)[:, None])
         return _Specified(op, out, bias)
 
     def _held(self, node: Node) -> int:

@@ -78,8 +78,8 @@ def legend_below(axes: Any, columns: int | None = None, **options: Any) -> None:
     """
     handles, labels = axes.get_legend_handles_labels()
     count = len(labels) if columns is None else columns
-    options = {"fontsize": 9, "frameon": False, **options}
-    axes.figure.legend(handles, labels, loc="outside lower center", ncols=max(count, 1), **options)
+    options = {"fontsize": 9, "frameon": False, "loc": "outside lower center", **options}
+    axes.figure.legend(handles, labels, ncols=max(count, 1), **options)
 
 
 def save_figure(fig: Any, path: str | Path) -> None:

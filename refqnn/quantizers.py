@@ -535,9 +535,11 @@ class Dequantizer:
     def __post_init__(self) -> None:
         for name in ("scale", "offset"):
             values = as_floats(getattr(self, name), name, self.precision)
-            if values.ndim > 1 or not np.isfinite(values).all():
-                expected = "finite numbers, one or one per channel"
-                raise InvalidArgument(mismatch(name, getattr(self, name), expected))
+            if values.ndim > 1:
+                expected = "one number, or one per channel"
+                raise ShapeMismatch(mismatch(name, f"shape {values.shape}", expected))
+            if not np.isfinite(values).all():
+                raise InvalidArgument(mismatch(name, getattr(self, name), "finite numbers"))
             values = values.reshape(()) if values.size == 1 else values
             values.flags.writeable = False
             object.__setattr__(self, name, values)

@@ -49,6 +49,7 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize
+from refqnn.ops.rescale import MULTIPLIERS
 from refqnn.quantizers import (
     AffineQuantizer,
     Dequantizer,
@@ -286,7 +287,7 @@ def _rescale(draw: st.DrawFn, x: Value, largest: int) -> Op:
     shift = each(0, draw(st.sampled_from([4, 62])))
     clip = hnp.arrays(np.int64, (rows, 2), elements=st.integers(fmt.q_min, fmt.q_max))
     return Rescale(
-        each(0, draw(st.sampled_from([largest, 2**31, 2**62 - 1]))),
+        each(0, draw(st.sampled_from([min(largest, MULTIPLIERS - 1), 2**31, MULTIPLIERS - 1]))),
         shift,
         fmt,
         draw(roundings()),

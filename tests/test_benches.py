@@ -160,3 +160,16 @@ def test_quick_run_ends_in_a_table_and_writes_nothing(name: str, tmp_path: Path)
     assert "ours" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "bench").glob("*.*")}
+
+
+def test_every_limit_is_measured_or_says_why_it_was_chosen() -> None:
+    """limits: "`refqnn bench constants` measures again what came from a measurement; the others
+    were chosen, and say why"."""
+    measured = (ROOT / "bench" / "constants.py").read_text(encoding="utf-8")
+    text = Path(limits.__file__).read_text(encoding="utf-8")
+    told = re.findall(r'^((?:[A-Z_]+ = [^\n]*\n)+)"""(.*?)"""', text, re.MULTILINE | re.DOTALL)
+    names = {name for lines, _ in told for name in re.findall(r"^[A-Z_]+", lines, re.MULTILINE)}
+    assert names == {name for name in vars(limits) if name.isupper()}
+    for lines, why in told:
+        for name in re.findall(r"^[A-Z_]+", lines, re.MULTILINE):
+            assert (f'"{name}"' in measured) != ("Chosen: " in why), name

@@ -21,9 +21,11 @@ pytest.importorskip("rich")
 import click
 from click.testing import CliRunner
 
-from refqnn.accumulator import Proof
+from refqnn.accumulator import Proof, StagedCertificate
+from refqnn.accumulator.staged_files import read_accumulators
 from refqnn.cli import refqnn
 from refqnn.commands.console import Command, NewFile
+from refqnn.container import checksum
 
 
 @pytest.fixture
@@ -44,6 +46,19 @@ def network_file(tmp_path: Path) -> Path:
 
 
 Named = tuple[tuple[str, ...], click.Command]
+
+
+def two_halves() -> Network:
+    """fc2 adds two codes of which one is 0, for 2**24 inputs."""
+    return Network(
+        [
+            Node("fc1", Linear([[1] * 8, [-1] * 8], [-28, 28])),
+            Node("act1", Requantize.from_shift(2, IntFormat(2, signed=False))),
+            Node("fc2", Linear([[1, 1]])),
+        ],
+        input_shape=(8,),
+        input_format=IntFormat(3, signed=False),
+    )
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -137,6 +152,74 @@ def test_certify_prints_an_input_that_overflows(network_file: Path, tmp_path: Pa
     assert "no overflow" in run(
         "certify", network_file, "--bits", 4, "--unsigned", "--layer", "fc2"
     )
+
+
+def accumulator_file(tmp_path: Path, width: int) -> Path:
+    """Pairs of products in a register that saturates, then one of eight bits."""
+    path = tmp_path / "accumulator.json"
+    stages = [{"width": width, "group": 2, "overflow": "saturate"}, {"width": 8}]
+    path.write_text(json.dumps({"stages": stages}))
+    return path
+
+
+def test_certify_asks_the_stages_of_an_accumulator(network_file: Path, tmp_path: Path) -> None:
+    """Exit code, proof or input, and a certificate that is read and verified again."""
+    narrow, saved = accumulator_file(tmp_path, 5), tmp_path / "staged.json"
+    words = ("certify", network_file, "--accumulator")
+    text = run(*words, narrow, "--json", saved, code=1)
+    assert "harmful" in text
+    network, staged = load(network_file), StagedCertificate.load(saved)
+    assert [report.verdict.value for report in staged["fc1"]] == ["harmful", "fits"]
+    codes = np.array([json.loads(text.rpartition("input codes: ")[2].partition("\n")[0])])
+    under = network.trace(codes, accumulator=read_accumulators(narrow))
+    assert (under["fc1"] != network.trace(codes)["fc1"]).any()
+
+    assert "holds: " in run("certify", network_file, "--verify", saved, code=1)
+    assert "no result changes" in run(*words, accumulator_file(tmp_path, 6), "--json", saved)
+    assert "no result changes" in run("certify", network_file, "--verify", saved)
+    assert "no result changes" in run(*words, "int32")
+    assert "no result changes" in run(*words, "finn:width=6,simd=2", "--layer", "fc1")
+    assert "harmful" in run(*words, "finn:width=5", code=1)
+
+    content = json.loads(saved.read_text())
+    content["stages"][0]["range"][0] = -9
+    del content["sha256"]
+    saved.write_text(json.dumps({**content, "sha256": checksum(content)}))
+    assert "fc1 stage 0" in run("certify", network_file, "--verify", saved, code=1)
+    saved.write_text("{}")
+    assert str(saved) in run("certify", network_file, "--verify", saved, code=2)
+
+
+def test_certify_exits_with_3_where_a_stage_stays_open(tmp_path: Path) -> None:
+    """2**24 inputs, and no time for the proof that fc2 stays at 3."""
+    two_halves().save(tmp_path / "net")
+    words = ("certify", tmp_path / "net", "--accumulator", tmp_path / "three", "--layer", "fc2")
+    (tmp_path / "three").write_text('{"stages": [{"width": 3, "overflow": "saturate"}]}')
+    assert "--budget" in run(*words, "--budget", 0, code=3)
+    assert "no result changes" in run(*words, "--budget", 60)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--accumulator", "abacus"), "x86_maddubs"),
+        (("--accumulator", "finn"), "width"),
+        (("--accumulator", "finn:width=six"), "PARAMETER=INTEGER"),
+        (("--accumulator", "int32:width=6"), "width"),
+        (("--accumulator", "int32", "--bits", "8"), "--bits"),
+        (("--accumulator", "int32", "--layer", "fc9"), "expected one of ['fc1', 'fc2']"),
+        (("--bits", "4", "--layer", "act1"), "expected one of ['fc1', 'fc2']"),
+        (("--layer", "fc1"), "--bits"),
+        (("--unsigned",), "--bits"),
+        (("--accumulator", "net.npz"), "net.npz"),
+    ],
+)
+def test_certify_refuses_before_it_proves(
+    words: tuple[str, ...], told: str, network_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(network_file.parent)
+    monkeypatch.setattr("refqnn.accumulator.certify", None)
+    assert told in run("certify", network_file, *words, code=2)
 
 
 def test_compare_reports_every_quantizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,16 +467,7 @@ def test_certify_verify_finds_a_forged_bound(network_file: Path, tmp_path: Path)
 
 def test_certify_verify_does_not_trust_unless_told(tmp_path: Path) -> None:
     """Bounds of a search among 2**24 inputs, which no time is left to repeat."""
-    weight = np.array([[1] * 8, [-1] * 8])  # never both positive
-    network = Network(
-        [
-            Node("fc1", Linear(weight, [-28, 28])),
-            Node("act1", Requantize.from_shift(2, IntFormat(2, signed=False))),
-            Node("fc2", Linear([[1, 1]])),
-        ],
-        input_shape=(8,),
-        input_format=IntFormat(3, signed=False),
-    )
+    network = two_halves()
     file, saved = tmp_path / "net", tmp_path / "certificate.json"
     network.save(file)
     certificate = certify(network, method="search", budget_s=20)

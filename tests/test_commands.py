@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ from refqnn.errors import (
     OutOfRange,
     ShapeMismatch,
 )
-from refqnn.extras import EXTRAS, PURPOSES, require
+from refqnn.extras import EXTRAS, PURPOSES, here, require
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -95,6 +97,14 @@ def test_run_prints_a_line_a_sample(net: Network) -> None:
     classes = invoke("run", "net", "X.npy", "--as", "classes").stdout.split()
     assert [int(c) for c in classes] == expected.argmax(axis=1).tolist()
     assert "no output dequantizer" in invoke("run", "net", "X.npy", "--as", "floats", code=2).output
+
+
+def test_every_command_that_opens_a_network_is_told_how() -> None:
+    opens = ("inspect", "certify", "convert", "diff", "diagnose", "run", "trace", "report")
+    commands = [refqnn.commands[name] for name in opens]
+    for command in (*commands, refqnn.commands["fhe"].commands["compile"]):
+        flags = {flag for param in command.params for flag in param.opts}
+        assert flags >= {"--input", "--stop", "--strict", "--runtime"}, command.name
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "txt"])
@@ -303,6 +313,24 @@ def test_json_goes_to_standard_output_and_the_rest_beside_it(net: Network) -> No
     assert not Path("-").exists()
 
 
+def test_an_error_is_json_too(net: Network) -> None:
+    """Of a program that cannot be talked to, a broken file, a certificate that does not hold."""
+    silent = ("conform", "--json", "-", "--", sys.executable, "-c", "pass")
+    error = json.loads(invoke(*silent, code=2).stdout)["error"]
+    assert error in invoke("conform", "--", sys.executable, "-c", "pass", code=2).stderr
+    Path("broken").write_bytes(b"PK\x03\x04")
+    for words in (("inspect", "broken"), ("certify", "net", "--bits", 4, "--layer", "act")):
+        answer = told(*words, code=2)
+        assert list(answer) == ["error"]
+        assert "broken" in answer["error"] or "layer" in answer["error"]
+    certify(net, method="interval").save("certificate.json")
+    other = Network(net.nodes[:2], input_shape=net.input_shape, input_format=net.input_format)
+    other.save("other")
+    assert "network" in told("certify", "other", "--verify", "certificate.json", code=1)["error"]
+    invoke("inspect", "broken", "--json", "told.json", code=2)
+    assert "broken" in json.loads(Path("told.json").read_text())["error"]
+
+
 def test_every_command_with_a_result_has_json() -> None:
     for name in ("demo", "inspect", "certify", "compare", "diff", "conform", "run", "doctor"):
         assert any("--json" in p.opts for p in refqnn.commands[name].params), name
@@ -364,6 +392,96 @@ def test_a_file_of_another_kind_is_named(net: Network, tmp_path: Path) -> None:
             load(file)
     with pytest.raises(FileFormatError, match="TFLite"):
         load("model.tflite")
+
+
+def zipped(**members: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+WRONG = {  # what is in a file, and the word that names it
+    "weights.pt": (zipped(**{"archive/data.pkl": ""}), "PyTorch"),
+    "old.pt": (b"\x80\x02" + bytes(9), "PyTorch"),
+    "model.keras": (zipped(**{"model.weights.h5": ""}), "Keras"),
+    "model.h5": (b"\x89HDF\r\n\x1a\n", "Keras"),
+    "server.fhe": (zipped(**{"refqnn.json": '{"format": "refqnn server"}'}), "server"),
+    "keys.fhe": (zipped(**{"refqnn.json": '{"format": "refqnn private keys"}'}), "private keys"),
+    "image.png": (b"\x89PNG\r\n\x1a\n", "an image"),
+    "image.jpg": (b"\xff\xd8\xff\xe0", "an image"),
+    "empty": (b"", "an empty file"),
+    "arrays.npz": (zipped(**{"a.npy": ""}), ".npz"),
+    "model.tflite": (b"\x1c\0\0\0TFL3" + bytes(64), ".tflite"),
+    "estimator": (zipped(**{"estimator.json": "{}"}), "estimator"),
+    "cut": (b"PK\x03\x04 and no more", "cut"),
+    "text.txt": (b"hello", "text.txt"),
+}
+OPENS = {
+    **{name: (name, "FILE") for name in ("inspect", "certify")},
+    "convert": ("convert", "FILE", "new.npz"),
+    "diff": ("diff", "net", "FILE", "--inputs", "X.npy"),
+    "diff --inputs": ("diff", "net", "net", "--inputs", "FILE"),
+    "diff --against": ("diff", "net", "--inputs", "X.npy", "--against", "FILE"),
+    "diagnose": ("diagnose", "FILE", "dump.npz"),
+    "diagnose DUMP": ("diagnose", "net", "FILE"),
+    "run": ("run", "FILE", "X.npy"),
+    "run X": ("run", "net", "FILE"),
+    "trace": ("trace", "FILE", "X.npy", "--output", "new.npz"),
+    "report": ("report", "FILE", "--output", "new.html"),
+    "certify --inputs": ("certify", "net", "--inputs", "FILE"),
+    "certify --verify": ("certify", "net", "--verify", "FILE"),
+    "certify --accumulator": ("certify", "net", "--accumulator", "FILE"),
+    "fhe compile": ("fhe", "compile", "FILE", "--client", "c.fhe", "--server", "s.fhe"),
+    "fhe client": ("fhe", "client", "keygen", "FILE", "--keys", "k", "--evaluation-keys", "e"),
+}
+
+
+@pytest.mark.parametrize("command", OPENS)
+def test_a_wrong_file_is_an_error_of_ours(command: str, net: Network) -> None:
+    """Of each kind, at each place: one line that names the file and what it is, exit code 2."""
+    if not all(map(here, ("onnx", "tflite", "report", "fhe"))):
+        pytest.skip("without an extra, that is named first")
+    Path("folder").mkdir()
+    np.savez("dump.npz", fc=[[1, 2]])
+    right = {"arrays.npz"} if command in ("diff --against", "diagnose DUMP") else set()
+    for name, (content, word) in WRONG.items():
+        if name in right:
+            continue
+        Path(name).write_bytes(content)
+        text = invoke(*(name if w == "FILE" else w for w in OPENS[command]), code=2).stderr
+        assert text.startswith(f"Error: {name}"), text
+        assert text.count("\n") == 1, text
+        assert word in text, text
+    text = invoke(*("folder" if w == "FILE" else w for w in OPENS[command]), code=2).stderr
+    assert "folder" in text.splitlines()[-1]
+    assert not list(Path().glob("new.*"))
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [
+        ("onnx", ("inspect", "net.onnx")),
+        ("tflite", ("inspect", "model.tflite")),
+        ("matplotlib", ("certify", "net", "--plot", "x.png")),
+        ("jinja2", ("report", "net", "-o", "x.html")),
+        ("ortools", ("certify", "net", "--method", "solver")),
+        ("brevitas", ("compare", "module:function")),
+        ("torch", ("demo",)),
+    ],
+)
+def test_a_missing_extra_is_an_error_of_ours(
+    absent: str, words: tuple[str, ...], net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("net.onnx").write_bytes(b"\x08\x07")
+    Path("model.tflite").write_bytes(WRONG["model.tflite"][0])
+    for module in [m for m in sys.modules if m.split(".")[0] == absent]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, absent, None)
+    text = invoke(*words, code=2).stderr
+    assert "python -m pip install 'refqnn[" in text, text
+    assert text.count("\n") == 1, text
 
 
 def test_pytorch_files_are_named(tmp_path: Path) -> None:

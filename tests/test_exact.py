@@ -7,8 +7,21 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from refqnn import Interval, IntFormat, Linear, Network, Node, exact, testing
+from refqnn import (
+    Add,
+    AffineQuantizer,
+    Interval,
+    IntFormat,
+    Linear,
+    Network,
+    Node,
+    Requantize,
+    Rescale,
+    exact,
+    testing,
+)
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
+from refqnn.quantizers import Dequantizer, ThresholdQuantizer
 
 
 def relaxed(examples=100):
@@ -56,7 +69,8 @@ def test_every_kind_alone(kind):
     def run(data):
         fmt = data.draw(testing.formats(max_bits=4))
         x = testing.Value("input", Interval.of_format(fmt, shape))
-        op = data.draw(testing.ops(kind, x))
+        most = data.draw(st.sampled_from([3, 2**62]))
+        op = data.draw(testing.ops(kind, x, max_weight=most))
         inputs = ("input",) * (2 if kind in ("Add", "Concat") else 1)
         network = Network([Node("node", op, inputs)], input_shape=shape, input_format=fmt)
         check(network, data.draw(testing.batches(network)))
@@ -130,3 +144,45 @@ def test_codes_of_another_shape_or_type_are_refused(codes):
     for forward in (network.forward, lambda x: exact.forward(network, x)):
         with pytest.raises((ShapeMismatch, InvalidType, InvalidArgument)):
             forward(codes)
+
+
+BYTE = IntFormat(8, signed=False)
+BIT = IntFormat(1, signed=False)
+
+
+@pytest.mark.parametrize("empty", [[], [[]], [[], []], np.zeros((0, 3)), np.zeros((2, 0))])
+@pytest.mark.parametrize(
+    "call",
+    {
+        "quantize": lambda x: exact.quantize(AffineQuantizer(0.5, 3, BYTE), x),
+        "quantize channels": lambda x: exact.quantize(
+            AffineQuantizer([0.5, 1.0, 2.0], 3, BYTE, axis=1), x
+        ),
+        "count thresholds": lambda x: exact.quantize(ThresholdQuantizer([[0.5]], BIT), x),
+        "dequantize codes": lambda x: exact.dequantize(AffineQuantizer(0.5, 3, BYTE), x),
+        "dequantize sums": lambda x: exact.dequantize(Dequantizer(0.5, [0.0, 1.0]), x),
+        "project": lambda x: exact.project(x, None, (0, 7), 6),
+        "add": lambda x: exact.apply(Add(), [exact._lists(x)] * 2),
+        "requantize": lambda x: exact.apply(Requantize([[3]], BIT), [exact._lists(x)]),
+        "rescale": lambda x: exact.apply(Rescale(1, 1, BYTE), [exact._lists(x)]),
+    }.values(),
+)
+def test_nothing_becomes_nothing(call, empty):
+    """Every function that keeps the shape keeps an empty one."""
+    assert call(empty) == exact._lists(empty)
+
+
+def test_no_rows_have_no_budgets():
+    assert exact.sign_budgets([], [], None, (0, 7), 8) == ([], [])
+    assert exact.sign_budgets([], [], [], (0, 7), 8) == ([], [])
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_infinity_counts_as_the_last_float32(sign):
+    """`_count_thresholds`: infinite x at the ends of float32."""
+    last = float(np.finfo(np.float32).max)
+    below = float(np.nextafter(np.float32(last), np.float32(0)))
+    rows = sorted([[sign * below, sign * last, sign * 1.0]])
+    door = ThresholdQuantizer(np.sort(rows, axis=1), IntFormat(2, signed=False))
+    x = [[sign * np.inf, sign * last, sign * below, 0.0]]
+    assert exact.quantize(door, x) == door.quantize(np.array(x)).tolist()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refqnn import IntFormat, Linear, Network, Node, certify, exact, max_fan_in, omega
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
-from refqnn.pruning import fan_in_mask, project, sign_budgets
+from refqnn.pruning import Register, fan_in_mask, project, sign_budgets
 
 
 @st.composite
@@ -199,3 +199,18 @@ def test_arguments():
         fan_in_mask([[1.0]], -1)
     with pytest.raises(InvalidType, match="fan_in"):
         fan_in_mask([[1.0]], 1.5)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-8, 7), (0, 15)])
+def test_the_room_beside_a_bias_is_what_both_sums_fit_into(low, high):
+    """Register: "any" where the products have to fit without the bias too."""
+    register = Register(None, low, high, "any")
+    for bias in range(low, high + 1):
+        fits = [p for p in range(-40, 41) if low <= p <= high and low <= bias + p <= high]
+        assert register.room(bias) == (max(fits), -min(fits))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,), (3,), ()])
+def test_weights_without_rows_or_entries_are_refused(shape):
+    with pytest.raises(ShapeMismatch, match="weight"):
+        project(np.zeros(shape), None, (0, 3), 8)

@@ -344,6 +344,7 @@ addEventListener("load", () => {{
     paper: page.defaultView.getComputedStyle(page.body).backgroundColor,
     smallest: Math.min(...texts.map(size)),
     scripts: page.scripts.length,
+    cut: Math.max(...[...page.querySelectorAll(".scroll")].map(t => t.scrollWidth - t.clientWidth)),
   }});
 }});
 </script>"""
@@ -384,3 +385,26 @@ def test_a_browser_shows_it(width: int, scheme: str, paper: str, tmp_path: Path)
     words = (f"--screenshot={shot}", colours, profile, size, (tmp_path / "page.html").as_uri())
     assert "CONSOLE" not in browse(*words).stderr
     assert shot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_long_name_hides_no_column(tmp_path: Path) -> None:
+    """As converters make them, of all that they fused; reads beside names, or "the row above"."""
+    html = report(residual("model/fused;" * 25), codes(), encrypted=False).html
+    assert '<td class="text">the row above</td>' in html
+    (tmp_path / "measured.html").write_text(
+        MEASURE.format(width=1280, page=entities.escape(html, quote=True))
+    )
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    result = browse("--dump-dom", profile, (tmp_path / "measured.html").as_uri())
+    (title,) = re.findall(r"<title>(\{.*?\})</title>", result.stdout)
+    assert json.loads(entities.unescape(title))["cut"] == 0
+
+
+def test_the_page_counts_ties_where_the_scale_is_known() -> None:
+    act = Requantize.from_scale(0.1, 0.3, IntFormat(4, False), "half_even", bias=0.05)
+    nodes = [Node("fc", Linear([[3, -2]])), Node("act", act)]
+    net = Network(nodes, input_shape=(2,), input_format=IntFormat(8, signed=False))
+    row = describe(net)[-1]
+    assert row.ties
+    assert f"<td>{row.ties}</td><td>{row.float_ties}</td>" in report(net, encrypted=False).html
+    assert "float ties" not in Parsed(report(residual(), encrypted=False).html).text

@@ -478,3 +478,16 @@ def test_clips_and_first_shifts_of_each_channel(first_shift):
             assert affine.forward(x)[0, c] == min(max(a, lo), hi)
     with pytest.raises(ShapeMismatch, match="clip"):
         Requantize.from_affine([1, 2, 3], 0, fmt, "floor", clip=clip)
+
+
+@pytest.mark.parametrize("bits", [4, 13, 54, 62])
+def test_a_function_is_asked_inside_its_range_alone(bits):
+    """from_function: the code of every accumulator in [lo, hi]; elsewhere it may mean nothing."""
+    lo, hi = -(2**bits) + 1, 2**bits - 1
+
+    def step(acc):
+        assert lo <= acc.min() <= acc.max() <= hi
+        return (acc >= 3).astype(np.int64)
+
+    made = Requantize.from_function(step, lo, hi, IntFormat(1, signed=False))
+    assert made.thresholds.tolist() == [[3]]

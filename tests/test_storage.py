@@ -21,6 +21,7 @@ from refqnn import (
     load,
     testing,
 )
+from refqnn.container import array_to_npy, npy_to_array
 from refqnn.errors import FileFormatError
 
 
@@ -227,3 +228,11 @@ def test_digest_follows_the_content():
 
     assert network([[1]]).digest == network([[1]]).digest
     assert len({network([[1]]).digest, network([[2]]).digest, network([[1]], "b").digest}) == 3
+
+
+@pytest.mark.parametrize("byte", [2, 3, 128, 255])
+def test_a_truth_value_is_one_of_two_bytes(byte):
+    data = array_to_npy(np.array([True, False, True]))
+    assert npy_to_array(data).tolist() == [True, False, True]
+    with pytest.raises(FileFormatError, match="truth value"):
+        npy_to_array(data[:-1] + bytes([byte]))

@@ -12,13 +12,14 @@ ladder          from intervals to exact bounds
 samples         inputs that try to leave the bounds
 recheck         every claim again, by code of its own
 staged          accumulators in stages: what their registers hold, whether a result changes
+staged_files    accumulators and their certificates as JSON
 certificate     certify, Certificate: bounds with their proofs, in memory and on disk
 overflow        find_overflow: an input that overflows, or a proof that there is none
 classes         certify_class: an input nearby of another class, or a proof that there is none
 """
 
 from refqnn.accumulator.bounds import LayerCertificate, Proof, Status
-from refqnn.accumulator.certificate import Certificate, Row, certify, observed
+from refqnn.accumulator.certificate import Certificate, Row, certify, observed, with_stages
 from refqnn.accumulator.classes import ClassVerdict, certify_class
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.overflow import (
@@ -53,4 +54,5 @@ __all__ = [
     "max_fan_in",
     "observed",
     "omega",
+    "with_stages",
 ]

@@ -11,7 +11,7 @@ from refqnn.formats import is_integer
 from refqnn.network import Network
 from refqnn.ops.base import Shape
 
-__all__ = ["generator_seed", "index_of", "seconds", "the_network"]
+__all__ = ["generator_seed", "index_of", "seconds", "summing", "the_network"]
 
 
 def the_network(network: object) -> Network:
@@ -19,6 +19,21 @@ def the_network(network: object) -> Network:
     if not isinstance(network, Network):
         raise InvalidType(mismatch("network", repr(network), "a Network"))
     return network
+
+
+def summing(network: Network, layer: object) -> list[str]:
+    """The names of all nodes that sum, or of this one.
+
+    Raises: InvalidArgument for another name, and where no node sums.
+    """
+    names = [node.name for node in network.accumulators()]
+    if not names:
+        raise InvalidArgument(mismatch("network", "no node that sums", "at least one"))
+    if layer is None:
+        return names
+    if not isinstance(layer, str) or layer not in names:
+        raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
+    return [layer]
 
 
 def seconds(budget_s: object) -> float | None:

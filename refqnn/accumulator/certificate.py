@@ -13,12 +13,9 @@ that is about to rely on one.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -45,16 +42,23 @@ from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StagedCertificate, stage_reports
-from refqnn.container import MALFORMED, read_json, write_atomically
+from refqnn.container import (
+    MALFORMED,
+    decode_integers,
+    encode_integers,
+    opened,
+    pair_of,
+    read_json,
+    sealed,
+    write_json,
+)
 from refqnn.display import html_table, shortened, text_table
 from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
-from refqnn.formats import as_integers, is_integer
 from refqnn.graph import INPUT, Node, inputs_of
-from refqnn.limits import MAX_VALUES
 from refqnn.network import Network
 from refqnn.ops import KINDS
-from refqnn.ops.base import Ends, IntArray, Interval, is_sum
+from refqnn.ops.base import Ends, Interval, is_sum
 
 __all__ = [
     "HI",
@@ -69,11 +73,14 @@ __all__ = [
     "check_usable",
     "load",
     "observed",
+    "with_stages",
 ]
 
-FORMAT_NAME = "refqnn certificate"
 FORMAT_VERSION = 1
-_KEYS = {"format", "version", "network", "domain", "witnesses", "nodes", "sha256"}
+_KEYS = ("network", "domain", "witnesses", "nodes")
+_ARRAYS = ("lo", "hi", "proof", "status", "witness", "mass")
+_PAIRS = ("datatype", "by_weights", "by_interval")
+_WIDTHS = ("datatype_bits", "weight_bits", "interval_bits", "signed_bits", "span_bits")
 
 
 @dataclass(frozen=True)
@@ -181,40 +188,35 @@ class Certificate:
         where = index_of(index, layer.lo.shape)
         if end not in (LO, HI):
             raise InvalidArgument(mismatch("end", repr(end), "0 (lo) or 1 (hi)"))
+        found, bound = self.candidate(network, name, where, end), (layer.lo, layer.hi)[end][where]
+        replayed = found is not None and network.trace(found[None])[name][(0, *where)] == bound
+        return found if replayed else None
+
+    def candidate(
+        self, network: Network, name: str, where: tuple[int, ...], end: int
+    ) -> NDArray[np.int64] | None:
+        """What `witness` replays, not yet replayed."""
+        layer = self.nodes[name]
         number = int(layer.witness[(end, *where)])
         if number != NO_WITNESS:
             return np.asarray(self.witnesses[number])
         if layer.status[(end, *where)] != Status.EXACT:
             return None
-        bound = (layer.lo, layer.hi)[end][where]
-        some = self.domain.hull.lo if self.domain.listed is None else self.domain.listed[0]
-        for found in (corner(network, self.domain, name, where, end), some):
-            if found is not None and network.trace(found[None])[name][(0, *where)] == bound:
-                return found
-        return None
+        found = corner(network, self.domain, name, where, end)
+        # Where no corner is told, lo = hi: any input will do.
+        return self.domain.at(np.zeros(1, dtype=np.int64))[0] if found is None else found
 
     def table(self) -> list[Row]:
         """One row per accumulating layer."""
         rows = []
         for name, layer in self.layers.items():
             assert layer.mass is not None
-            assert layer.datatype_bits is not None
-            assert layer.weight_bits is not None
-            assert layer.interval_bits is not None
             unknown = (layer.status == Status.UNKNOWN).any(axis=0)
             proofs = [Proof(p).label for p in np.unique(layer.proof).tolist()]
             rows.append(
                 Row(
-                    layer=name,
-                    kind=layer.kind,
-                    neurons=int(layer.lo.size),
-                    lo=int(layer.lo.min()),
-                    hi=int(layer.hi.max()),
-                    datatype_bits=layer.datatype_bits,
-                    weight_bits=layer.weight_bits,
-                    interval_bits=layer.interval_bits,
-                    signed_bits=layer.signed_bits,
-                    span_bits=layer.span_bits,
+                    *(name, layer.kind, layer.lo.size, *layer.range.ends),
+                    **{bits: getattr(layer, bits) for bits in _WIDTHS},
                     mass=int(layer.mass.max()),
                     exact=int(layer.exact.sum()),
                     unknown=int(unknown.sum()),
@@ -267,12 +269,13 @@ class Certificate:
         with what the network says.
 
         What cannot be derived again is *trusted*: searched bounds of too many points, what the time
-        did not suffice for, intervals of a user's own node kind, and "exact" where nothing shows
-        it.
+        did not suffice for (samples and witnesses too), intervals of a user's own node kind, and
+        "exact" where nothing shows it.
 
         Args:
             network: must have the digest of the certificate.
-            budget_s: seconds for enumerations and solver; None for no limit.
+            budget_s: seconds for everything, but for the block of inputs or of a node that is under
+                way then; None for no limit.
             allow_trusted: count trusted claims instead of refusing them.
             solver: ask a solver about searched bounds that no enumeration reaches, on a model of
                 its own (needs the `verify` extra).
@@ -281,7 +284,8 @@ class Certificate:
             seed: of the inputs that are tried.
 
         Returns: how many bounds were confirmed, by proof; with `allow_trusted` also how many count
-            as "trusted" followed by their proof, or by "exact".
+            as "trusted" followed by their proof, by "exact", "witnesses" or "samples", and as
+            "samples" the inputs that were tried where the time was too short for all.
 
         Raises: CertificateError that names node and field, for another network, for anything that
             does not hold, and for trusted claims unless they are allowed; MissingExtra for `solver`
@@ -306,42 +310,30 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for json.dump."""
         domain: dict[str, Any] = {
-            "lo": _encode(self.domain.hull.lo),
-            "hi": _encode(self.domain.hull.hi),
-            "rows": None if self.domain.listed is None else _encode(self.domain.listed),
+            "lo": encode_integers(self.domain.hull.lo),
+            "hi": encode_integers(self.domain.hull.hi),
+            "rows": None if self.domain.listed is None else encode_integers(self.domain.listed),
             "step": self.domain.step,
         }
         content = {
-            "format": FORMAT_NAME,
-            "version": FORMAT_VERSION,
             "network": self.digest,
             "domain": domain,
-            "witnesses": _encode(self.witnesses),
+            "witnesses": encode_integers(self.witnesses),
             "nodes": [_encode_layer(layer) for layer in self.nodes.values()],
         }
-        return {**content, "sha256": _checksum(content)}
+        return sealed("certificate", FORMAT_VERSION, content)
 
     @classmethod
     def from_json(cls, content: Any) -> Certificate:
         """The certificate in `to_json` data.  Raises: FileFormatError."""
         try:
-            if content["format"] != FORMAT_NAME:
-                got = content["format"]
-                raise FileFormatError(f"got a file of {got!r}, expected {FORMAT_NAME!r}")
-            if content["version"] != FORMAT_VERSION or type(content["version"]) is not int:
-                got = content["version"]
-                raise FileFormatError(f"format version {got}, expected {FORMAT_VERSION}")
-            if set(content) != _KEYS:
-                raise FileFormatError(mismatch("keys", sorted(content), f"{sorted(_KEYS)}"))
-            body = {key: value for key, value in content.items() if key != "sha256"}
-            if _checksum(body) != content["sha256"]:
-                raise FileFormatError("the content does not match its checksum: it was altered")
+            content = opened(content, "certificate", FORMAT_VERSION, _KEYS)
             box = content["domain"]
-            hull = Interval(_decode(box["lo"]), _decode(box["hi"]))
-            listed = None if box["rows"] is None else _decode(box["rows"])
+            hull = Interval(decode_integers(box["lo"]), decode_integers(box["hi"]))
+            listed = None if box["rows"] is None else decode_integers(box["rows"])
             if listed is not None and (not len(listed) or listed.shape[1:] != hull.shape):
                 raise FileFormatError("rows: expected inputs of the shape of lo and hi")
-            witnesses = _decode(content["witnesses"])
+            witnesses = decode_integers(content["witnesses"])
             if witnesses.dtype == object or witnesses.shape[1:] != hull.shape:
                 raise FileFormatError("witnesses: expected one input of the domain in each row")
             layers = [_decode_layer(item, len(witnesses)) for item in content["nodes"]]
@@ -362,17 +354,12 @@ class Certificate:
 
     def save(self, path: str | Path) -> None:
         """Write it as one JSON file, atomically."""
-        text = json.dumps(self.to_json(), indent=None, separators=(",", ":")) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:
         """Read what `save` wrote.  Raises: FileFormatError; OSError as open does."""
-        content = read_json(path)
-        try:
-            return cls.from_json(content)
-        except FileFormatError as error:
-            raise FileFormatError(f"{path}: {error}") from error
+        return read_json(path, cls.from_json)
 
 
 load = Certificate.load
@@ -463,6 +450,30 @@ def certify(
     certificate._proved_of = weakref.ref(network)
     if accumulator is None:
         return certificate
+    return with_stages(certificate, network, accumulator, budget_s=budget_s, seed=seed)
+
+
+def with_stages(
+    certificate: Certificate,
+    network: Network,
+    accumulator: Accumulators,
+    *,
+    budget_s: float | None = None,
+    seed: int = 0,
+) -> StagedCertificate:
+    """What `certify` says of stages, on top of a certificate that is there already.
+
+    Args: as for `certify`; the budget is for the stages alone.
+
+    Raises: as `certify`; CertificateError for a certificate of another network.
+
+    >>> from refqnn import Accumulator, IntFormat, Linear
+    >>> net = Network([Node("fc", Linear([[7, 7]]))], input_shape=(2,),
+    ...               input_format=IntFormat(2, signed=False))
+    >>> with_stages(certify(net), net, Accumulator([Stage(6)])).safe
+    False
+    """
+    check_usable(certificate, network, allow_trusted=True)
     reports = stage_reports(
         network, certificate, accumulator, budget_s=budget_s, seed=seed, ask=about_one_sum
     )
@@ -608,34 +619,8 @@ def check_usable(
     return certificate
 
 
-def _checksum(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _encode(array: IntArray) -> dict[str, Any]:
-    """Shape and values in row-major order; one value where all are equal."""
-    values = array.reshape(-1)
-    constant = array.size > 0 and bool((values == values[0]).all())
-    return {
-        "shape": list(array.shape),
-        "values": int(values[0]) if constant else [int(v) for v in values.tolist()],
-    }
-
-
-def _decode(item: Any) -> IntArray:
-    values, shape = item["values"], tuple(item["shape"])
-    if not all(is_integer(d) and d >= 0 for d in shape) or math.prod(shape) > MAX_VALUES:
-        raise FileFormatError(mismatch("shape", shape, f"at most {MAX_VALUES} values"))
-    if isinstance(values, list):
-        if not all(is_integer(v) for v in values):
-            raise FileFormatError(mismatch("values", "no flat list of integers", "one"))
-        return as_integers(np.array(values, dtype=object).reshape(shape), "values")
-    # A view of one value: a shape alone takes no memory.
-    return np.broadcast_to(as_integers(np.array(values, dtype=object), "values"), shape)
-
-
 def _decode_within(item: Any, lowest: int, highest: int) -> NDArray[np.int64]:
-    array = _decode(item)
+    array = decode_integers(item)
     if not ((array >= lowest) & (array <= highest)).all():
         raise FileFormatError(mismatch("values", "one outside", f"[{lowest}, {highest}]"))
     return array
@@ -648,22 +633,20 @@ def _text(value: Any) -> str:
 
 
 def _encode_layer(layer: LayerCertificate) -> dict[str, Any]:
-    item: dict[str, Any] = {"name": layer.name, "kind": layer.kind}
-    for key in ("lo", "hi", "proof", "status", "witness"):
-        item[key] = _encode(getattr(layer, key))
-    item["mass"] = None if layer.mass is None else _encode(layer.mass)
-    item["datatype"] = None if layer.datatype is None else list(layer.datatype)
-    item["by_weights"] = None if layer.by_weights is None else list(layer.by_weights)
-    item["by_interval"] = None if layer.by_interval is None else list(layer.by_interval)
-    return item
+    def told(keys: tuple[str, ...], code: Callable[[Any], Any]) -> dict[str, Any]:
+        values = {key: getattr(layer, key) for key in keys}
+        return {key: None if value is None else code(value) for key, value in values.items()}
+
+    names = {"name": layer.name, "kind": layer.kind}
+    return {**names, **told(_ARRAYS, encode_integers), **told(_PAIRS, list)}
 
 
 def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
-    lo, hi = _decode(item["lo"]), _decode(item["hi"])
+    lo, hi = decode_integers(item["lo"]), decode_integers(item["hi"])
     proof = _decode_within(item["proof"], min(Proof), max(Proof)).astype(np.int8)
     status = _decode_within(item["status"], min(Status), max(Status)).astype(np.int8)
     witness = _decode_within(item["witness"], NO_WITNESS, witnesses - 1)
-    mass = None if item["mass"] is None else _decode(item["mass"])
+    mass = None if item["mass"] is None else decode_integers(item["mass"])
     if (
         any(a.shape != (2, *lo.shape) for a in (proof, status, witness))
         or hi.shape != lo.shape
@@ -672,25 +655,6 @@ def _decode_layer(item: Any, witnesses: int) -> LayerCertificate:
         raise FileFormatError(f"node {item['name']!r}: arrays of different shapes")
     if not lo.size or (lo > hi).any():
         raise FileFormatError(f"node {item['name']!r}: no values, or a bound lo above hi")
-    return LayerCertificate(
-        name=_text(item["name"]),
-        kind=_text(item["kind"]),
-        lo=lo,
-        hi=hi,
-        proof=proof,
-        status=status,
-        witness=witness,
-        mass=mass,
-        datatype=_pair(item["datatype"]),
-        by_weights=_pair(item["by_weights"]),
-        by_interval=_pair(item["by_interval"]),
-    )
-
-
-def _pair(values: Any) -> tuple[int, int] | None:
-    if values is None:
-        return None
-    lo, hi = values
-    if not (is_integer(lo) and is_integer(hi) and lo <= hi):
-        raise FileFormatError(mismatch("range", repr(values), "two integers, lo <= hi"))
-    return lo, hi
+    name, kind = _text(item["name"]), _text(item["kind"])
+    pairs = (pair_of(item[p]) for p in _PAIRS)
+    return LayerCertificate(name, kind, lo, hi, proof, status, witness, mass, *pairs)

@@ -37,12 +37,14 @@ def decided(
 ) -> NDArray[np.int64] | Proof | None:
     """An input beyond the limit, the proof that there is none, or None where the time is over.
 
+    Whoever asks runs the input.
+
     Args:
         certificate: bounds of the network's values over the domain.
         end: which bound of the neuron lies beyond the limit, LO or HI.
         deadline: of `time.monotonic`.
     """
-    known = certificate.witness(network, name, index, end)
+    known = certificate.candidate(network, name, index, end)
     if known is not None:
         return known
     if not domain.is_box:

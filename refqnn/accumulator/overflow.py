@@ -9,20 +9,17 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.accumulator.arguments import generator_seed, index_of, seconds, the_network
+from refqnn.accumulator.arguments import generator_seed, index_of, seconds, summing, the_network
 from refqnn.accumulator.bounds import HI, LO, Progress, Proof, Status
 from refqnn.accumulator.certificate import Certificate, about_one_sum, certify, check_usable
 from refqnn.accumulator.deciding import decided
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.samples import sampled
-from refqnn.accumulator.staged import StageReport, Verdict, stage_reports
+from refqnn.accumulator.staged import StageReport, stage_reports
 from refqnn.display import Shown
-from refqnn.emulate import Accumulators
-from refqnn.errors import CertificateError, InvalidArgument, InvalidType, mismatch
-from refqnn.formats import is_integer
-from refqnn.graph import INPUT
+from refqnn.emulate import Accumulators, Stage, check_width
+from refqnn.errors import CertificateError, InvalidArgument, mismatch
 from refqnn.network import Network
-from refqnn.ops.base import is_sum
 
 __all__ = [
     "NoOverflow",
@@ -79,6 +76,17 @@ class StageOverflow(Overflow):
     group: int
     exact: int
     result: int | None
+
+    @classmethod
+    def of(cls, report: StageReport) -> StageOverflow | None:
+        """What a report found, if it is harmful."""
+        found = report.found
+        if found is None or not found.harmful:
+            return None
+        return cls(
+            *(report.layer, found.neuron, found.witness, found.value, report.stage.ends),
+            *(report.number, found.group, found.exact, found.result),
+        )
 
     def __str__(self) -> str:
         got = "an error" if self.result is None else self.result
@@ -181,15 +189,7 @@ def find_overflow(
     the_network(network)
     limits, budget, seed = _limits(bits, signed), seconds(budget_s), generator_seed(seed)
     where = Domain.of(network, domain)
-    names = [node.name for node in network.accumulators()]
-    if not names:
-        raise InvalidArgument(mismatch("network", "no node that sums", "at least one"))
-    if layer is not None:
-        if not isinstance(layer, str) or layer not in network.shapes or layer == INPUT:
-            raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
-        if not is_sum(network[layer].op):
-            raise InvalidArgument(mismatch("layer", repr(layer), f"one of {names}"))
-        names = [layer]
+    names = summing(network, layer)
     if neuron is not None and layer is None:
         raise InvalidArgument(mismatch("neuron", neuron, "None where layer is None"))
     only = None if neuron is None else index_of(neuron, network.shapes[names[0]], "neuron")
@@ -256,19 +256,13 @@ def _staged(
     if not reports:
         raise InvalidArgument(mismatch("accumulator", "none for these nodes", "one or more"))
     for report in reports:
-        found = report.found
-        if report.verdict is Verdict.HARMFUL and found is not None:
-            return StageOverflow(
-                *(report.layer, found.neuron, found.witness, found.value, report.stage.ends),
-                *(report.number, found.group, found.exact, found.result),
-            )
+        if (overflow := StageOverflow.of(report)) is not None:
+            return overflow
     for report in reports:
         if not report.verdict.proved:
             place = report.widest or ()
             return Unknown(((report.layer, place),), report.range, report.stage.ends, reports)
-    nearest = min(
-        reports, key=lambda r: min(r.range[0] - r.stage.ends[0], r.stage.ends[1] - r.range[1])
-    )
+    nearest = min(reports, key=_slack)
     proofs = {report.proof for report in reports}
     return NoOverflow(nearest.range, nearest.stage.ends, tuple(sorted(proofs)), reports)
 
@@ -301,13 +295,8 @@ def _hold_against(
 
 
 def _limits(bits: int, signed: bool) -> tuple[int, int]:
-    if not is_integer(bits):
-        raise InvalidType(mismatch("bits", repr(bits), "an integer from 1 to 64"))
-    if not 1 <= bits <= 64:
-        raise InvalidArgument(mismatch("bits", bits, "an integer from 1 to 64"))
-    if signed:
-        return -(2 ** (int(bits) - 1)), int(2 ** (int(bits) - 1)) - 1
-    return 0, int(2 ** int(bits)) - 1
+    check_width("bits", bits)
+    return Stage(bits, bool(signed)).ends
 
 
 def _suspects(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from math import inf, prod
 from typing import TYPE_CHECKING, Any
@@ -79,13 +80,21 @@ def verify(
     late = inf if budget_s is None else time.monotonic() + budget_s
     _check_fields(certificate, network)
     check = _Check(certificate, network, late, np.random.default_rng(seed))
-    check.intervals()
-    check.witnesses(certificate.witnesses)
-    check.samples(samples)
-    check.enumerations()
+    with suppress(_Late):
+        check.intervals()
+    with suppress(_Late):
+        check.witnesses(certificate.witnesses)
+    with suppress(_Late):
+        check.samples(samples)
+    with suppress(_Late):
+        check.enumerations()
     if solver:
         check.questions()
     return check.summary(allow_trusted)
+
+
+class _Late(Exception):
+    """The budget has ended: what was not derived by then stays so."""
 
 
 # --- the fields of a certificate, one by one ----------------------------------------------------
@@ -207,9 +216,11 @@ class _Check:
 
     Attributes:
         proved: by node, which bounds have been derived again, [2, *shape].
+        derived: nodes whose interval, mass and summaries have been.
         reached: by node, which bounds some input was seen to reach, [2, *shape].
         whole: every point of the domain has been seen.
         tried: how many inputs have been.
+        missing: witnesses and samples that the budget did not suffice for, at least.
         late: when the budget ends, a `time.monotonic` value.
         lo, hi: the ends of the domain, [inputs].
         block: inputs traced at one time.
@@ -224,9 +235,16 @@ class _Check:
         self.proved = {name: np.zeros(shape, dtype=bool) for name, shape in shapes.items()}
         self.proved[INPUT] |= self.layers[INPUT].proof == Proof.INTERVAL
         self.reached = {name: np.zeros(shape, dtype=bool) for name, shape in shapes.items()}
+        self.derived = {INPUT}
         self.whole, self.tried = False, 0
+        self.missing: Counter[str] = Counter()
         self.lo, self.hi = (end.reshape(-1) for end in _ends(self.domain.hull))
         self.block = max(1, 4 * _VALUES // sum(map(prod, shapes.values())))  # proofs count twice
+
+    def _in_time(self) -> None:
+        """Raises: _Late.  Asked before anything that takes longer with the network."""
+        if time.monotonic() > self.late:
+            raise _Late
 
     @property
     def size(self) -> int:
@@ -268,6 +286,7 @@ class _Check:
             formats[node.name] = by_formats(node.op, shapes, ends)
             self._check_interval(layer, (lo[0], hi[0]))
             self.proved[node.name] |= (layer.proof == Proof.INTERVAL) & (type(node.op) in READERS)
+            self.derived.add(node.name)
             if not is_sum(node.op):
                 _check_no_sum(layer)
                 continue
@@ -303,6 +322,7 @@ class _Check:
         size = prod(self.network.shapes[node.name])
         block = max(1, _VALUES // (self._terms(node) * copies))
         for start in range(0, size, block):
+            self._in_time()
             yield self._some_reads(node, np.arange(start, min(start + block, size)))
 
     def _terms(self, node: Node) -> int:
@@ -326,6 +346,7 @@ class _Check:
 
     def _hold(self, codes: Codes, network: Network | None = None) -> dict[str, IntArray]:
         """The trace of a block of inputs, all of whose values must lie inside the bounds."""
+        self._in_time()
         self.tried += len(codes)
         trace = (network or self.network).trace(codes.reshape(-1, *self.network.input_shape))
         for name, values in trace.items():
@@ -345,7 +366,7 @@ class _Check:
 
     def witnesses(self, witnesses: Codes) -> None:
         """Every witness reaches what it is named for."""
-        start = 0
+        start, self.missing["witnesses"] = 0, len(witnesses)
         for codes in self._blocks(witnesses):
             trace = self._hold(codes)
             for name, layer in self.layers.items():
@@ -355,11 +376,19 @@ class _Check:
                     bound = int(self._bound(name, end)[tuple(index)])
                     _require(f"{_place(name, end, index)}: value of its witness", got, bound)
             start += len(codes)
+            self.missing["witnesses"] -= len(codes)
 
     def samples(self, n: int) -> None:
         """Corners of the domain, random inputs, and such as a local search pushes outward."""
+        try:
+            self._try(n)
+        except _Late:
+            self.missing["samples"] = max(1, min(n, self.size) - self.tried)
+            raise
+
+    def _try(self, n: int) -> None:
         if self.size <= n:
-            self._walk_through(inf)
+            self._walk_through()
             return
         for codes in self._corners():
             self._hold(codes)
@@ -495,11 +524,9 @@ class _Check:
                 numbers = numbers // self._levels(i)
             yield codes
 
-    def _walk_through(self, late: float) -> None:
+    def _walk_through(self) -> None:
         """Every point of the domain: what they reach is known then, and what they do not."""
         for codes in self._walk(range(len(self.lo))):
-            if time.monotonic() > late:
-                return
             self._hold(codes)
         self.whole = True
         for name, layer in self.layers.items():
@@ -523,7 +550,7 @@ class _Check:
         if claimed and many:
             self._walk_through_parts(claimed)
         elif claimed:
-            self._walk_through(self.late)
+            self._walk_through()
 
     def _open(self, name: str) -> Bits:
         """Which bounds claim more than intervals and have not been derived again, [2, *shape]."""
@@ -541,8 +568,6 @@ class _Check:
                     groups.setdefault(free, []).append((name, place))
         for free, places in groups.items():
             for codes in self._walk(sorted(free)):
-                if time.monotonic() > self.late:
-                    return
                 self._hold(codes, part)
             for name, place in places:
                 self.proved[name][place] = True
@@ -564,10 +589,21 @@ class _Check:
                 before = [free for name in inputs_of(node) for free in inputs[name]] + [none]
                 many = np.array([free is None for free in before])
                 rows = (columns for reads in self._reads(node) for columns in reads.used())
-                inputs[node.name] = [_union(before, many, columns) for columns in rows]
+                inputs[node.name] = [self._union(before, many, columns) for columns in rows]
             else:
                 inputs[node.name] = [None] * prod(network.shapes[node.name])
         return inputs
+
+    def _union(self, before: Sequence[Inputs | None], many: Bits, columns: Codes) -> Inputs | None:
+        self._in_time()
+        if many[columns].any():
+            return None
+        union: set[int] = set()
+        for column in columns.tolist():
+            union |= before[column] or Inputs()
+            if len(union) >= _MOST_POINTS.bit_length():  # of two points or more each
+                return None
+        return Inputs(union)
 
     # --- a solver -----------------------------------------------------------------------------
 
@@ -643,14 +679,15 @@ class _Check:
     # --- the end ------------------------------------------------------------------------------
 
     def summary(self, allow_trusted: bool) -> dict[str, int]:
-        """How many bounds were confirmed, by proof, and how many are trusted.
+        """How many bounds were confirmed, by proof, and how many are trusted; of samples, where the
+        time cut them short, how many were tried and how many were not.
 
-        Raises: CertificateError for bounds that are trusted, unless they are allowed.
+        Raises: CertificateError for what is trusted, unless that is allowed.
         """
         counts: Counter[str] = Counter()
         first = None
         for name, layer in self.layers.items():
-            proved = self.proved[name]
+            proved = self.proved[name] & (name in self.derived)
             unreached = (layer.status == Status.EXACT) & ~self.reached[name]
             if self.whole and unreached.any():
                 end, *index = np.argwhere(unreached)[0].tolist()
@@ -663,9 +700,18 @@ class _Check:
             trusted = np.argwhere(unreached | ~proved)
             if len(trusted) and first is None:
                 first = _place(name, int(trusted[0][0]), trusted[0][1:].tolist())
+        for what, missing in self.missing.items():
+            counts[f"trusted {what}"] = missing
+            first = first or (what if missing else None)
+        if self.missing["samples"]:
+            counts["samples"] = self.tried
         found = {label: count for label, count in sorted(counts.items()) if count}
         if first is not None and not allow_trusted:
-            what = ", ".join(f"{n} {label}" for label, n in found.items() if "trusted" in label)
+            what = ", ".join(
+                f"{n} {label}"
+                for label, n in found.items()
+                if "trusted" in label or "samples" in label
+            )
             expected = "claims that can be derived again, or allow_trusted=True"
             raise _lie(first, f"one that cannot ({what} in all)", expected)
         return found
@@ -700,17 +746,6 @@ def _place_corner(
             return
     corners.append(np.zeros(size, dtype=np.int8))
     corners[-1][inputs] = ways
-
-
-def _union(before: Sequence[Inputs | None], many: Bits, columns: Codes) -> Inputs | None:
-    if many[columns].any():
-        return None
-    union: set[int] = set()
-    for column in columns.tolist():
-        union |= before[column] or Inputs()
-        if len(union) >= _MOST_POINTS.bit_length():  # of two points or more each
-            return None
-    return Inputs(union)
 
 
 def _rows(reads: Reads) -> Iterator[tuple[list[int], list[int], int]]:

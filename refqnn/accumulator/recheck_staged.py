@@ -44,13 +44,23 @@ V = TypeVar("V")
 
 
 def verify(
-    staged: StagedCertificate, network: Network, *, allow_trusted: bool = False
+    staged: StagedCertificate,
+    network: Network,
+    *,
+    budget_s: float | None = None,
+    allow_trusted: bool = False,
 ) -> dict[str, int]:
     """See `StagedCertificate.verify`."""
-    counts = Counter(staged.certificate.verify(network, allow_trusted=allow_trusted))
+    certificate = staged.certificate
+    exact = certificate.verify(network, budget_s=budget_s, allow_trusted=allow_trusted)
+    counts = Counter(exact)
     seen: dict[str, list[StageReport]] = {}
     for report in staged.stages:
         seen.setdefault(report.layer, []).append(report)
+    summing = [node.name for node in network.accumulators()]
+    judged = [name for name in summing if accumulator_of(staged.accumulators, name) is not None]
+    if set(judged) != set(seen):
+        raise CertificateError(mismatch("stages", f"reports on {list(seen)}", f"on {judged}"))
     for layer, reports in seen.items():
         accumulator = accumulator_of(staged.accumulators, layer)
         stages = [(r.number, r.stage) for r in reports]
@@ -136,8 +146,11 @@ class _Check:
         groups, _ = self._sums([v for v, _, _ in row], [v for v, _, _ in bias])
         if self._fails(groups) != (found.result is None):
             raise _lie(report, f"result = {found.result}", "None for an error, and then alone")
-        if found.value not in groups[report.number][found.group]:
-            raise _lie(report, f"value = {found.value}", groups[report.number][found.group])
+        ends = groups[report.number]
+        if not 0 <= found.group < len(ends):
+            raise _lie(report, f"group {found.group}", f"one of {len(ends)}")
+        if found.value not in ends[found.group]:
+            raise _lie(report, f"value = {found.value}", ends[found.group])
         if _holds(report.stage, found.value, found.value):
             raise _lie(report, f"value = {found.value}", "one outside the register")
 

@@ -17,7 +17,7 @@ from refqnn.accumulator.bounds import HI, LO, NO_WITNESS, Bounds, Progress, Proo
 from refqnn.accumulator.domain import Domain
 from refqnn.graph import INPUT, Node, inputs_of, propagated
 from refqnn.network import Network
-from refqnn.ops.base import Ends, IntArray, Interval, Op, is_sum, told_role
+from refqnn.ops.base import Ends, IntArray, Interval, is_sum, told_role
 from refqnn.ops.structure import PADDING, Role
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "exhaustive_bounds",
     "format_ranges",
     "full_ranges",
-    "independent_ends",
     "interval_bounds",
     "witnesses_from_data",
 ]
@@ -47,46 +46,37 @@ def interval_bounds(
     hull = domain.hull
     reached = np.full((2, *hull.shape), Status.EXACT, dtype=np.int8)
     bounds = {INPUT: Bounds.proved(hull, Proof.INTERVAL, reached)}
-    independent = independent_ends(network, domain)
     for node in network.nodes:
         operands = [bounds[name] for name in inputs_of(node)]
         range_ = node.op.out_range(*(b.range for b in operands))
-        status = interval_status(network, node, operands, range_, independent)
+        status = interval_status(network, domain, node, operands, range_)
         bounds[node.name] = Bounds.proved(range_, Proof.INTERVAL, status)
         if refine is not None and is_sum(node.op):
             refine(node, bounds)
     return bounds
 
 
-def independent_ends(network: Network, domain: Domain) -> set[str]:
-    """The values whose every combination of lower and upper ends is reached.
+def _independent(network: Network, domain: Domain, name: str) -> bool:
+    """Is every combination of lower and upper ends of a value reached?
 
-    The input of a box is one; monotone elementwise nodes, and those that only move each value to
-    one place, keep the property.
+    So it is of the input of a box; monotone elementwise nodes, and those that only move each value
+    to one place, keep the property.
     """
-    names = {INPUT} if domain.is_box else set()
-    for node in network.nodes:
-        if inputs_of(node)[0] in names and _keeps_ends(node.op, network, node):
-            names.add(node.name)
-    return names
-
-
-def _keeps_ends(op: Op, network: Network, node: Node) -> bool:
-    if told_role(op) is Role.ELEMENTWISE:
-        return op.monotone
-    if told_role(op) is not Role.RELABEL:
-        return False
-    sources = op.sources(network.shapes[inputs_of(node)[0]])
-    moved = sources[sources != PADDING]
-    return bool(len(np.unique(moved)) == moved.size)
+    while name != INPUT and domain.is_box:
+        op, name = network[name].op, inputs_of(network[name])[0]
+        role = told_role(op)
+        if role is Role.RELABEL:
+            sources = op.sources(network.shapes[name])
+            moved = sources[sources != PADDING]
+            if len(np.unique(moved)) < moved.size:
+                return False
+        elif role is not Role.ELEMENTWISE or not op.monotone:
+            return False
+    return domain.is_box
 
 
 def interval_status(
-    network: Network,
-    node: Node,
-    operands: list[Bounds],
-    range_: Interval,
-    independent: set[str],
+    network: Network, domain: Domain, node: Node, operands: list[Bounds], range_: Interval
 ) -> NDArray[np.int8]:
     """Which ends of an interval are known to be reached, [2, *shape].
 
@@ -105,7 +95,7 @@ def interval_status(
         sources = op.sources(*(network.shapes[name] for name in inputs_of(node)))
         known |= np.concatenate([*reached, always], axis=1)[:, sources]
     elif len(operands) == 1 and role in (Role.SUM, Role.WINDOW):
-        known |= inputs_of(node)[0] in independent
+        known |= _independent(network, domain, inputs_of(node)[0])
     return np.where(known, Status.EXACT, Status.UPPER).astype(np.int8)
 
 
@@ -120,8 +110,7 @@ def corner(
     if not domain.is_box:
         return None
     position = int(np.ravel_multi_index(index, network.shapes[name]))
-    independent = independent_ends(network, domain)
-    while name not in independent:
+    while not _independent(network, domain, name):
         op, sources = network[name].op, inputs_of(network[name])
         shapes = [network.shapes[source] for source in sources]
         role = told_role(op)
@@ -134,10 +123,12 @@ def corner(
             name, position = sources[operand], position - int(starts[operand])
         elif role is Role.ELEMENTWISE and op.monotone:
             name = sources[0]
-        elif role is Role.SUM and len(sources) == 1 and sources[0] in independent:
+        elif len(sources) > 1 or not _independent(network, domain, sources[0]):
+            return None
+        elif role is Role.SUM:
             weight = op.rows(shapes, np.array([position])).dense(prod(shapes[0]))[0]
             return _at_ends(network, domain, sources[0], weight > 0 if end == HI else weight < 0)
-        elif role is Role.WINDOW and sources[0] in independent:
+        elif role is Role.WINDOW:
             name = sources[0]
         else:
             return None

@@ -227,15 +227,11 @@ class _Boxes:
         return len(self.upper)
 
     def select(self, which: NDArray[Any]) -> _Boxes:
-        return _Boxes(self.lo[which], self.hi[which], self.upper[which], self.split[which])
+        return _Boxes(*(values[which] for values in vars(self).values()))
 
     def joined(self, other: _Boxes) -> _Boxes:
-        return _Boxes(
-            np.concatenate([self.lo, other.lo]),
-            np.concatenate([self.hi, other.hi]),
-            np.concatenate([self.upper, other.upper]),
-            np.concatenate([self.split, other.split]),
-        )
+        pairs = zip(vars(self).values(), vars(other).values())
+        return _Boxes(*map(np.concatenate, pairs))
 
     def halves(self, step: int) -> tuple[IntArray, IntArray]:
         """lo, hi [2 n, d] of the boxes cut in two; no code is lost between the halves."""
@@ -254,29 +250,23 @@ def _highest(uppers: IntArray, n: int) -> NDArray[np.int64]:
     return np.asarray(np.argpartition(-uppers, n)[:n])
 
 
+@dataclass
 class Search:
     """The searching rungs of `certify`: refines one node after another until the deadline."""
 
-    def __init__(
-        self,
-        network: Network,
-        domain: Domain,
-        *,
-        deadline: float,
-        solver: bool,
-        data: NDArray[np.int64] | None,
-        seed: int,
-        progress: Progress | None,
-    ) -> None:
-        self.network = network
-        self.domain = domain
-        self.deadline = deadline
-        self.solver = solver
-        self.data = data
-        self.rng = np.random.default_rng(seed)
-        self.progress = progress
+    network: Network
+    domain: Domain
+    deadline: float
+    solver: bool
+    data: NDArray[np.int64] | None
+    seed: int
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+        shapes = self.network.shapes
         self._done = 0
-        self._total = sum(2 * prod(network.shapes[n.name]) for n in network.accumulators())
+        self._total = sum(2 * prod(shapes[node.name]) for node in self.network.accumulators())
         self._witnesses: dict[tuple[str, tuple[int, ...]], NDArray[np.int64]] = {}
 
     def refine(self, node: Node, known: dict[str, Bounds]) -> None:

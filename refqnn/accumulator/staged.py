@@ -22,11 +22,13 @@ leaves that register is exact again.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import prod
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,8 @@ from numpy.typing import NDArray
 from refqnn.accumulator.bounds import Proof
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.samples import sampled
+from refqnn.container import read_json, write_json
+from refqnn.display import Shown, safe
 from refqnn.emulate import Accumulator, Accumulators, Stage, Sums, accumulator_of, check_names
 from refqnn.errors import CertificateError, InvalidArgument, NotCovered, mismatch
 from refqnn.graph import INPUT, Node, ancestors, inputs_of
@@ -96,7 +100,7 @@ class StageSum:
         return self.exact != self.result
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StageReport:
     """What is known of one stage of one node.
 
@@ -123,9 +127,12 @@ class StageReport:
         what = f"{self.verdict.value}, [{lo}, {hi}] ({self.proof.label})"
         return f"{self.layer} stage {self.number} ({self.stage}): {what}"
 
+    def __repr__(self) -> str:
+        return f"<StageReport {safe(self)}>"
 
-@dataclass(frozen=True, eq=False)
-class StagedCertificate:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StagedCertificate(Shown):
     """What `certify` says of a network under an accumulator.
 
     Attributes:
@@ -170,13 +177,55 @@ class StagedCertificate:
     def __str__(self) -> str:
         return "\n".join(map(str, self.stages))
 
-    def verify(self, network: Network, *, allow_trusted: bool = False) -> dict[str, int]:
+    def __repr__(self) -> str:
+        counts = Counter(report.verdict.value for report in self.stages)
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        return f"<StagedCertificate of {self.certificate.digest[:12]}, stages: {told or 'none'}>"
+
+    def __eq__(self, other: object) -> bool:
+        """The same claims, about the same network."""
+        if not isinstance(other, StagedCertificate):
+            return NotImplemented
+        return self is other or self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.certificate)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for json.dump."""
+        from refqnn.accumulator import staged_files
+
+        return staged_files.to_json(self)
+
+    @classmethod
+    def from_json(cls, content: object) -> StagedCertificate:
+        """The certificate in `to_json` data.  Raises: FileFormatError."""
+        from refqnn.accumulator import staged_files
+
+        return staged_files.from_json(content)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one JSON file, atomically."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> StagedCertificate:
+        """Read what `save` wrote.  Raises: FileFormatError; OSError as open does."""
+        return read_json(path, cls.from_json)
+
+    def verify(
+        self, network: Network, *, budget_s: float | None = None, allow_trusted: bool = False
+    ) -> dict[str, int]:
         """Derive the reports again, by code that shares nothing with what made them.
 
         The certificate of the exact values is verified as it is; bounds and verdicts that rest on
         intervals are computed again in Python integers, inputs that overflow are run again.  What
         enumerations and searches of stages have shown is *trusted*, and so are `open` and
         `overflows`, which claim nothing.
+
+        Args:
+            network: must have the digest of the certificate.
+            budget_s, allow_trusted: as for `Certificate.verify`.
 
         Returns: how many claims were confirmed, by what, and how many are trusted.
 
@@ -185,7 +234,7 @@ class StagedCertificate:
         """
         from refqnn.accumulator.recheck_staged import verify
 
-        return verify(self, network, allow_trusted=allow_trusted)
+        return verify(self, network, budget_s=budget_s, allow_trusted=allow_trusted)
 
 
 def stage_reports(

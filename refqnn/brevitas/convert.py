@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from refqnn.brevitas.inputs import Example, joined
 from refqnn.brevitas.verify import compare
-from refqnn.brevitas.walk import as_batch, import_module
+from refqnn.brevitas.walk import import_module
 from refqnn.errors import NotCovered
 from refqnn.network import Network
 from refqnn.quantizers import ThresholdQuantizer
@@ -34,12 +34,14 @@ class Imported:
     dropped: tuple[str, ...] = ()
 
 
-def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Network:
+def from_brevitas(module: nn.Module, example_input: Example) -> Network:
     """The integer program of a trained Brevitas module.
 
     Args:
         module: any feed-forward module of Brevitas layers, in evaluation mode, on the CPU.
         example_input: float32 [n, *input_shape], n >= 1; its values only run the module once.
+            A tuple of them for a module of several inputs: the network's one input is then
+            [n, all their values], in the order of forward, each flattened.
 
     Returns: a Network whose nodes bear the names of the module's layers.  The input quantizer is
         the module's first quantizer with the float arithmetic before it; the last layer is left as
@@ -64,7 +66,7 @@ def from_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Netwo
     return read_brevitas(module, example_input).network
 
 
-def read_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Imported:
+def read_brevitas(module: nn.Module, example_input: Example) -> Imported:
     """As `from_brevitas`, with the names of what is left out behind the network's output.
 
     >>> import torch
@@ -74,7 +76,7 @@ def read_brevitas(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
     ('2',)
     """
     imported = import_module(module, example_input)
-    samples = _varied(as_batch(example_input, "example_input"), imported.network)
+    samples = _varied(joined(example_input, "example_input")[0], imported.network)
     for layer in compare(module, imported.network, samples, imported).teacher_forced:
         if layer.unexplained:
             reason = "the module computes something there that its trace does not show"

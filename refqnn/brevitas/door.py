@@ -103,14 +103,16 @@ def threshold_quantizer(
     *,
     layer: str,
     proxy: nn.Module,
-) -> ThresholdQuantizer:
+) -> tuple[ThresholdQuantizer, NDArray[np.bool_]]:
     """The first float of each code, of float arithmetic that a quantizer closes.
 
     Args:
         function: the module's own, float32 [n, *shape] to codes.
         index: which position of a sample each of its codes depends on; `PADDING` for none.
 
-    Raises: NotCovered when codes fall anywhere, or differ along several axes.
+    Returns: the quantizer, and which of its rows fall: there it gives q_min + q_max - code.
+
+    Raises: NotCovered when codes rise and fall, or differ along several axes.
     """
     places = index.ravel()
     read = np.flatnonzero(places != PADDING)
@@ -131,26 +133,34 @@ def threshold_quantizer(
         return np.broadcast_to(rows, (v.shape[1], *shape)).copy()
 
     wanted = np.arange(fmt.q_min + fmt.step, fmt.q_max + 1, fmt.step)
+    ends = codes(along(np.array([[-_GREATEST, _GREATEST]], np.float32), None))
+    falls = ends[0] > ends[1]  # [codes that are read]
 
-    def by_axis(axis: int | None) -> tuple[ThresholdQuantizer, NDArray[np.float32]]:
-        """One row of thresholds for each place on the axis, and where to compare them."""
+    def rising(x: NDArray[np.float32]) -> NDArray[np.int64]:
+        found = codes(x)
+        return np.where(falls, fmt.q_min + fmt.q_max - found, found)
+
+    def by_axis(axis: int | None) -> tuple[ThresholdQuantizer, NDArray[np.bool_]] | None:
+        """One row of thresholds for each place on the axis; None where that is not enough."""
         row = np.zeros(len(read), np.int64) if axis is None else coordinates[axis]
         known, first = np.unique(row, return_index=True)
         every = np.arange(1 if axis is None else shape[axis])  # like its neighbour, if not read
         like = np.searchsorted(known, every).clip(max=len(known) - 1)
         table = float_thresholds(
-            lambda v: codes(along(v[like], axis))[:, first].T, np.tile(wanted, (len(known), 1))
+            lambda v: rising(along(v[like], axis))[:, first].T, np.tile(wanted, (len(known), 1))
         )
         table = np.maximum.accumulate(table, axis=1)[like]
         quantizer = ThresholdQuantizer(table, fmt, None if axis is None else axis + 1)
-        return quantizer, along(_tried(table), axis)
+        x = along(_tried(table), axis)
+        ours = quantizer.quantize(x).reshape(len(x), -1)[:, places[read]]
+        known_falls = falls[first]
+        same = np.array_equal(falls, known_falls[np.searchsorted(known, row)])
+        return (quantizer, known_falls[like]) if same and np.array_equal(rising(x), ours) else None
 
     for axis in (None, *range(len(shape))):
-        quantizer, x = by_axis(axis)
-        ours = quantizer.quantize(x).reshape(len(x), -1)[:, places[read]]
-        if np.array_equal(codes(x), ours):
-            return quantizer
-    reason = "what stands before it is no nondecreasing function, or differs along several axes"
+        if (found := by_axis(axis)) is not None:
+            return found
+    reason = "what stands before it neither rises nor falls, or differs along several axes"
     raise refuse(layer, proxy, f"{reason} of the input")
 
 

@@ -383,6 +383,7 @@ class Layers:
             return function(x)
 
         quantizer: Quantizer
+        falls = np.zeros(1, dtype=bool)
         if plain:
             named = proxy.rounding_mode
             quantizer = input_quantizer(
@@ -393,8 +394,12 @@ class Layers:
             shape = self.program.input_shape
             small = shape if shaped else (shape[0], *(1,) * (len(shape) - 1))
             layout = index if shaped else np.arange(shape[0])
-            quantizer = threshold_quantizer(codes, small, layout, fmt, layer=name, proxy=proxy)
+            quantizer, falls = threshold_quantizer(
+                codes, small, layout, fmt, layer=name, proxy=proxy
+            )
         node = self._opened(quantizer, name, proxy)
+        if falls.any():
+            node = self._turned(node, quantizer, falls, name, proxy)
         layout = index.reshape(value.shape)
         self.program.closings.append(
             Closing(node, proxy, call, Value(INPUT, self.program.input_shape, scale), codes, layout)
@@ -407,6 +412,19 @@ class Layers:
                 raise refuse(name, proxy, "fills the float input with several codes")
             movement = Movement(layout, float((int(made[0]) - zero_point) * scale.double()))
         return self.program.move(self.program.remember(opened), movement, f"{name}.reshape", proxy)
+
+    def _turned(
+        self, node: str, quantizer: Quantizer, falls: NDArray[np.bool_], name: str, proxy: nn.Module
+    ) -> str:
+        """The node where the codes of rows that fall are turned around: q_min + q_max - code."""
+        fmt = quantizer.format
+        if falls.all():
+            falls = falls[:1]
+        elif quantizer.axis != 1:
+            raise refuse(name, proxy, "what stands before it rises and falls along a later axis")
+        rising = np.arange(fmt.q_min, fmt.q_max + 1)
+        table = np.where(falls[:, None], rising[::-1], rising)
+        return self.program.add(name, Lookup(table, fmt.q_min, fmt), node)
 
     def _opened(self, quantizer: Quantizer, name: str, proxy: nn.Module) -> str:
         """The node with the codes of one of the input's quantizers.
@@ -646,14 +664,14 @@ class Layers:
         if len(x.shape) == 3:
             node = self.program.add(name, op, x.node)
             shape = self.program.shapes[node]
-            return replace(x, node=node, shape=shape, exclusive=False).elsewhere()
+            return replace(x, node=node, shape=shape, exclusive=False)
         planar = Reshape((x.shape[0], 1, x.shape[1]))
         before = self.program.add(f"{name}.unsqueeze", planar, x.node)
         self.program.zero_points[before] = x.zero_point
         node = self.program.add(name, op, before)
         channels, _, length = self.program.shapes[node]
         after = self.program.add(f"{name}.squeeze", Reshape((channels, length)), node)
-        return replace(x, node=after, shape=(channels, length), exclusive=False).elsewhere()
+        return replace(x, node=after, shape=(channels, length), exclusive=False)
 
     def add(self, values: list[Value], signs: tuple[int, ...], name: str) -> Value:
         """Operands on integer multiples of one scale."""

@@ -205,7 +205,7 @@ class Program:
         hi = acc.hi.reshape(channels, -1).max(axis=1)  # [channels]
         if int(lo.min()) <= -(2**62) or int(hi.max()) >= 2**62:
             raise refuse(name, module, f"accumulators reach [{lo.min()}, {hi.max()}]")
-        codes = _code_function(value, quantize)
+        codes = _code_function(value, quantize, name, module)
         ends = codes(np.stack([lo, hi], axis=1).astype(np.int64))  # [channels, 2]
         falling = ends[:, 0] > ends[:, 1]
         if falling.any() and (flipped := self._negate(value, falling)) is not None:
@@ -367,12 +367,19 @@ def _of_channels(value: Value, shape: Shape, rows: NDArray[np.int64]) -> Value:
     )
 
 
-def _code_function(value: Value, quantize: Function) -> CodesOfAcc:
+def _code_function(value: Value, quantize: Function, name: str, module: nn.Module) -> CodesOfAcc:
     """int64 [channels, n] to codes [channels, n]: the module's own function of an accumulator."""
+
+    def quantized(integers: Tensor) -> Tensor:
+        x = value.decode(integers)
+        if bool(x.isnan().any()):
+            steps = ", ".join(step.name for step in value.steps)
+            raise refuse(name, module, f"{steps}: NaN for some integers that are possible")
+        return quantize(x)
 
     def codes(acc: NDArray[np.int64]) -> NDArray[np.int64]:
         with torch.no_grad():
-            return _per_channel(lambda t: quantize(value.decode(t)), acc, value).numpy()
+            return _per_channel(quantized, acc, value).numpy()
 
     return codes
 

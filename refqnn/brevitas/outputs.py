@@ -39,6 +39,7 @@ class Import:
     Attributes:
         head: the module up to the values that leave the network; None where those are its output.
         dropped: what the module does with them, left out.
+        inputs: shapes of the module's inputs, where it has several: side by side in the network's.
     """
 
     network: Network
@@ -47,6 +48,7 @@ class Import:
     zero_points: dict[str, int]
     head: nn.Module | None = None
     dropped: tuple[str, ...] = ()
+    inputs: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,11 @@ from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 from brevitas.quant_tensor import IntQuantTensor
 from torch import Tensor, nn
 
+from refqnn.brevitas.inputs import split
 from refqnn.brevitas.values import refuse
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import MAX_BITS
+from refqnn.ops.base import Shape
 
 __all__ = ["Recording", "check_module", "check_widths", "record"]
 
@@ -38,8 +40,11 @@ class Recording:
         return self.calls[id(proxy)][call][0]
 
 
-def record(module: nn.Module, x: Tensor) -> Recording:
-    """Run the unmodified module on x [n, *input_shape] and keep what its quantizers compute."""
+def record(module: nn.Module, x: Tensor, inputs: tuple[Shape, ...] = ()) -> Recording:
+    """Run the unmodified module on x [n, *input_shape] and keep what its quantizers compute.
+
+    `inputs` are the shapes of several inputs that stand side by side in x.
+    """
     recording = Recording()
 
     def keep(proxy: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -49,7 +54,7 @@ def record(module: nn.Module, x: Tensor) -> Recording:
     hooks = [quantizer.register_forward_hook(keep) for quantizer in quantizers]
     try:
         with torch.no_grad():
-            recording.output = module(x.clone())
+            recording.output = module(*split(x, inputs))
     finally:
         for hook in hooks:
             hook.remove()

@@ -94,14 +94,10 @@ class Value:
     storage: Storage = field(default_factory=Storage)
     writes: int = 0
 
-    def overwritten(self, name: str) -> Value:
-        """The value, as the result of an operation in place: all others there are stale."""
-        self.storage.writers.append(name)
-        return replace(self, writes=len(self.storage.writers))
-
-    def elsewhere(self) -> Value:
-        """The value in a storage of its own: a result, not a view."""
-        return replace(self, storage=Storage(), writes=0)
+    def within(self, other: Value | None) -> Value:
+        """The value, in the memory of another one or (None) in memory of its own."""
+        storage = Storage() if other is None else other.storage
+        return replace(self, storage=storage, writes=len(storage.writers))
 
     def first(self, integers: Tensor) -> Tensor:
         """The float32 value before the steps, of integers [n, *shape]."""
@@ -120,7 +116,7 @@ class Value:
 
     def then(self, step: Step) -> Value:
         """The value behind one more function."""
-        return replace(self, steps=(*self.steps, step), format=None).elsewhere()
+        return replace(self, steps=(*self.steps, step), format=None)
 
     @property
     def per_channel(self) -> bool:

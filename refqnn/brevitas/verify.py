@@ -28,14 +28,15 @@ from typing import Any
 import numpy as np
 import torch
 from brevitas.quant_tensor import IntQuantTensor
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from refqnn.brevitas.inputs import Example, joined, split
 from refqnn.brevitas.lower import Closing
 from refqnn.brevitas.outputs import Import
 from refqnn.brevitas.record import Recording, record
 from refqnn.brevitas.values import Value, codes_of
-from refqnn.brevitas.walk import as_batch, import_module
+from refqnn.brevitas.walk import import_module
 from refqnn.display import Shown
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.graph import INPUT, inputs_of
@@ -142,13 +143,13 @@ class Report(Shown):
         return "\n".join(lines)
 
 
-def verify_against(module: nn.Module, network: Network, X: ArrayLike | Tensor) -> Report:
+def verify_against(module: nn.Module, network: Network, X: Example) -> Report:
     """Compare the codes of the real module with those of the network, at every quantizer.
 
     Args:
         module: the Brevitas module, in evaluation mode; it is run as it is.
         network: `from_brevitas(module, ...)`, or what has been read back from its file.
-        X: float32 samples [n, *input_shape].
+        X: float32 samples [n, *input_shape]; several inputs as a tuple.
 
     Returns: counts for each quantizer, and for the accumulators of an output that no quantizer
         closes.
@@ -167,11 +168,14 @@ def verify_against(module: nn.Module, network: Network, X: ArrayLike | Tensor) -
     """
     if not isinstance(network, Network):
         raise InvalidType(mismatch("network", type(network).__name__, "a Network"))
-    batch = as_batch(X, "X")
-    if tuple(batch.shape[1:]) != network.input_shape:
+    batch, inputs = joined(X, "X")
+    if tuple(batch.shape[1:]) != network.input_shape or len(inputs) == 1:
         expected = f"[n, {', '.join(map(str, network.input_shape))}]"
-        raise ShapeMismatch(mismatch("X", f"shape {tuple(batch.shape)}", expected))
-    return compare(module, network, batch, import_module(module, batch[:1]))
+        got = f"shape {tuple(batch.shape)}{' in a list' * len(inputs)}"
+        raise ShapeMismatch(mismatch("X", got, expected))
+    first = split(batch[:1], inputs)
+    imported = import_module(module, first if inputs else first[0])
+    return compare(module, network, batch, imported)
 
 
 def compare(module: nn.Module, network: Network, batch: Tensor, imported: Import) -> Report:
@@ -185,9 +189,9 @@ def compare(module: nn.Module, network: Network, batch: Tensor, imported: Import
     step = max(1, min(_BATCH, _VALUES // largest))
     for start in range(0, len(batch), step):
         part = batch[start : start + step]
-        recording = record(module, part)
+        recording = record(module, part, imported.inputs)
         if imported.head is not None:
-            recording.output = record(imported.head, part).output
+            recording.output = record(imported.head, part, imported.inputs).output
         comparison = _Comparison(network, imported, closings, recording, part, start)
         comparison.run(forced, free)
     report = Report(list(forced.values()), list(free.values()))

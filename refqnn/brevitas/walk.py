@@ -7,10 +7,11 @@ it becomes.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,47 +19,48 @@ import torch
 import torch.nn.functional as F
 from brevitas.nn.mixin.base import QuantLayerMixin
 from brevitas.proxy.quant_proxy import QuantProxyFromInjector
-from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
 from refqnn.brevitas.door import AnotherDoor
 from refqnn.brevitas.functions import is_identity
+from refqnn.brevitas.inputs import Example, check_count, joined
 from refqnn.brevitas.layers import Layers
 from refqnn.brevitas.lower import Program
-from refqnn.brevitas.movement import FUNCTIONS, JOINS, METHODS, SAMPLES, Moving
+from refqnn.brevitas.movement import FUNCTIONS, JOINS, METHODS, SAMPLES, Movement, Moving
 from refqnn.brevitas.outputs import Dropped, Import, finish, head, reads_off
 from refqnn.brevitas.record import Recording, check_module, check_widths, record
 from refqnn.brevitas.values import Value, along_channels, refuse
-from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
-from refqnn.formats import as_array
+from refqnn.errors import InvalidArgument, NotCovered
 from refqnn.ops.base import Shape
 from refqnn.quantizers import Quantizer
 
-__all__ = ["as_batch", "import_module"]
+__all__ = ["import_module"]
 
 _SIZE_METHODS = {"size", "dim", "ndimension", "numel"}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _SUBTRACTIONS = {operator.sub, operator.isub, torch.sub}
-_IN_PLACE = {
-    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv),
-    *(operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor),
-}
+_WRITING = (
+    *("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul"),
+    *("iand", "ior", "ixor", "ilshift", "irshift"),
+)
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
 
 
-def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Import:
+def import_module(module: nn.Module, example_input: Example) -> Import:
     """The network of a module, and what a comparison needs.  Raises: as `from_brevitas`."""
     check_module(module)
-    _check_one_input(module, example_input)
-    batch = as_batch(example_input, "example_input")
+    batch, inputs = joined(example_input, "example_input")
+    check_count(module, len(inputs))
     batch = batch.repeat(SAMPLES, *(1,) * (batch.ndim - 1))[:SAMPLES]
     try:
-        recording = record(module, batch)
+        recording = record(module, batch, inputs)
     except NotCovered:  # of exact_accumulators
         raise
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except _FAILURES as error:
         reason = f"the module itself fails on it: {error}"
-        raise InvalidArgument(f"example_input: shape {tuple(batch.shape)}; {reason}") from error
+        shape = ", ".join(f"{(len(batch), *s)}" for s in inputs or (tuple(batch.shape[1:]),))
+        raise InvalidArgument(f"example_input: shape {shape}; {reason}") from error
     check_widths(module, recording)
     root = nn.Sequential(module) if isinstance(module, QuantLayerMixin) else module
     doors: list[Quantizer] = []
@@ -66,8 +68,8 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
         walker = _Walker(root, recording, tuple(batch.shape[1:]), doors)
         try:
             with torch.no_grad():
-                output = walker.run()
-            imported = finish(walker.program, output)
+                output = walker.run(inputs)
+            imported = replace(finish(walker.program, output), inputs=inputs)
             if not imported.dropped:
                 return imported
             return replace(imported, head=head(root, *walker.trail, imported.output))
@@ -75,42 +77,26 @@ def import_module(module: nn.Module, example_input: ArrayLike | Tensor) -> Impor
             doors = found.doors
 
 
-def _check_one_input(module: nn.Module, example_input: object) -> None:
-    """Raises: NotCovered for several inputs, InvalidType for one inside a list."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    taken = sum(p.kind in positional and p.default is p.empty for p in parameters)
-    parts = _flat(example_input) if type(example_input) in (tuple, list, dict) else []
-    given = any(isinstance(part, Tensor) or np.ndim(part) > 1 for part in parts)
-    if given and taken == len(parts) == 1:
-        got = f"a {type(example_input).__name__} of one tensor"
-        raise InvalidType(mismatch("example_input", got, "the tensor itself"))
-    if taken > 1 or given:
-        count = taken if taken > 1 else len(parts)
-        remedy = "concatenate them to one tensor, and slice it in the module's forward"
-        raise NotCovered(f"the module: got {count} inputs, expected one; {remedy}")
+class _Proxy(fx.Proxy):
+    """Keeps what is written in place: fx knows no x[i] = y, and in old releases no x += y."""
 
 
-def as_batch(x: ArrayLike | Tensor, argument: str) -> Tensor:
-    """float32 tensor [n, ...].  Raises: InvalidType, ShapeMismatch."""
-    if isinstance(x, Tensor):
-        real = not (x.is_complex() or x.is_quantized or x.dtype == torch.bool)
-        if not real or x.layout != torch.strided:
-            got = f"a tensor of {x.dtype}, {x.layout}"
-            raise InvalidType(mismatch(argument, got, "real numbers in a dense tensor"))
-        tensor = x.detach()
-    else:
-        array = as_array(x, argument, "real numbers")
-        if array.dtype.kind not in "fiu":
-            raise InvalidType(mismatch(argument, f"dtype {array.dtype}", "real numbers"))
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    if tensor.ndim < 2 or len(tensor) == 0:
-        raise ShapeMismatch(mismatch(argument, f"shape {tuple(tensor.shape)}", "[n, ...], n >= 1"))
-    return tensor.to(torch.float32)
+def _writing(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def kept(self: fx.Proxy, *others: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, *others), {})
+
+    return kept
+
+
+for _name in _WRITING:
+    setattr(_Proxy, f"__{_name}__", _writing(getattr(operator, _name)))
 
 
 class _Tracer(fx.Tracer):
     """Leaves: Brevitas layers, and every module that contains none."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, (QuantLayerMixin, QuantProxyFromInjector)):
@@ -136,10 +122,16 @@ class _Walker:
         self.layers = Layers(self.program, recording, doors)
         self.trail: tuple[fx.Graph, dict[fx.Node, Any]] = (fx.Graph(), {})  # of the root
 
-    def run(self) -> Any:
-        """The output of the root for its float input."""
+    def run(self, inputs: tuple[Shape, ...]) -> Any:
+        """The output of the root for its float input, or for these parts of it."""
         value = Value(None, self.program.input_shape, torch.ones(()))
-        return self._interpret(self.root, "", [value])
+        arguments, at = [], 0
+        for number, shape in enumerate(inputs):
+            index = at + np.arange(prod(shape)).reshape(shape)
+            part = self.program.move(value, Movement(index), f"input {number}", self.root)
+            arguments.append(part.within(None))
+            at += index.size
+        return self._interpret(self.root, "", arguments or [value])
 
     def _interpret(self, module: nn.Module, prefix: str, arguments: list[Any]) -> Any:
         graph = _trace(module, prefix)
@@ -161,22 +153,34 @@ class _Walker:
             if node.op == "output":
                 output = args[0]
             elif node.op == "get_attr":
-                values[node] = _attribute(module, node.target).detach()
-            elif node.op == "call_module":
-                part = module.get_submodule(node.target)
-                values[node] = self._applied(self._module, part, prefix + node.target, args, kwargs)
+                values[node] = _attribute(module, node.target).detach().clone()
             else:
-                apply = self._method if node.op == "call_method" else self._function
-                name = prefix + node.name
-                values[node] = self._applied(apply, node.target, name, args, kwargs)
+                values[node] = self._called(node, module, prefix, args, kwargs)
             value = values.get(node)
-            if isinstance(value, Value) and _in_place(node, module):
-                (target, *_) = (a for a in _flat((args, kwargs)) if isinstance(a, Value))
-                value = replace(value, storage=target.storage).overwritten(prefix + node.name)
-                values[node] = value
             if isinstance(value, Value) and value.exclusive and _readers(node) > 1:
                 values[node] = replace(value, exclusive=False)
         return output
+
+    def _called(self, node: fx.Node, module: nn.Module, prefix: str, args: Any, kwargs: Any) -> Any:
+        """The result of a node, in the memory that it lies in; what it writes to is marked."""
+        target: Any = node.target
+        name = f"{prefix}{node.name}"
+        apply: Callable[..., Any] = self._function
+        call = target
+        if node.op == "call_module":
+            target = call = module.get_submodule(target)
+            apply, name = self._module, f"{prefix}{node.target}"
+        elif node.op == "call_method":
+            apply, call = self._method, getattr(Tensor, target, None)
+        layer = isinstance(target, QuantLayerMixin)  # its results are its own
+        written, homes = ([], None) if layer else _effects(call, name, args, kwargs)
+        result = self._applied(apply, target, name, args, kwargs)
+        for value in written:
+            value.storage.writers.append(f"{prefix}{node.name}")
+        if not homes or len(homes) != sum(isinstance(v, Value) for v in _flat(result)):
+            return result
+        each = iter(homes)
+        return _mapped(result, lambda v: v.within(next(each)) if isinstance(v, Value) else v)
 
     def _applied(
         self, apply: Callable[..., Any], target: Any, name: str, args: Any, kwargs: Any
@@ -238,6 +242,8 @@ class _Walker:
             return self._attribute_of(args[0], args[1], name)
         if target is operator.getitem and isinstance(args[0], (tuple, list, dict)):
             return args[0][args[1]]
+        if target is operator.setitem:
+            return None  # whoever reads the tensor from now on is refused
         if target in FUNCTIONS:
             return self._moved(target, name, args, kwargs)
         if target in _DROPOUTS:
@@ -260,18 +266,18 @@ class _Walker:
 
     def _method(self, method: str, name: str, args: Any, kwargs: Any) -> Any:
         values = [a for a in _flat((args, kwargs)) if isinstance(a, Value)]
-        if not values or not isinstance(args[0], Value):
+        if not values:
             return getattr(args[0], method)(*args[1:], **kwargs)
+        if not isinstance(args[0], Value):
+            return self._univariate(getattr(Tensor, method), name, args, kwargs, values)
         if method in _SIZE_METHODS:
             return getattr(_example(args[0]), method)(*args[1:], **kwargs)
         if method in METHODS:
             return self._moved(getattr(Tensor, method), name, args, kwargs)
-        if method == "clone":
-            return args[0].elsewhere()
-        if method in ("contiguous", "detach", "float", "dequantize"):
+        if method in ("clone", "contiguous", "detach", "float", "dequantize"):
             return args[0]
         if method == "int" and args[0].format is not None and args[0].sign is None:
-            return replace(args[0], scale=torch.ones(()), zero_point=0).elsewhere()
+            return replace(args[0], scale=torch.ones(()), zero_point=0)
         if method in ("add", "add_", "sub", "sub_") and len(values) == 2 and not kwargs:
             sign = 1 if method.startswith("add") else -1
             return self.layers.add(values, (1, sign), name)
@@ -364,14 +370,45 @@ def _readers(node: fx.Node) -> int:
     )
 
 
-def _in_place(node: fx.Node, module: nn.Module) -> bool:
-    """Whether the operation writes its result over its first argument."""
-    if node.op == "call_module":
-        parts = module.get_submodule(str(node.target)).modules()
-        return any(getattr(part, "inplace", False) for part in parts)
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    named = name.endswith("_") and not name.endswith("__")
-    return named or node.target in _IN_PLACE or bool(node.kwargs.get("inplace"))
+def _effects(
+    call: Any, name: str, args: Any, kwargs: Any
+) -> tuple[list[Value], list[Value | None] | None]:
+    """Which values an operation changes in place, and whose memory each of its results lies in.
+
+    It is run on zeros in their places.  Results are None where it does not run on plain tensors.
+
+    Raises: NotCovered where it changes a tensor of the module's own.
+    """
+    probes: list[tuple[Any, Tensor]] = []
+
+    def probe(argument: Any) -> Any:
+        if isinstance(argument, Value):
+            tensor = torch.zeros(SAMPLES, *argument.shape)
+        elif isinstance(argument, Tensor):
+            tensor = argument.clone()
+        else:
+            return argument
+        probes.append((argument, tensor))
+        return tensor
+
+    def home(result: Tensor) -> Value | None:
+        at = result.untyped_storage().data_ptr()
+        inside = (v for v, t in probes if t.untyped_storage().data_ptr() == at)
+        return next((v for v in inside if isinstance(v, Value)), None)
+
+    homes = None
+    if not any(isinstance(a, Value) for a in _flat((args, kwargs))):
+        return [], homes
+    with torch.inference_mode(False), torch.no_grad():
+        tensors, named = _mapped(args, probe), _mapped(kwargs, probe)
+        with suppress(*_FAILURES):
+            results = _flat(call(*tensors, **named))
+            homes = [home(result) for result in results if isinstance(result, Tensor)]
+    written = [argument for argument, tensor in probes if tensor._version]
+    if any(not isinstance(argument, Value) for argument in written):
+        reason = "writes integers into a tensor of the module's own; use torch.cat, F.pad, ..."
+        raise refuse(name, _label(call), reason)
+    return written, homes
 
 
 def _check_fresh(node: fx.Node, prefix: str, arguments: Any) -> None:
@@ -381,7 +418,7 @@ def _check_fresh(node: fx.Node, prefix: str, arguments: Any) -> None:
     for value in _flat(arguments):
         if isinstance(value, Value) and value.writes < len(value.storage.writers):
             reason = f"reads a tensor that {value.storage.writers[-1]} has changed in place; "
-            remedy = "read the result of that operation, or give it a copy"
+            remedy = "read the result of that operation, or one that makes a new tensor"
             raise refuse(f"{prefix}{node.name}", str(node.target), reason + remedy)
 
 

@@ -8,8 +8,8 @@ import click
 
 from refqnn import dumps, extras
 from refqnn.commands import console
+from refqnn.commands.reading import Reader, reads_and_writes
 from refqnn.container import array_to_npy, write_atomically
-from refqnn.onnx import open_network
 
 
 @click.command(cls=console.Command, short_help="Run a network on samples.")
@@ -17,15 +17,21 @@ from refqnn.onnx import open_network
 @click.argument("samples", metavar="X.npy", type=console.FILE)
 @click.option("--output", type=console.NewFile(), help="Write the outputs to a .npy file.")
 @console.FORM
+@reads_and_writes
 @console.json_option
 def run(
-    file: Path, samples: Path, output: Path | None, form: str | None, json_file: Path | None
+    file: Path,
+    samples: Path,
+    output: Path | None,
+    form: str | None,
+    read: Reader,
+    json_file: Path | None,
 ) -> None:
-    """Run NETWORK (ours or ONNX) on the samples of X.npy: floats, or integer input codes.
+    """Run NETWORK (ours, ONNX or TFLite) on the samples of X.npy: floats, or integer input codes.
 
     Prints a line for each sample, unless the outputs go to a file.
     """
-    network = open_network(file)
+    network = read(file)
     integers = network.forward(network.codes_of(console.load_array(samples)))
     outputs = console.in_form(form, integers, network)
     if output is None and json_file is None:
@@ -52,12 +58,13 @@ def run(
     default="npz",
     help="One file, or in a folder a file of each node.",
 )
-def trace(file: Path, samples: Path, output: Path, form: str) -> None:
-    """Run NETWORK (ours or ONNX) on X.npy and write all its integers, the input's codes first.
+@reads_and_writes
+def trace(file: Path, samples: Path, output: Path, form: str, read: Reader) -> None:
+    """Run NETWORK (ours, ONNX or TFLite) on X.npy and write all integers, the input's codes first.
 
     What runs the same network elsewhere is compared with `refqnn diff NETWORK --against DUMP`.
     """
-    network = open_network(file)
+    network = read(file)
     values = network.trace(network.codes_of(console.load_array(samples)))
     dumps.write_trace(values, output, form)
     console.say(f"wrote {output}: {len(values)} values of {len(values['input']):,} samples")
@@ -73,13 +80,16 @@ def trace(file: Path, samples: Path, output: Path, form: str) -> None:
     default=None,
     help="Compile a circuit for its lookups.  [default: where the extra fhe is there]",
 )
-def report(file: Path, output: Path, inputs: Path | None, encrypted: bool | None) -> None:
-    """Write a page on NETWORK (ours or ONNX): its graph, its ranges, what samples showed.
+@reads_and_writes
+def report(
+    file: Path, output: Path, inputs: Path | None, encrypted: bool | None, read: Reader
+) -> None:
+    """Write a page on NETWORK (ours, ONNX or TFLite): its graph, its ranges, what samples showed.
 
     The page stands alone: no script, nothing from elsewhere.
     """
     extras.require("report", *(["fhe"] if encrypted else []))
-    network = open_network(file)
+    network = read(file)
     samples = None if inputs is None else console.load_array(inputs)
     page = network.report(samples, title=file.name, encrypted=encrypted)
     console.written(output, page.save)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -27,6 +28,7 @@ from rich.text import Text
 from refqnn.container import refuse_keys, write_atomically
 from refqnn.display import TEXT, cell, safe
 from refqnn.errors import FileFormatError, RefqnnError
+from refqnn.foreign import refuse_foreign
 from refqnn.network import Network
 
 # Exit codes; 0 is success.
@@ -185,7 +187,10 @@ def save_option(flag: str, name: str, what: str, *endings: str) -> Callable[[F],
 
 def json_option(command: F) -> F:
     """--json FILE, handed to the command as `json_file` for `print_json`."""
-    told = "Write the result as JSON to FILE; to standard output with -, and the rest beside it."
+    told = (
+        'Write the result as JSON to FILE, or {"error": message}; to standard output with -, and '
+        "the rest beside it."
+    )
     return click.option("--json", "json_file", type=NewFile(dash=True), help=told)(command)
 
 
@@ -216,9 +221,10 @@ def written(path: Path | None, write: Callable[[Path], object]) -> None:
 
 def load_array(path: Path) -> NDArray[Any]:
     """The array of a .npy file.  Raises: FileFormatError, OSError."""
+    refuse_foreign(path, "a .npy file of numbers", ("npy",))
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise FileFormatError(f"{path}: not a .npy file of numbers ({error})") from error
     return array
 
@@ -262,11 +268,21 @@ class DoesNotHold(Failure):
 
 
 class Command(click.Command):
-    """A command that ends before its work where a file that it writes is given twice."""
+    """A command that ends before its work where a file that it writes is given twice.
+
+    Where it ends in an error, that is its JSON: {"error": message}.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         _refuse_a_file_twice(ctx)
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (RefqnnError, OSError, click.ClickException) as error:
+            told = error.message if isinstance(error, click.ClickException) else str(error)
+            print_json(ctx.params.get("json_file"), {"error": told})
+            raise
 
 
 class Group(click.Group):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from refqnn.commands import console
+from refqnn.commands.reading import Reader, reads
 from refqnn.container import array_to_npy, write_atomically
 from refqnn.errors import InvalidArgument, mismatch
-from refqnn.onnx import open_network
 
 if TYPE_CHECKING:
     from refqnn.fhe import Client
@@ -75,6 +75,7 @@ def fhe() -> None:
     default=0,
     help="Further alternatives to try, about a second each.",
 )
+@reads
 @console.json_option
 def compile_network(
     network: Path,
@@ -87,9 +88,10 @@ def compile_network(
     parameters: str,
     input_levels: bool,
     trials: int,
+    read: Reader,
     json_file: Path | None,
 ) -> None:
-    """Compile NETWORK (ours or ONNX) and show what it costs.  Needs no sample and no key.
+    """Compile NETWORK (ours, ONNX or TFLite) and show what it costs.  Needs no sample and no key.
 
     The client's file holds no weight; the server's file holds them all, as machine code.
     """
@@ -97,7 +99,7 @@ def compile_network(
 
     with console.Bars() as bars, bars.stage("compile", None):
         circuit = compile(
-            open_network(network),
+            read(network),
             security=security,
             model=model,
             p_error=p_error,

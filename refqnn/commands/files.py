@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,72 +12,25 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting, tflite
+from refqnn.accumulator import Certificate, StagedCertificate, StageOverflow
+from refqnn.accumulator.arguments import summing
+from refqnn.accumulator.staged_files import read_certificate
 from refqnn.commands import console
+from refqnn.commands.reading import Reader, accumulator_option, accumulators, reads
+from refqnn.comparison import compare as compare_networks
 from refqnn.display import safe
+from refqnn.emulate import Accumulator, Accumulators, accumulator_of, check_names
 from refqnn.errors import CertificateError, RefqnnError
+from refqnn.files import write
 from refqnn.formats import signed_bits
 from refqnn.inspect import describe, table
-from refqnn.onnx.conversion import write
 from refqnn.ops import Interval
 from refqnn.rounding import Rounding
 
 if TYPE_CHECKING:
     from refqnn.accumulator.ladder import Method
-    from refqnn.network import Network
+    from refqnn.network import Difference, Network
     from refqnn.onnx import Flavour
-    from refqnn.onnx.reader import Imported
-    from refqnn.tflite import Runtime
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Opens a network as the options of a command say; names what an ONNX file has left out."""
-
-    door: str | None
-    stop: str | None
-    strict: bool
-    runtimes: tuple[Runtime, ...]
-
-    def __call__(self, file: Path) -> Network:
-        return self.imported(file).network
-
-    def imported(self, file: Path) -> Imported:
-        """With what is known of the file besides."""
-        if len(self.runtimes) > 1:
-            raise click.UsageError("give --runtime once")
-        imported = onnx.open_file(
-            file, input=self.door, output=self.stop, strict=self.strict, runtime=self.runtimes[0]
-        )
-        console.show(*(f"left out behind the output: {node}" for node in imported.dropped))
-        return imported
-
-
-def _reads(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say how a foreign file is read, and `read`, which opens a file so."""
-
-    @click.option("--input", "door", help="ONNX tensor to start from, or UINT8, INT4, ...: codes.")
-    @click.option("--output", "stop", help="ONNX tensor to stop at.")
-    @click.option("--strict", is_flag=True, help="Refuse a file whose last operators are left out.")
-    @click.option(
-        "--runtime",
-        "runtimes",
-        type=click.Choice(list(tflite.RUNTIMES)),
-        multiple=True,
-        default=["tflite_ref"],
-        help="Of a TFLite model: whose arithmetic.",
-    )
-    @wraps(command)
-    def with_reader(
-        *args: object,
-        door: str | None,
-        stop: str | None,
-        strict: bool,
-        runtimes: tuple[Runtime, ...],
-        **options: object,
-    ) -> None:
-        command(*args, read=Reader(door, stop, strict, runtimes), **options)
-
-    return with_reader
 
 
 _layout = click.option(
@@ -89,18 +39,26 @@ _layout = click.option(
 )
 
 
+_TIES = (
+    "ties: accumulators in range at which a runtime that scales in float32 may give another code; "
+    "float ties: one that sums in float32 too."
+)
+
+
 @click.command(cls=console.Command, short_help="Show a network's nodes, formats and ranges.")
 @click.argument("file", type=console.FILE)
-@_reads
+@reads
 @console.json_option
 def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
     """Show a network (ours, ONNX or TFLite): nodes, formats, proved ranges, bits, parameters."""
     imported = read.imported(file)
     network = imported.network
-    console.print_table(f"{file.name}  {network.digest[:12]}", table(network))
+    rows = table(network)
+    console.print_table(f"{file.name}  {network.digest[:12]}", rows)
     console.show(
         "Ranges hold for every input (interval arithmetic; `refqnn certify` tightens them).",
         "bits: two's complement; span: after the best constant is added to each neuron.",
+        *([_TIES] if "ties" in rows[0] else []),
     )
     told = {"network": network.digest, "nodes": describe(network), "dropped": imported.dropped}
     console.print_json(json_file, told)
@@ -113,6 +71,7 @@ def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
 @click.argument("file", type=console.FILE)
 @click.option("--bits", type=click.IntRange(1, 64), help="Ask: does any accumulator overflow?")
 @click.option("--unsigned", is_flag=True, help="--bits means unsigned accumulators.")
+@accumulator_option
 @click.option("--layer", help="Ask about this layer alone.")
 @click.option(
     "--method",
@@ -137,11 +96,12 @@ def inspect(file: Path, read: Reader, json_file: Path | None) -> None:
     "--verify", "stated", type=console.FILE, help="Recheck this certificate, prove none anew."
 )
 @click.option("--allow-trusted", is_flag=True, help="--verify accepts what it cannot recheck.")
-@_reads
+@reads
 def certify(
     file: Path,
     bits: int | None,
     unsigned: bool,
+    registers: Accumulator | Path | None,
     layer: str | None,
     method: str,
     budget: float,
@@ -157,11 +117,25 @@ def certify(
     With --bits: exits with 0 when no accumulator can overflow, with 1 and an input that overflows
     when one can, and with 3 when the time ran out before either was found.
 
+    With --accumulator: the same for the results of an accumulator in stages, with a proof or an
+    input for each stage; sums that wrap and change no result do no harm.
+
     With --verify: exits with 1 when the certificate does not hold for the network.
 
-    The result that --json writes is the certificate.
+    The result that --json writes is the certificate, with its stages where there are any.
     """
+    asked = (bits is not None) + (registers is not None)
+    if asked > 1:
+        raise click.UsageError("give --bits, one register, or --accumulator, its stages")
+    if not asked and (layer is not None or unsigned):
+        raise click.UsageError("--layer and --unsigned go with --bits, --layer with --accumulator")
+    extras.require(*["plot"] * (plot_file is not None))
     network = read(file)
+    if layer is not None:
+        summing(network, layer)
+    samples = None if inputs is None else console.load_array(inputs)
+    staged = None if registers is None else _of_layer(accumulators(registers), network, layer)
+    certificate: Certificate | StagedCertificate
     if stated is not None:
         certificate = _verified(stated, network, budget, allow_trusted)
     else:
@@ -172,14 +146,18 @@ def certify(
                 budget_s=budget if method in ("search", "solver") else None,
                 progress=bars.progress,
             )
-    samples = None if inputs is None else console.load_array(inputs)
+    if staged is not None:
+        if isinstance(certificate, StagedCertificate):
+            raise click.UsageError("--verify names a certificate of an accumulator already")
+        certificate = accumulator.with_stages(certificate, network, staged, budget_s=budget)
+    exact = certificate.certificate if isinstance(certificate, StagedCertificate) else certificate
     seen = None if samples is None else accumulator.observed(network, samples)
-    _print_certificate(file, certificate, seen)
+    _print_certificate(file, exact, seen)
     console.print_json(json_file, certificate.to_json())
     count = None if samples is None else len(samples)
-    console.written(
-        plot_file, lambda path: plotting.certificate_figure(certificate, path, seen, count)
-    )
+    console.written(plot_file, lambda path: plotting.certificate_figure(exact, path, seen, count))
+    if isinstance(certificate, StagedCertificate):
+        _print_stages(certificate)
     if bits is not None:
         with console.Bars() as bars:
             answer = accumulator.find_overflow(
@@ -188,17 +166,26 @@ def certify(
                 bits=bits,
                 signed=not unsigned,
                 budget_s=budget,
-                certificate=certificate,
+                certificate=exact,
                 progress=bars.progress,
             )
         _print_overflow(answer)
 
 
+def _of_layer(given: Accumulators, network: Network, layer: str | None) -> Accumulators:
+    """The accumulators of all layers, or of this one.  Raises: InvalidArgument."""
+    check_names(given, summing(network, None))
+    if layer is None:
+        return given
+    one = accumulator_of(given, layer)
+    return {} if one is None else {layer: one}
+
+
 def _verified(
     file: Path, network: Network, budget: float, allow_trusted: bool
-) -> accumulator.Certificate:
+) -> Certificate | StagedCertificate:
     """The certificate of a file, rechecked; prints how many bounds were confirmed, by proof."""
-    certificate = accumulator.Certificate.load(file)
+    certificate = read_certificate(file)
     try:
         counts = certificate.verify(network, budget_s=budget, allow_trusted=allow_trusted)
     except CertificateError as error:
@@ -209,8 +196,35 @@ def _verified(
     return certificate
 
 
+def _print_stages(certificate: StagedCertificate) -> None:
+    """What is known of each stage, inputs that do harm behind it; ends as the docstring says."""
+    console.print_table(
+        "Stages of accumulators, the innermost first",
+        (
+            {
+                "layer": report.layer,
+                "stage": report.number,
+                "what": report.stage,
+                "verdict": report.verdict.value,
+                "range": "[{:,}, {:,}]".format(*report.range),
+                "proof": report.proof.label if report.verdict.proved else None,
+            }
+            for report in certificate.stages
+        ),
+    )
+    harmful = [found for r in certificate.stages if (found := StageOverflow.of(r)) is not None]
+    for overflow in harmful:
+        _print_witness(overflow)
+    if harmful:
+        raise SystemExit(console.OVERFLOW_POSSIBLE)
+    if not certificate.safe:
+        console.show("some stages are open: try a larger --budget")
+        raise SystemExit(console.OVERFLOW_UNKNOWN)
+    console.show("no result changes, for any input")
+
+
 def _print_certificate(
-    file: Path, certificate: accumulator.Certificate, seen: dict[str, Interval] | None
+    file: Path, certificate: Certificate, seen: dict[str, Interval] | None
 ) -> None:
     console.print_table(
         f"{file.name}: accumulators, {certificate.domain}",
@@ -235,13 +249,17 @@ def _print_certificate(
 def _print_overflow(
     answer: accumulator.Overflow | accumulator.NoOverflow | accumulator.Unknown,
 ) -> None:
-    console.show(answer)
     if isinstance(answer, accumulator.Overflow):
-        console.show("input codes: " + json.dumps(answer.witness.tolist()))
+        _print_witness(answer)
         raise SystemExit(console.OVERFLOW_POSSIBLE)
+    console.show(answer)
     if isinstance(answer, accumulator.Unknown):
         console.show("try a larger --budget")
         raise SystemExit(console.OVERFLOW_UNKNOWN)
+
+
+def _print_witness(overflow: accumulator.Overflow) -> None:
+    console.show(overflow, "input codes: " + json.dumps(overflow.witness.tolist()))
 
 
 # --- compare ----------------------------------------------------------------------------------
@@ -322,7 +340,7 @@ def _call(target: str) -> tuple[Any, Any]:
     default="qonnx",
     help="Of a target that ends in .onnx.",
 )
-@_reads
+@reads
 def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
     """Read SOURCE (ours, ONNX or TFLite), write TARGET (.onnx, or ours under any other name)."""
     network = read(source)
@@ -345,7 +363,7 @@ def convert(source: Path, target: Path, flavour: str, read: Reader) -> None:
     help="In place of B: integers of another program, an .npz file or a folder of .npy and .txt.",
 )
 @_layout
-@_reads
+@reads
 @console.json_option
 def diff(
     a: Path,
@@ -362,7 +380,8 @@ def diff(
     runtimes, which are also asked how many outputs and classes change.
 
     A dump names its values as A does, "input" among them or given by --inputs; it may hold some of
-    them, and flat (see `refqnn trace`).  Exits with 1 where they part.
+    them, and flat (see `refqnn trace`).  Of a TFLite model, each tensor of the dump is computed
+    from those before it, and the runtimes that it follows are named.  Exits with 1 where they part.
     """
     two_runtimes = len(read.runtimes) == 2
     if sum((b is not None, dump is not None, two_runtimes)) != 1:
@@ -372,25 +391,53 @@ def diff(
     if two_runtimes:
         assert inputs is not None
         first, second = read.runtimes
-        parting = tflite.compare_runtimes(a, first, second, console.load_array(inputs))
+        X = console.load_array(inputs)
+        parting = tflite.compare_runtimes(a, first, second, X, input=read.door, output=read.stop)
         console.show(*str(parting).splitlines())
         raise SystemExit(console.DIFFERENT if parting.first else 0)
-    network = read(a)
     samples = None if inputs is None else console.load_array(inputs)
+    if dump is not None and tflite.is_tflite(a):
+        found = _of_device(a, dump, samples, read, layout=layout, catalogue=())
+        console.show(*(f"{name}: {note}" for name, note in found.notes.items()))
+        console.show(*found.profile_lines())
+        difference = found.findings[0].difference if found.findings else None
+        return _told(difference, samples, json_file, found)
+    network = read(a)
     if dump is None:
         assert b is not None
         assert samples is not None
-        difference = onnx.compare(network, read(b), samples)
+        difference = compare_networks(network, read(b), samples)
     else:
         codes = None if samples is None else network.codes_of(samples)
         difference = network.diff(dumps.read_dump(dump), codes, layout=layout)
-    told = {"equal": difference is None, "difference": difference}
+    _told(difference, samples, json_file)
+
+
+def _told(
+    difference: Difference | str | None,
+    samples: Any,
+    json_file: Path | None,
+    found: diagnosis.Diagnosis | None = None,
+) -> None:
+    """What `refqnn diff` found."""
+    told: dict[str, object] = {"equal": difference is None, "difference": difference}
+    if found is not None:
+        told |= {"profiles": found.profiles, "followed": found.followed}
     console.print_json(json_file, told)
     if difference is not None:
         console.show(difference)
         raise SystemExit(console.DIFFERENT)
     where = "the values of the dump" if samples is None else f"{len(samples):,} samples"
     console.show(f"equal on {where}")
+
+
+def _of_device(
+    model: Path, dump: Path, samples: Any, read: Reader, **options: Any
+) -> diagnosis.Diagnosis:
+    """The dump of a device that runs a TFLite model."""
+    return tflite.diagnose_dump(
+        model, dump, samples, runtime=read.runtime, input=read.door, output=read.stop, **options
+    )
 
 
 # --- diagnose ---------------------------------------------------------------------------------
@@ -423,7 +470,7 @@ def diff(
     default=60.0,
     help="Seconds for pairs of deviations, for each layer that parts.",
 )
-@_reads
+@reads
 @console.json_option
 def diagnose(
     network_file: Path,
@@ -438,15 +485,14 @@ def diagnose(
 ) -> None:
     """Find what turns NETWORK's integers (ours, ONNX or TFLite) into those of DUMP, a .npz file or
     a folder of .npy files: some layers, or the output alone.  Exits with 1 where they part."""
-    found = diagnosis.diagnose(
-        read(network_file),
-        dump,
-        None if inputs is None else console.load_array(inputs),
-        names=dict(_pair(text) for text in renamed),
-        layout=layout,
-        rounding=rounding,
-        budget_s=budget,
-    )
+    samples = None if inputs is None else console.load_array(inputs)
+    names = dict(_pair(text) for text in renamed)
+    options: dict[str, Any] = {"names": names, "layout": layout, "rounding": rounding}
+    if tflite.is_tflite(network_file):
+        found = _of_device(network_file, dump, samples, read, budget_s=budget, **options)
+    else:
+        network = read(network_file)
+        found = diagnosis.diagnose(network, dump, samples, budget_s=budget, **options)
     console.show(*str(found).split("\n"))
     console.print_json(json_file, found.to_dict())
     if not found.ok:

@@ -1,14 +1,14 @@
 """The operations of the suite by way of numpy: refqnn itself as an implementation under test.
 
 One function per operation, called with the arguments of a vector by name.  Operations that a node
-computes have no function of their own: one table says which node their parameters make.  Refusals
-are `Rejected` with the code that belongs to the kind of error.
+computes have no function of their own: one table says which node their parameters make.  In front
+stand the sentences of the specification.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -17,13 +17,12 @@ from refqnn.accumulator import max_fan_in as _max_fan_in
 from refqnn.accumulator import omega as _omega
 from refqnn.arithmetic import to_int64_if_possible
 from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
-from refqnn.conformance.suite import Rejected
+from refqnn.conformance.specification import coded, guarded
 from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import (
     InvalidArgument,
     NotCovered,
     OutOfRange,
-    RefqnnError,
     ShapeMismatch,
     mismatch,
 )
@@ -63,7 +62,7 @@ from refqnn.rounding import round_ratio as _round_ratio
 
 Kind = TypeVar("Kind", bound=Op)
 
-__all__ = ["FUNCTIONS", "network_of", "node_and_operands", "node_of"]
+__all__ = ["FUNCTIONS", "UNGUARDED", "network_of", "node_and_operands", "node_of"]
 
 
 # --- nodes ------------------------------------------------------------------------------------
@@ -72,9 +71,19 @@ __all__ = ["FUNCTIONS", "network_of", "node_and_operands", "node_of"]
 def _linear(
     weight: Array, bias: Array | None, x_zero_point: int, weight_zero_point: Array
 ) -> Linear:
-    if x_zero_point or np.any(weight_zero_point):
+    op = Linear(weight, bias)
+    if x_zero_point or np.any(_zero_points(weight_zero_point, op)):
         raise OutOfRange("zero points inside a network are folded into weights and biases")
-    return Linear(weight, bias)
+    return op
+
+
+def _zero_points(values: Array, op: Linear) -> Array:
+    """One for all rows, or one for each.  Raises: ShapeMismatch."""
+    zeros = as_integers(values, "weight_zero_point").ravel()
+    if zeros.size not in (1, len(op.weight)):
+        expected = f"one, or one for each of {len(op.weight)} rows"
+        raise ShapeMismatch(mismatch("weight_zero_point", f"{zeros.size} values", expected))
+    return zeros
 
 
 def _limited(make: Callable[..., Kind]) -> Callable[..., Kind]:
@@ -229,7 +238,7 @@ def _requantized(
 
 
 def requantize_scale(**arguments: Any) -> Values:
-    return _requantized(Requantize.from_scale, **arguments)
+    return _requantized(_limited(Requantize.from_scale), **arguments)
 
 
 def requantize_shift(**arguments: Any) -> Values:
@@ -250,10 +259,8 @@ def linear(
 
     In Python integers where zero points are, which may be of any size.
     """
-    op, zeros = Linear(weight, bias), as_integers(weight_zero_point, "weight_zero_point").ravel()
-    if zeros.size not in (1, len(op.weight)):
-        expected = f"one, or one for each of {len(op.weight)} rows"
-        raise ShapeMismatch(mismatch("weight_zero_point", f"{zeros.size} values", expected))
+    op = Linear(weight, bias)
+    zeros = _zero_points(weight_zero_point, op)
     centred = as_integers(x, "x").astype(object) - x_zero_point
     acc = _apply(op, centred).astype(object)
     acc -= centred.sum(axis=1, keepdims=True) * zeros.astype(object)
@@ -365,36 +372,9 @@ def predict(
     return {"y": y, "codes": codes, "output": output}
 
 
-# --- refusals ---------------------------------------------------------------------------------
-
-
-def _coded(function: Function) -> Function:
-    """The function, refusing as `Rejected`."""
-
-    @wraps(function)
-    def coded(**arguments: Any) -> Any:
-        try:
-            return function(**arguments)
-        except NotCovered:
-            raise
-        except RefqnnError as error:
-            raise Rejected(_code(error, arguments), str(error)) from error
-
-    return coded
-
-
-def _code(error: RefqnnError, arguments: Values) -> str:
-    if isinstance(error, ShapeMismatch):
-        return "shape_mismatch"
-    if isinstance(error, OutOfRange):
-        return "out_of_range"
-    floats = [
-        v for v in arguments.values() if getattr(v, "dtype", None) in (np.float32, np.float64)
-    ]
-    return "not_a_number" if any(np.isnan(v).any() for v in floats) else "invalid_parameter"
-
-
 _OWN = functions_in(globals())
-FUNCTIONS: dict[str, Function] = {
-    name: _coded(_OWN.get(name) or partial(_by_node, name)) for name in OPERATIONS
+UNGUARDED: dict[str, Function] = {
+    name: coded(_OWN.get(name) or partial(_by_node, name)) for name in OPERATIONS
 }
+"""With no other checks than those of refqnn itself."""
+FUNCTIONS: dict[str, Function] = {name: guarded(name, f) for name, f in UNGUARDED.items()}

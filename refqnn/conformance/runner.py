@@ -8,6 +8,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -232,11 +233,22 @@ def _same_answer(vector: Vector, answer: Answer) -> list[Mutant]:
     return [m for m in _mutants_of(vector.operation) if _says(m, vector, answer)]
 
 
+@cache
+def is_judged(vector: Vector) -> bool:
+    """Do the mutants speak of it?  Not of bad data for which their kernel has no check."""
+    from refqnn.conformance.mutants import KERNELS
+
+    with np.errstate(all="ignore"):
+        return vector.error in (None, call(KERNELS[vector.operation], vector).code)
+
+
 def _says(mutant: Mutant, vector: Vector, answer: Answer) -> bool:
     with np.errstate(all="ignore"):
         theirs = call(mutant.function, vector)
     if "error" in (theirs.kind, answer.kind):
         return theirs.kind == answer.kind and theirs.code == answer.code
+    if theirs.kind != "result":
+        return False
     outputs = {n: as_result(theirs.results[n]) for n in OPERATIONS[vector.operation].outputs}
     return compare(replace(vector, outputs=outputs, intermediates={}), answer.results) is None
 
@@ -245,19 +257,27 @@ def report_on(name: str, outcomes: Sequence[Outcome]) -> Report:
     """The verdicts together: as a cause, a mutant stays that explains all of an operation.
 
     One wrong answer is often that of several mutants, and another wrong answer of the same
-    implementation that of others: what is wrong must give every answer, the right ones too.
+    implementation that of others: what is wrong must give every answer, the right ones too.  Where
+    none does, bad data that is accepted counts as another mistake, and every valid answer is asked.
     """
     explained: dict[str, set[str]] = {}
     for operation in {o.vector.operation for o in outcomes if o.status == "failed"}:
-        mine = [o for o in outcomes if o.vector.operation == operation]
-        fits = set.intersection(*(set(o.resembles) for o in mine if o.status == "failed"))
-        passed = [o.vector for o in mine if o.status == "passed"]
-        explained[operation] = {
-            str(mutant)
-            for mutant in _mutants_of(operation)
-            if str(mutant) in fits and all(passes(mutant.function, vector) for vector in passed)
-        }
+        mine = [o for o in outcomes if o.vector.operation == operation and is_judged(o.vector)]
+        valid = [o for o in mine if o.vector.error is None]
+        explained[operation] = _causes(operation, mine) or _causes(operation, valid)
     return Report(name, tuple(_with_causes(o, explained) for o in outcomes))
+
+
+def _causes(operation: str, outcomes: Sequence[Outcome]) -> set[str]:
+    """The mutants that give every one of these answers."""
+    failed = [set(o.resembles) for o in outcomes if o.status == "failed"]
+    passed = [o.vector for o in outcomes if o.status == "passed"]
+    fits = set.intersection(*failed) if failed else set()
+    return {
+        str(mutant)
+        for mutant in _mutants_of(operation)
+        if str(mutant) in fits and all(passes(mutant.function, vector) for vector in passed)
+    }
 
 
 def _with_causes(outcome: Outcome, explained: Mapping[str, set[str]]) -> Outcome:

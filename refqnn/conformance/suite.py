@@ -41,7 +41,7 @@ __all__ = [
 FORMAT = "refqnn-vectors"
 FORMAT_VERSION = 1
 SEMANTICS_VERSION = 1
-SUITE_VERSION = "1.2.0"
+SUITE_VERSION = "1.3.0"
 
 
 class Rejected(RefqnnError, ValueError):

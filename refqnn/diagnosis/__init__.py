@@ -43,6 +43,7 @@ def diagnose(
     layout: str | None = None,
     rounding: Rounding | str | None = None,
     catalogue: Sequence[Deviation] | None = None,
+    profiles: Mapping[str, Network] | None = None,
     budget_s: float | None = 60.0,
 ) -> Diagnosis:
     """Where does another implementation part from ours, and what does it do otherwise?
@@ -59,12 +60,17 @@ def diagnose(
         rounding: the mode that the network's codes were made with, where it is known: thresholds
             alone leave it open, and with it what another mode would give.
         catalogue: the deviations to try; `CATALOGUE` by default.
+        profiles: the same program as others compute it, by their names: the runtimes of a TFLite
+            model (`refqnn.tflite.diagnose_dump`).  Values that carry the same name and shape there
+            mean the same.
         budget_s: seconds for pairs of deviations, for each value that parts; None for no limit.
 
     Every given value is computed from the given values before it.  Where it parts, single
     deviations are tried at every node in between, then (where none will do) pairs; what is said to
     explain it reproduces every given integer of it.  Several explanations mean that these samples
     do not tell them apart.  Values that are not given are computed on with the first explanation.
+    A profile explains a value that it computes from the given values before it; which of them do is
+    told of equal values too (`Diagnosis.profiles`).
 
     Raises: InvalidArgument, InvalidType, ShapeMismatch, FileFormatError.
 
@@ -90,9 +96,24 @@ def diagnose(
         catalogue = CATALOGUE if rounding is None else with_roundings(Rounding.of(rounding))
     if not isinstance(catalogue, Sequence) or not all(isinstance(d, Deviation) for d in catalogue):
         raise InvalidType(mismatch("catalogue", repr(catalogue), "a list of Deviation"))
-    found = _Walk(network, given, catalogue, budget)
+    found = _Walk(network, given, catalogue, budget, _same_program(network, profiles))
     found.walk()
-    return Diagnosis(tuple(found.findings), tuple(found.equal), tuple(found.unchecked), notes)
+    return Diagnosis(
+        tuple(found.findings), tuple(found.equal), tuple(found.unchecked), notes, found.follow
+    )
+
+
+def _same_program(
+    network: Network, profiles: Mapping[str, Network] | None
+) -> Mapping[str, Network]:
+    if not isinstance(profiles or {}, Mapping):
+        raise InvalidType(mismatch("profiles", repr(profiles), "a mapping, name -> Network"))
+    for name, other in (profiles or {}).items():
+        the_network(other)
+        if other.input_shape != network.input_shape:
+            got = f"input shape {other.input_shape}"
+            raise ShapeMismatch(mismatch(f"profiles[{name!r}]", got, f"{network.input_shape}"))
+    return profiles or {}
 
 
 def _codes(network: Network, inputs: ArrayLike, given: IntArray | None) -> IntArray:
@@ -117,8 +138,11 @@ class _Walk:
         given: Mapping[str, IntArray],
         catalogue: Sequence[Deviation],
         budget: float | None,
+        profiles: Mapping[str, Network],
     ) -> None:
         self.network, self.given, self.catalogue = network, given, catalogue
+        self.profiles = profiles
+        self.follow: dict[str, tuple[str, ...]] = {}
         self.budget = float("inf") if budget is None else budget
         self.known: dict[str, IntArray] = {}
         self.findings: list[Finding] = []
@@ -134,25 +158,28 @@ class _Walk:
 
     def _reach(self, target: Node) -> None:
         theirs = self.given[target.name]
-        between = self._between(target)
-        if between is None:
+        part = _part(self.network, target.name, self.known, theirs)
+        if part is None:
             self.unchecked.append(target.name)
         else:
-            read = {name for node in between for name in inputs_of(node)}
-            known = {name: v for name, v in self.known.items() if name in read}
-            self._compare(Part(tuple(between), known, theirs))
+            self._compare(part)
         if theirs.shape[1:] == self.network.shapes[target.name]:
             self.known[target.name] = theirs
 
-    def _between(self, target: Node) -> list[Node] | None:
-        """The nodes from known values to this one; None where an input is missing."""
-        needed, found = {target.name}, []
-        for node in reversed(self.network.nodes):
-            if node.name in needed and node.name not in self.known:
-                needed.update(inputs_of(node))
-                found.append(node)
-        made = {node.name for node in found}
-        return found[::-1] if needed <= made | set(self.known) else None
+    def _following(self, target: str) -> tuple[str, ...]:
+        """The profiles that make the given value out of given ones."""
+        parts = {name: self._part_of(other, target) for name, other in self.profiles.items()}
+        return tuple(name for name, part in parts.items() if part and part.reproduced(()))
+
+    def _part_of(self, other: Network, target: str) -> Part | None:
+        known = {n: v for n, v in self.given.items() if other.shapes.get(n) == v.shape[1:]}
+        return _part(other, target, known, self.given[target])
+
+    def _implied(self, profile: str, target: str) -> dict[str, IntArray]:
+        """Our values on the way to a given one, as a profile computes them."""
+        part = self._part_of(self.profiles[profile], target)
+        shapes, made = self.network.shapes, part.plain if part else {}
+        return {name: v for name, v in made.items() if shapes.get(name) == v.shape[1:]}
 
     def _compare(self, part: Part) -> None:
         plain = part.plain
@@ -163,13 +190,17 @@ class _Walk:
         else:
             difference, differs = None, np.ones(part.theirs.shape, dtype=bool)
         wrong = int(differs.sum())
+        follow = self._following(name)
+        if self.profiles:
+            self.follow[name] = follow
         if not wrong:
             self.equal.append(name)
             self.known.update(plain)
             return
         shapes = f"{name}: shape {list(expected.shape)} expected, got {list(part.theirs.shape)}"
-        answer = explained(part, self.catalogue, time.monotonic() + self.budget)
-        self.known.update(answer.values)
+        known = [(Applied(name, p, f"computes as {p}"),) for p in follow]
+        answer = explained(part, self.catalogue, time.monotonic() + self.budget, known=known)
+        self.known.update(answer.values | (self._implied(follow[0], name) if follow else {}))
         finding = Finding(
             name,
             difference or shapes,
@@ -182,3 +213,19 @@ class _Walk:
             answer.open,
         )
         self.findings.append(finding)
+
+
+def _part(
+    network: Network, target: str, known: Mapping[str, IntArray], theirs: IntArray
+) -> Part | None:
+    """The nodes from known values to a given one; None where an input is missing, or the node."""
+    needed, found = {target}, list[Node]()
+    for node in reversed(network.nodes):
+        if node.name in needed and (node.name not in known or node.name == target):
+            needed.update(inputs_of(node))
+            found.append(node)
+    made = {node.name for node in found}
+    if target not in made or not needed <= made | set(known):
+        return None
+    read = {name for node in found for name in inputs_of(node)} - made
+    return Part(tuple(found[::-1]), {name: known[name] for name in read}, theirs)

@@ -17,7 +17,7 @@ from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import as_integers
 from refqnn.network import Network
 
-__all__ = ["Dump", "as_array", "read", "tensors"]
+__all__ = ["Dump", "as_array", "integers", "renamed", "tensors"]
 
 Dump = Mapping[str, Any] | str | Path
 
@@ -43,6 +43,21 @@ def as_array(values: object, name: str) -> NDArray[Any]:
         raise InvalidType(mismatch(name, "rows of several lengths", "an array")) from None
 
 
+def renamed(dump: Dump, names: Mapping[str, str] | None) -> list[tuple[str, str, NDArray[Any]]]:
+    """(their name, the name that `names` gives it or else the same, values) of a dump.
+
+    Raises: InvalidArgument for names that the dump lacks and for an empty dump; as `read`.
+    """
+    if names is not None and not isinstance(names, Mapping):
+        raise InvalidType(mismatch("names", repr(names), "a mapping, their name -> ours"))
+    given = read(dump)
+    if not given:
+        raise InvalidArgument(mismatch("dump", "no arrays", "at least one"))
+    if absent := sorted(set(names or {}) - set(given)):
+        raise InvalidArgument(mismatch("names", absent, f"names out of {list(given)}"))
+    return [(theirs, (names or {}).get(theirs, theirs), v) for theirs, v in given.items()]
+
+
 def tensors(
     network: Network,
     dump: Dump,
@@ -60,30 +75,22 @@ def tensors(
     Raises: InvalidArgument for a name that is no value of the network and for no layout,
         InvalidType for values that are no integers.
     """
-    if names is not None and not isinstance(names, Mapping):
-        raise InvalidType(mismatch("names", repr(names), "a mapping, their name -> ours"))
-    given = read(dump)
-    if not given:
-        raise InvalidArgument(mismatch("dump", "no arrays", "at least one"))
-    if absent := sorted(set(names or {}) - set(given)):
-        raise InvalidArgument(mismatch("names", absent, f"names out of {list(given)}"))
     values: dict[str, IntArray] = {}
     notes: dict[str, str] = {}
-    for theirs, array in given.items():
-        name = (names or {}).get(theirs, theirs)
+    for theirs, name, array in renamed(dump, names):
         if name not in network.shapes:
             expected = f"one of {list(network.shapes)}, or a name that `names` maps to one"
             raise InvalidArgument(mismatch("name in dump", repr(theirs), expected))
         if name in values:
             raise InvalidArgument(mismatch("names", f"{name!r} twice", "each value once"))
-        values[name], note = _laid_out(network, name, _integers(array, theirs), layout)
+        values[name], note = _laid_out(network, name, integers(array, theirs), layout)
         if note:
             notes[name] = note
     return values, notes
 
 
-def _integers(array: NDArray[Any], name: str) -> IntArray:
-    """Integers, also where a runtime keeps them in floats."""
+def integers(array: NDArray[Any], name: str) -> IntArray:
+    """Integers, also where a runtime keeps them in floats.  Raises: InvalidType."""
     if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all():
         if abs(array).max(initial=0) >= 2**63:
             return np.array([int(v) for v in array.flat], dtype=object).reshape(array.shape)

@@ -13,6 +13,7 @@ __all__ = ["Applied", "Diagnosis", "Explanation", "Finding"]
 
 _CERTAIN_FROM = 8  # values that an explanation gets right and the node does not
 _SHOWN = 20  # explanations in words
+_NO_PROFILE = "none of the profiles alone"
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
 
@@ -115,12 +116,15 @@ class Diagnosis:
         equal: names of the given values that are as they should be.
         unchecked: names of given values whose inputs are not known.
         notes: how tensors had to be read.
+        profiles: given value -> the profiles that make it out of the given values before it, where
+            `diagnose` was asked about profiles: those that the samples do not tell apart.
     """
 
     findings: tuple[Finding, ...]
     equal: tuple[str, ...]
     unchecked: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    profiles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -134,6 +138,19 @@ class Diagnosis:
             return frozenset()
         return frozenset.intersection(*(finding.names for finding in self.findings))
 
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The profiles that make every value which could be checked."""
+        first, *rest = self.profiles.values() or [()]
+        return tuple(name for name in first if all(name in names for names in rest))
+
+    def profile_lines(self) -> list[str]:
+        """Which profiles each value follows, in words; no lines where none were asked about."""
+        if not self.profiles:
+            return []
+        every = {**self.profiles, f"all {len(self.profiles):,} values": self.followed}
+        return [f"{value}: {', '.join(names) or _NO_PROFILE}" for value, names in every.items()]
+
     def __str__(self) -> str:
         lines = [f"{name}: {note}" for name, note in self.notes.items()]
         lines += [f"{name}: not checked, its inputs are not given" for name in self.unchecked]
@@ -141,6 +158,7 @@ class Diagnosis:
         if len(self.findings) > 1 and self.common:
             lines.append(f"one cause would do for all: {', '.join(sorted(self.common))}")
         lines.append(f"equal: {', '.join(self.equal) or 'none'}")
+        lines += [f"follows {line}" for line in self.profile_lines()]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Json]:
@@ -151,6 +169,8 @@ class Diagnosis:
             "unchecked": list(self.unchecked),
             "common": list[Json](sorted(self.common)),
             "notes": dict[str, Json](self.notes),
+            "profiles": {value: list[Json](names) for value, names in self.profiles.items()},
+            "followed": list[Json](self.followed),
             "findings": [
                 {
                     "node": f.node,

@@ -105,15 +105,24 @@ class Part:
 
 
 def explained(
-    part: Part, catalogue: Sequence[Deviation], deadline: float, *, pairs: bool = True
+    part: Part,
+    catalogue: Sequence[Deviation],
+    deadline: float,
+    *,
+    pairs: bool = True,
+    known: Sequence[Explanation] = (),
 ) -> Answer:
-    """The smallest sets of deviations that reproduce the given value."""
+    """The smallest sets of deviations that reproduce the given value.
+
+    Args:
+        known: explanations that were found otherwise; they need no deviation beside them.
+    """
     choices = [(n, d) for n in part.nodes for d in catalogue if d.applies_to(n.op)]
     free = [choice for choice in choices if choice[1].fit is None]
     few = part.worst(_SORTING) if len(part.theirs) == len(next(iter(part.known.values()))) else part
     left = [c for c in free if c[1].batch or few.reproduced([c])]
     singles = [c for c in left if part.reproduced([c])]
-    found: list[Explanation] = [(_applied(c),) for c in singles]
+    found: list[Explanation] = [*known, *((_applied(c),) for c in singles)]
     values = part.deviated(singles[:1]) if singles else None
     tried = len(free)
     fits = sorted((c for c in choices if c[1].fit is not None), key=lambda c: c[1].level)

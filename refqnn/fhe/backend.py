@@ -39,7 +39,7 @@ from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.program import Conv, IntVector, Program, Value
 from refqnn.ops.base import Shape
 
-__all__ = ["OPTIONS", "Tracing", "compiled"]
+__all__ = ["NEEDLESS", "OPTIONS", "Tracing", "compiled"]
 
 # Fields of Concrete's Configuration that change no integer.
 OPTIONS = (
@@ -48,6 +48,14 @@ OPTIONS = (
     *("show_progress", "progress_title", "progress_tag"),
     *("loop_parallelize", "dataflow_parallelize", "auto_parallelize"),
 )
+
+# What Concrete ML is asked for and what has no meaning here: what there is instead.
+NEEDLESS = {
+    "artifacts": "None: the circuit's explain() tells what was compiled",
+    "device": "'cpu'",
+    "n_bits": "none: bits are those of training, n_w_bits and n_a_bits",
+    "rounding_threshold_bits": "none: each accumulator loses as many low bits as change no code",
+}
 
 
 class Tracing:

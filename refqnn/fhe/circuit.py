@@ -111,7 +111,8 @@ def compile(
     """
     for name, value in (("p_error", p_error), ("global_p_error", global_p_error)):
         if value is not None and not 0.0 < value < 1.0:
-            raise InvalidArgument(mismatch(name, value, "a probability between 0 and 1"))
+            expected = "a probability between 0 and 1, or None: results are exact without a search"
+            raise InvalidArgument(mismatch(name, value, expected))
     choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
         ("parameters", parameters, PARAMETERS),
         ("security", security, tuple(FAILURE)),
@@ -123,7 +124,8 @@ def compile(
             raise InvalidArgument(mismatch(name, repr(choice), f"one of {known}"))
     for name in options:
         if name not in backend.OPTIONS:
-            raise InvalidArgument(mismatch("option", repr(name), f"one of {backend.OPTIONS}"))
+            expected = backend.NEEDLESS.get(name, f"one of {backend.OPTIONS}")
+            raise InvalidArgument(mismatch("option", repr(name), expected))
     if p_error is None and global_p_error is None:
         global_p_error = FAILURE[security]
     input_levels = input_levels and model == "public"

@@ -6,6 +6,8 @@ A folder holds ``client.zip`` and ``server.zip``; they are the files of `refqnn.
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +15,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.doors import Predictions
-from refqnn.errors import InvalidArgument, NotCompiled, ShapeMismatch, mismatch
-from refqnn.fhe.parties import Client, Server
+from refqnn.errors import (
+    CircuitError,
+    InvalidArgument,
+    NotCompiled,
+    ShapeMismatch,
+    mismatch,
+)
+from refqnn.fhe.parties import Client, Server, as_bytes
+from refqnn.formats import as_array
 
 if TYPE_CHECKING:
+    from concrete.compiler import ServerKeyset
+
     from refqnn.training.estimators import NeuralNetClassifier, NeuralNetRegressor
 
 __all__ = ["FHEModelClient", "FHEModelDev", "FHEModelServer"]
 
 CLIENT, SERVER, KEYS = "client.zip", "server.zip", "keys"
+HELD = 4  # clients whose keys a server has in memory
 
 
 class FHEModelDev:
@@ -37,12 +49,15 @@ class FHEModelDev:
     ) -> None:
         self.path_dir, self.model = Path(path_dir), model
 
-    def save(self, via_mlir: bool = False) -> None:
+    def save(self, mode: str = "inference", via_mlir: bool = False) -> None:
         """Write client.zip and server.zip.
 
-        Raises: NotCompiled before `compile`; InvalidArgument where the folder holds one of them, or
-            for via_mlir: a server file is machine code of this kind of machine.
+        Raises: NotCompiled before `compile`; InvalidArgument where the folder holds one of them,
+            for another mode, or for via_mlir: a server file is machine code of this kind of
+            machine.
         """
+        if mode != "inference":
+            raise InvalidArgument(mismatch("mode", repr(mode), "'inference': training is in clear"))
         if via_mlir:
             raise InvalidArgument(mismatch("via_mlir", True, "False: save on the server's machine"))
         if self.model is None:
@@ -81,14 +96,23 @@ class FHEModelClient:
             self.key_dir.mkdir(parents=True, exist_ok=True)
             self.client.save_keys(self.key_dir / KEYS)
 
-    def get_serialized_evaluation_keys(self) -> bytes:
-        """For the server; they decrypt nothing.  Makes keys unless there are some."""
+    def get_serialized_evaluation_keys(self, include_tfhers_key: bool = False) -> bytes:
+        """For the server; they decrypt nothing.  Makes keys unless there are some.
+
+        Raises: InvalidArgument for include_tfhers_key.
+        """
+        if include_tfhers_key:
+            expected = "False: ciphertexts of TFHE-rs are not taken"
+            raise InvalidArgument(mismatch("include_tfhers_key", True, expected))
         self.generate_private_and_evaluation_keys()
         return self.client.evaluation_keys()
 
     def quantize_encrypt_serialize(self, x: ArrayLike) -> bytes:
-        """A request for one row of raw features, [features] or [1, features]."""
-        rows = x if np.ndim(x) > 1 else np.asarray(x)[None]
+        """A request for one row of raw features, [features] or [1, features].
+
+        Raises: as `Client.quantize`; ShapeMismatch for several rows.
+        """
+        rows = x if hasattr(x, "columns") else np.atleast_2d(as_array(x, "x", "a row of numbers"))
         codes = self.client.quantize(rows)
         if len(codes) != 1:
             raise ShapeMismatch(mismatch("x", f"{len(codes)} rows", "one row, a request each"))
@@ -125,11 +149,31 @@ class FHEModelServer:
 
     def load(self) -> None:
         """Read server.zip."""
+        self._held: OrderedDict[bytes, ServerKeyset] = OrderedDict()
         self.server = Server.load(self.path_dir / SERVER)
 
     def run(
         self, serialized_encrypted_quantized_data: bytes, serialized_evaluation_keys: bytes
     ) -> bytes:
-        """The answer to a request."""
-        self.server.load_keys(serialized_evaluation_keys)
-        return self.server.run(serialized_encrypted_quantized_data)
+        """The answer to a request.  The keys that came last are read and unpacked once.
+
+        Raises: InvalidType unless both are bytes; as `Server.read_keys` and `Server.run`.
+        """
+        keys = self._keys(serialized_evaluation_keys)
+        return self.server.run(serialized_encrypted_quantized_data, keys)
+
+    def _keys(self, evaluation_keys: bytes) -> ServerKeyset:
+        message = as_bytes(evaluation_keys, "serialized_evaluation_keys")
+        digest = hashlib.sha256(message).digest()
+        keys = self._held.pop(digest, None) or self._read(message)
+        self._held[digest] = keys
+        if len(self._held) > HELD:
+            self._held.popitem(last=False)
+        return keys
+
+    def _read(self, evaluation_keys: bytes) -> ServerKeyset:
+        try:
+            return self.server.read_keys(evaluation_keys)
+        except CircuitError:  # no memory: the keys of other clients have it
+            self._held.clear()
+            return self.server.read_keys(evaluation_keys)

@@ -31,6 +31,7 @@ from typing import Any
 from refqnn import __version__
 from refqnn.container import HEADER, MALFORMED, PRIVATE, refuse_keys, write_atomically
 from refqnn.errors import FileFormatError, mismatch
+from refqnn.foreign import refuse_foreign
 
 __all__ = ["PRIVATE", "Reader", "identity", "reading", "write"]
 
@@ -168,4 +169,5 @@ def _versions(kind: str) -> Header:
 
 
 def _damaged(path: str | Path, kind: str, error: BaseException) -> FileFormatError:
+    refuse_foreign(path, f"a refqnn file of {kind}", (kind,))
     return FileFormatError(f"{path}: not a whole refqnn file of {kind} ({error})")

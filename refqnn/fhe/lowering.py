@@ -381,7 +381,9 @@ class _Lowering:
         else:
             taken = self._emit(program.Gather, f"{name} flat", flat, top, index=index)
         step = self._emit(program.Relabel, name, taken, top, shape=zero.shape)
-        levels = None if x.of_levels is None else x.of_levels @ _places(x, index)
+        levels = None
+        if x.of_levels is not None:
+            levels = np.where(index == PADDING, 0, x.of_levels[..., index])
         return _Value(step, zero, _ONE, x.top, levels)
 
     def _conv_transpose(self, node: Node, op: ConvTranspose2d) -> _Value:

@@ -74,7 +74,7 @@ from refqnn.formats import as_array
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
-__all__ = ["Client", "Halves", "Server", "save_client", "save_server"]
+__all__ = ["Client", "Halves", "Server", "as_bytes", "save_client", "save_server"]
 
 KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
@@ -246,7 +246,7 @@ class Client:
         """
         if self._keys is None:
             raise CircuitError("decrypt: this client has no keys; call load_keys first")
-        message = _bytes(answer, "answer")
+        message = as_bytes(answer, "answer")
         self._parameters.require_answer(message)
         circuit = self._circuit()
         with held_back(), _read_by_concrete("answer"):
@@ -376,14 +376,21 @@ class Server:
     def load_keys(self, evaluation_keys: bytes) -> None:
         """Use these keys from now on; `Client.evaluation_keys` made them.
 
+        Raises: as `read_keys`.
+        """
+        self._keys, self._keys_name = self.read_keys(evaluation_keys), ""
+
+    def read_keys(self, evaluation_keys: bytes) -> ServerKeyset:
+        """These keys as `run` takes them, for a server of many clients.
+
         Raises: CircuitError when the keys would not fit into the memory that is left,
             FileFormatError for other bytes than this circuit's keys.
         """
         require_memory(self.memory_bytes, "the evaluation keys")
-        message = _bytes(evaluation_keys, "evaluation_keys")
+        message = as_bytes(evaluation_keys, "evaluation_keys")
         self._parameters.require_evaluation_keys(message)
         with _read_by_concrete("evaluation keys"):
-            self._keys, self._keys_name = ServerKeyset.deserialize(message), ""
+            return ServerKeyset.deserialize(message)
 
     def load_evaluation_keys(self, path: str | Path) -> None:
         """As `load_keys`, from a file.  Raises: also FileFormatError for another circuit's keys."""
@@ -398,19 +405,24 @@ class Server:
         """Memory that the keys take at their peak, while the first run unpacks them."""
         return self._parameters.key_sizes.resident
 
-    def run(self, request: bytes) -> bytes:
+    def run(self, request: bytes, keys: ServerKeyset | None = None) -> bytes:
         """The encrypted answer to an encrypted sample.
+
+        Args:
+            request: of `Client.encrypt`.
+            keys: of `read_keys`; None: those that were loaded.
 
         Raises: CircuitError without keys, FileFormatError for other bytes than a request's.
         """
-        if self._keys is None:
+        keys = self._keys if keys is None else keys
+        if keys is None:
             raise CircuitError("run: this server has no evaluation keys; call load_keys first")
-        message = _bytes(request, "request")
+        message = as_bytes(request, "request")
         self._parameters.require_request(message)
         circuit = self._program.get_server_circuit("circuit")
         kept = kept_between_runs(self._parameters.key_sizes.bootstrap)
         with held_back(), kept, _read_by_concrete("request"):
-            (answer,) = circuit.call([TransportValue.deserialize(message)], self._keys)
+            (answer,) = circuit.call([TransportValue.deserialize(message)], keys)
             return bytes(answer.serialize())
 
     def answer(
@@ -547,7 +559,8 @@ def _require_sound(encoding: Encoding, doors: Network, parameters: Parameters) -
         raise FileFormatError("output_low, output_step: outputs beyond 62 bits")
 
 
-def _bytes(message: bytes, argument: str) -> bytes:
+def as_bytes(message: bytes, argument: str) -> bytes:
+    """Raises: InvalidType."""
     if not isinstance(message, (bytes, bytearray, memoryview)):
         raise InvalidType(mismatch(argument, type(message).__name__, "bytes"))
     return bytes(message)

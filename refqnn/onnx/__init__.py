@@ -11,7 +11,8 @@ scales.  Every other operator is one float32 operation, in the order of the file
 and a quantizer turns that function into integer thresholds, by bisection, so nothing is lost.
 Sigmoid, Tanh and the like are evaluated in float64 and rounded to float32 once.  A runtime that
 sums floats may round v differently when a value lies within its rounding error of a threshold; with
-power-of-two scales and sums below 2**24 there is no such error.
+power-of-two scales and sums below 2**24 there is no such error.  `refqnn inspect` counts how many
+accumulators lie so near.
 
 Integer tensors hold integers: operators on them compute in their element type, truncate and wrap as
 a runtime does.  Float operators that give integers, or multiples of one number, become nodes where
@@ -27,25 +28,30 @@ Tanh, behind the output: the network ends at the values that go into them; `Impo
 them.
 
 **What is refused**, with the name of the node: operators without an integer form (products of two
-activations, unless both are functions of one; upsampling; norms), integers that wrap or change in
-more ways than can be listed, with their range, float arithmetic that no quantizer closes, weights
-on no integer grid, dynamic quantization, control flow, custom functions, models of several inputs,
-and files that are truncated, cyclic, inconsistent, or point outside their folder.
+activations and choices between them, unless they are functions of one; interpolation; norms),
+integers that wrap or change in more ways than can be listed, with their range, float arithmetic
+that no quantizer closes, activations quantized in blocks, float16 arithmetic, weights on no integer
+grid, dynamic quantization, control flow, custom functions, models of several inputs, and files that
+are truncated, cyclic, inconsistent, or point outside their folder.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from refqnn.comparison import compare
 from refqnn.network import Network
-from refqnn.onnx.comparison import compare
-from refqnn.onnx.conversion import convert, open_file, open_network
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import FLAVOURS, Flavour, to_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from refqnn.files import convert as convert
+    from refqnn.files import open_file as open_file
+    from refqnn.files import open_network as open_network
 
 __all__ = [
     "FLAVOURS",
@@ -60,6 +66,13 @@ __all__ = [
     "read_onnx",
     "to_onnx",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Files of every kind, which read this module; they were here once."""
+    if name in ("convert", "open_file", "open_network"):
+        return getattr(import_module("refqnn.files"), name)
+    raise AttributeError(f"module 'refqnn.onnx' has no attribute {name!r}")
 
 
 def from_onnx(

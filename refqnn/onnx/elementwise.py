@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -21,6 +22,7 @@ from refqnn.onnx.values import (
     Quantized,
     Real,
     Scaled,
+    Step,
     Value,
     along_channels,
     along_sample,
@@ -166,6 +168,10 @@ def add_activations(
     if not isinstance(a, Scaled) or not isinstance(b, Scaled):
         raise NotCovered(f"{c.where}: it adds the float input; a quantizer must come first")
     a, b = (r.unpadded(v, c.name) if v.pad else v for v in (a, b))
+    if a.shape == b.shape and a.dtype == b.dtype and not (a.is_affine and b.is_affine):
+        both = r.combined(np.add if sign > 0 else np.subtract, a, b)
+        if both is not None:
+            return both
     a, b = expanded(r, a, b.shape, c), expanded(r, b, a.shape, c)
     dtype = a.dtype
     (a, scale_a, offset_a), (b, scale_b, offset_b) = (r.affine(v, c.where, c.name) for v in (a, b))
@@ -203,13 +209,38 @@ def add_activations(
 
 def product_of(r: Program, c: Context, a: Value, b: Value) -> Scaled:
     """The product of two activations that are functions of one integer, such as x * sigmoid(x)."""
-    if isinstance(a, Scaled) and isinstance(b, Scaled) and a.shape == b.shape:
-        product = r.product(a, b)
-        if product is not None:
-            return product
+    return _of_both(r, c, np.multiply, a, b)
+
+
+def _of_both(r: Program, c: Context, function: Callable[..., Array], *values: Value) -> Scaled:
+    """A function of activations that are functions of one integer."""
+    scaled = [v for v in values if isinstance(v, Scaled)]
+    if len(scaled) == len(values) and len({v.dtype for v in scaled[-2:]}) == 1:
+        result = r.combined(function, *scaled)
+        if result is not None:
+            return result
     raise NotCovered(
-        f"{c.where}: the product of two tensors that depend on the input in different ways"
+        f"{c.where}: the {_TOLD.get(function, 'choice')} of two tensors that depend on the input "
+        "in different ways"
     )
+
+
+_TOLD = {np.multiply: "product", np.maximum: "maximum", np.minimum: "minimum"}
+
+
+def _where(r: Program, c: Context) -> Value:
+    """One of two tensors or constants, by a comparison: functions of one integer."""
+    known = next((v for v in c.inputs if isinstance(v, Scaled)), None)
+    if known is None:
+        raise NotCovered(f"{c.where}: a choice that does not depend on quantized values")
+    values = []
+    for value in (c.value(i) for i in range(3)):
+        if isinstance(value, Constant):
+            kind = value.element_type
+            array = along_sample(value.array.astype(dtype_of(kind)), known.shape, c.where)
+            value = replace(known, steps=(*known.steps, Step("Fill", (array,), kind)))
+        values.append(value)
+    return _of_both(r, c, lambda chosen, a, b: np.where(chosen, a, b), *values)
 
 
 def _step(op: str, **defaults: float) -> Handler:
@@ -256,6 +287,9 @@ def _clip(r: Program, c: Context) -> Value:
         raise NotCovered(f"{c.where}: {len(c.inputs)} operands, expected two")
     if op != "Clip" and isinstance(c.value(0), Constant):
         c.inputs.reverse()
+    if op != "Clip" and not isinstance(c.value(1), Constant):
+        both = (r.opened(c.value(i)) for i in (0, 1))
+        return _of_both(r, c, np.maximum if op == "Max" else np.minimum, *both)
     given = [c.optional_constant(i, "a limit") for i in (1, 2)]
     if op == "Min":
         given.reverse()
@@ -290,6 +324,8 @@ def _clip_codes(q: Quantized, lo: float, hi: float) -> Quantized:
 def _cast(r: Program, c: Context) -> Value:
     x, name = c.value(0), type_name(c.attribute("to", 1))
     lo, hi = limits_of_type(name)
+    if isinstance(x, Grid):  # to FLOAT, see the reader
+        return x
     if isinstance(x, Comparison):
         return replace(x, dtype=name)
     if isinstance(x, Quantized):
@@ -334,6 +370,13 @@ def _bit_shift(r: Program, c: Context) -> Value:
     return x.then(c.attribute("direction", ""), operand_of(c, x, Constant(by)))
 
 
+def _compared(r: Program, c: Context) -> Value:
+    """Less, Greater, LessOrEqual than a constant: 0 or 1."""
+    x = r.scaled(c)
+    other = operand_of(c, x, Constant(c.constant(1, "a limit")))
+    return x.then(c.proto.op_type, other, dtype="BOOL")
+
+
 def _batch_norm(r: Program, c: Context) -> Value:
     """x * alpha + beta; alpha = gamma / sqrt(var + eps), beta = b - mean * alpha, in float32."""
     if c.attribute("training_mode", 0) or len([o for o in c.proto.output if o]) > 1:
@@ -364,6 +407,9 @@ TABLE: dict[str, Handler] = {
     "Erf": _step("Erf"),
     "Exp": _step("Exp"),
     "Floor": _rounding,
+    "Greater": _compared,
+    "Less": _compared,
+    "LessOrEqual": _compared,
     "Gelu": _gelu,
     "HardSigmoid": _step("HardSigmoid", alpha=0.2, beta=0.5),
     "HardSwish": _step("HardSwish"),
@@ -385,4 +431,5 @@ TABLE: dict[str, Handler] = {
     "Softsign": _step("Softsign"),
     "Sub": _sub,
     "Tanh": _step("Tanh"),
+    "Where": _where,
 }

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from math import prod
-from typing import Any, TypeVar
+from math import gcd, lcm, prod
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from refqnn.formats import IntFormat
 from refqnn.graph import INPUT, Node
 from refqnn.onnx.doors import MAX_BITS, floats_of, input_quantizer, pad_code, same_quantizer
 from refqnn.onnx.values import (
+    AFFINE,
     Constant,
     Grid,
     Quantized,
@@ -55,11 +56,12 @@ from refqnn.ops import (
 )
 from refqnn.ops.base import Shape
 from refqnn.ops.requantize import ALWAYS, NEVER
+from refqnn.ops.scaling import Scaling, all_powers_of_two
 from refqnn.ops.weighted import WeightedSum
 from refqnn.quantizers import Quantizer, ThresholdQuantizer
 from refqnn.rounding import Rounding
 
-__all__ = ["Context", "Handler", "Program", "per_channel"]
+__all__ = ["Context", "Handler", "Program", "common_divisor", "per_channel"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -273,7 +275,7 @@ class Program:
             if hi - lo >= _LISTED:
                 raise NotCovered(refusal)
             values, _ = self.table(v, where)
-            grids = [*uniform(v.scale).ravel()[:1], _divisor(values)]
+            grids = [*uniform(v.scale).ravel()[:1], common_divisor(values)]
             units = [s for s in grids if s > 0 and _multiples(values, s)]
             if not units:
                 raise NotCovered(refusal)
@@ -412,9 +414,10 @@ class Program:
             lo, hi = self._channel_range(increasing.node, channels)
             function = _code_function(increasing, q)
             try:
-                op: Op = Requantize.from_function(function, lo, hi, fmt)
+                op = Requantize.from_function(function, lo, hi, fmt)
                 if _is_identity(function, lo, hi):
                     return self.integers(increasing.node, q.dtype)
+                op.made_by(_scaling(increasing, q))
                 return self.integers(self.emit(q.name, op, (increasing.node,)), q.dtype)
             except InvalidArgument:
                 pass  # not monotone in float32 after all: a table
@@ -489,8 +492,18 @@ class Program:
             return np.array([int(lo.min())]), np.array([int(hi.max())])
         return lo.min(axis=1).astype(np.int64), hi.max(axis=1).astype(np.int64)
 
-    def moved(self, v: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled:
+    @overload
+    def moved(self, v: Scaled, movement: Callable[[Array], Array], name: str) -> Scaled: ...
+    @overload
+    def moved(
+        self, v: Scaled | Real, movement: Callable[[Array], Array], name: str
+    ) -> Scaled | Real: ...
+    def moved(
+        self, v: Scaled | Real, movement: Callable[[Array], Array], name: str
+    ) -> Scaled | Real:
         """The values where `movement` takes the entries of an array of their shape."""
+        if isinstance(v, Real):
+            return v.moved(movement)
         if v.function is not None and v.rows > 1:  # which knows its channels by their places
             v = self.settled(v, name)
         op = Gather.of(v.shape, movement)
@@ -538,10 +551,13 @@ class Program:
         if isinstance(value, Grid):
             if prod(value.scale.shape[1:]) == 1:
                 return value.codes, value.scale.reshape(-1)
-            rows = value.scale.reshape(value.scale.shape[0], -1)
-            if any(s != row[0] for row in rows for s in row):
-                raise NotCovered(f"{where}: weights with one scale per input channel")
-            return value.codes, rows[:, 0]
+            full = np.broadcast_to(value.scale, value.codes.shape)
+            rows = full.reshape(len(full), -1)
+            units = np.array([_unit_of(row) for row in rows], dtype=object)
+            factors = (rows / units[:, None]).reshape(full.shape)
+            if max(factors.flat) >= 2**31:
+                raise NotCovered(f"{where}: weights whose scales need integers beyond 31 bits")
+            return value.codes * factors.astype(np.int64), units
         array = value.array
         if array.dtype.kind in "iu":
             return array.astype(np.int64), np.array([Fraction(1)], dtype=object)
@@ -633,21 +649,25 @@ class Program:
         first = int(self.ranges[v.node].lo.min())
         return bool(s > 0 and (s * step).denominator == 1 == ((first - v.zero) * s).denominator)
 
-    def product(self, a: Scaled, b: Scaled) -> Scaled | None:
-        """a * b in their arithmetic, where both are functions of one integer node; else None."""
-        above, below = (self._elementwise_sources(v.node) for v in (a, b))
-        source = next((n for n in below if n in above), None)
-        if source is None or spread([*a.parameters, *b.parameters], a.shape):
+    def combined(self, function: Callable[..., Array], *values: Scaled) -> Scaled | None:
+        """A function of values that are functions of one integer node, in their arithmetic.
+
+        Returns: None where there is no such node.
+        """
+        first, *others = (self._elementwise_sources(v.node) for v in values)
+        source = next((n for n in first if all(n in o for o in others)), None)
+        shapes = {v.shape for v in values}
+        parameters = [p for v in values for p in v.parameters]
+        if source is None or len(shapes) > 1 or spread(parameters, values[0].shape):
             return None
-        paths = [(v, self._values_over(v.node, source)) for v in (a, b)]
+        paths = [(v, self._values_over(v.node, source)) for v in values]
 
-        def function(acc: Array) -> Array:
-            x, y = (v.values(path(acc)) for v, path in paths)
-            return np.asarray(x * y)
+        def value(acc: Array) -> Array:
+            return np.asarray(function(*(v.values(path(acc)) for v, path in paths)))
 
-        rows = [p.shape for p in (*a.parameters, *b.parameters)]
-        scale = np.broadcast_to(one(a.shape), np.broadcast_shapes(*rows))
-        return Scaled(source, a.shape, scale, base=a.dtype, function=function)
+        (shape,) = shapes
+        scale = np.broadcast_to(one(shape), np.broadcast_shapes(*(p.shape for p in parameters)))
+        return Scaled(source, shape, scale, base=values[-1].dtype, function=value)
 
     def _elementwise_sources(self, node: str) -> list[str]:
         """The node and what it is one function of, at every position, nearest first."""
@@ -727,6 +747,13 @@ def _input_scales(scale: Array, shape: Shape, groups: int, where: str) -> Array:
     return by_group[:, 0]
 
 
+def _unit_of(numbers: Array) -> Fraction:
+    """The greatest number of which all Fractions are multiples."""
+    distinct = set(numbers)
+    whole = lcm(*(v.denominator for v in distinct))
+    return Fraction(gcd(*(int(v * whole) for v in distinct)), whole)
+
+
 def _multiples(values: Array, unit: Fraction) -> bool:
     """Are all values fl32(k * unit) for integers k of at most 24 bits?"""
     counts = np.rint(values.astype(np.float64) / float(unit))
@@ -734,7 +761,7 @@ def _multiples(values: Array, unit: Fraction) -> bool:
     return bool((np.abs(counts) < 2**24).all() and (again == values).all())
 
 
-def _divisor(values: Array) -> Fraction:
+def common_divisor(values: Array) -> Fraction:
     """The greatest number of which all values are multiples, or 0 where that takes 53 bits."""
     found = np.unique(np.abs(values.astype(np.float64)))
     exponent = int(np.frexp(found[found > 0])[1].min(initial=24)) - 24
@@ -764,6 +791,37 @@ def _code_function(v: Scaled, q: Quantized) -> Callable[[Array], Array]:
         return np.broadcast_to(q.codes(y, q_scale, q_zero), acc.shape)
 
     return codes
+
+
+def _scaling(v: Scaled, q: Quantized) -> Scaling | None:
+    """What the thresholds of a quantizer stand for: clips of something affine; None of others."""
+    if q.function is not None or q.bipolar or v.function is not None:
+        return None
+    scale, zero, *divisor = (
+        np.asarray(p, dtype=np.float64).ravel() for p in (v.scale, q.zero_point, q.scale)
+    )
+    offset, low, high = -scale * float(v.zero), np.full(1, -np.inf), np.full(1, np.inf)
+    gain, size, steps, dyadic = scale, np.abs(offset), 0, all_powers_of_two(np.abs(scale))
+    told = [(s.op, [a.astype(np.float64).ravel() for a in s.args]) for s in v.steps]
+    for op, args in [*told, ("Div", divisor), *([("Add", [zero])] if q.zero_first else [])]:
+        if op in ("Relu", "Clip"):
+            least, most = args or (np.zeros(1), np.full(1, np.inf))
+            low, high = (np.minimum(np.maximum(e, least), most) for e in (low, high))
+        elif op in AFFINE:
+            factor, term = (np.asarray(p, dtype=np.float64) for p in AFFINE[op](*args))
+            if not factor.all():
+                return None
+            gain, offset, size = gain * factor, offset * factor, size * abs(factor) + abs(term)
+            low, high = np.sort([low * factor + term, high * factor + term], axis=0)
+            offset, dyadic = offset + term, dyadic and all_powers_of_two(np.abs(factor))
+            steps += 8 if op == "Affine" else 1  # a batch norm folds its parameters in float32
+        elif op != "Cast":
+            return None
+    if not (gain > 0).all() or any(s.dtype != "FLOAT" for s in v.steps):
+        return None
+    zero = np.zeros(1) if q.zero_first else zero
+    codes = np.array([[q.lo, q.hi]])
+    return Scaling(gain, offset, size, zero, codes, q.rounding, low, high, steps, dyadic)
 
 
 def _counting_format(fmt: IntFormat, size: int) -> IntFormat:

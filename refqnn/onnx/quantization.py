@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from refqnn.errors import FileFormatError, NotCovered, ShapeMismatch
 from refqnn.formats import IntFormat
 from refqnn.onnx.files import type_name
-from refqnn.onnx.program import Context, Handler, Program
+from refqnn.onnx.program import Context, Handler, Program, common_divisor
 from refqnn.onnx.values import (
     Comparison,
     Constant,
@@ -82,10 +82,10 @@ def _mode(c: Context, default: str) -> Rounding:
     return _ROUNDINGS[name]
 
 
-def scale_of(c: Context, index: int, what: str = "scale") -> Array:
-    """A scale: float32, positive, finite."""
+def scale_of(c: Context, index: int, what: str = "scale", half: bool = False) -> Array:
+    """A scale: float32 (or float16, where `half`), positive, finite."""
     scale = c.constant(index, what)
-    if scale.dtype != np.float32:
+    if scale.dtype != np.float32 and not (half and scale.dtype == np.float16):
         raise NotCovered(f"{c.where}: {what} of type {scale.dtype}, expected float32")
     if scale.size == 0 or not np.isfinite(scale).all() or (scale <= 0).any():
         raise NotCovered(f"{c.where}: {what} must be positive and finite")
@@ -120,10 +120,19 @@ def limits_of(c: Context, name: str) -> tuple[int, int]:
 
 
 def grid_of(codes: Array, zero_point: Array | int, scale: Array) -> Grid:
-    """A quantized constant; its float32 values are fl32(codes - zero) * scale."""
+    """A quantized constant; its values are fl32(codes - zero) * scale, in the type of the scale."""
     centred = codes.astype(np.int64) - zero_point
     scale = scale.reshape((1,) * (codes.ndim - scale.ndim) + scale.shape)
     values = np.asarray(centred.astype(np.float32) * scale, dtype=np.float32)
+    if scale.dtype == np.float16:
+        rounded = values.astype(np.float16).astype(np.float32)
+        unit = common_divisor(rounded)
+        if (rounded != values).any() and unit:
+            return Grid(
+                rounded,
+                np.rint(rounded / float(unit)).astype(np.int64),
+                one(codes.shape[1:]) * unit,
+            )
     return Grid(values, centred, fractions_of(scale))
 
 
@@ -191,14 +200,14 @@ def _multi_threshold(r: Program, c: Context) -> Value:
     if table.ndim != 2 or table.size == 0 or np.isnan(table).any():
         raise FileFormatError(f"{c.where}: thresholds of shape {table.shape}, expected [C or 1, n]")
     rows = table.shape[0]
-    layout = c.attribute("data_layout", "")
-    if rows > 1:
-        ambiguous = not layout and len(x.shape) == 2  # qonnx then takes the last axis for channels
-        if layout.find("C") not in (-1, 1) or ambiguous:
-            raise NotCovered(f"{c.where}: thresholds per channel with channels in the last axis")
-        if rows != x.shape[0]:
-            raise ShapeMismatch(f"{c.where}: {rows} rows of thresholds for shape {x.shape}")
-
+    # Without a layout qonnx takes the last axis of three for the channels.
+    layout = c.attribute("data_layout", "") or ("NWC" if len(x.shape) == 2 else "NC")
+    axis = max(layout.find("C"), 1) - 1
+    if rows > 1 and (axis >= len(x.shape) or rows != x.shape[axis]):
+        got = f"{rows} rows of thresholds for shape {x.shape}, {layout}"
+        raise ShapeMismatch(f"{c.where}: {got}")
+    if rows > 1 and axis:
+        x = r.moved(x, lambda a: a.swapaxes(0, axis), f"{c.name}_turned")
     told = np.array([c.attribute("out_scale", 1.0), c.attribute("out_bias", 0.0)], np.float32)
     if not np.isfinite(told).all():
         raise FileFormatError(f"{c.where}: out_scale or out_bias is not finite")
@@ -208,12 +217,14 @@ def _multi_threshold(r: Program, c: Context) -> Value:
     first = bias / scale  # the code of an input below all thresholds, if it is an integer
     start = int(first) if first.denominator == 1 and abs(first) < 2**31 else 0
     codes = r.codes(counting(c, x, table, start))
-    result = replace(codes, scale=one(x.shape) * scale, base="FLOAT")
+    if rows > 1 and axis:
+        codes = r.moved(codes, lambda a: a.swapaxes(0, axis), f"{c.name}_back")
+    result = replace(codes, scale=one(codes.shape) * scale, base="FLOAT")
     if start == first:
         return result
     if first.denominator == 2:
         return replace(result, zero=-first)
-    return result.then("Add", np.full((1,) * len(x.shape), float(bias), dtype=np.float32))
+    return result.then("Add", np.full((1,) * len(codes.shape), float(bias), dtype=np.float32))
 
 
 def counting(c: Context, x: Scaled | Real, table: Array, start: int) -> Quantized:
@@ -308,9 +319,12 @@ def _quantize_linear(r: Program, c: Context) -> Value:
 
 
 def _linear_operands(c: Context, letter: str) -> tuple[Value, Array, Array]:
-    if c.attribute("block_size", 0):
-        raise NotCovered(f"{c.where}: blocked quantization")
-    return c.value(0), scale_of(c, 1, f"{letter}_scale"), integer_zero(c, 2, f"{letter}_zero_point")
+    x = c.value(0)
+    if c.attribute("block_size", 0) and not isinstance(x, Constant):
+        raise NotCovered(f"{c.where}: activations quantized in blocks, one scale for each")
+    half = letter == "x" and isinstance(x, Constant)
+    scale = scale_of(c, 1, f"{letter}_scale", half)
+    return x, scale, integer_zero(c, 2, f"{letter}_zero_point")
 
 
 def _declared_type(c: Context) -> str:
@@ -322,8 +336,15 @@ def _declared_type(c: Context) -> str:
 
 
 def _along_axis(c: Context, x: Array, axis: int, *parameters: Array) -> list[Array]:
-    """Parameters along one axis of a constant."""
-    axis = axis % max(x.ndim, 1) + 1
+    """Parameters along one axis of a constant, or one for each block along it."""
+    axis, block = axis % max(x.ndim, 1) + 1, c.attribute("block_size", 0)
+    if block:
+        blocks = tuple(-(-n // block) if i == axis - 1 else n for i, n in enumerate(x.shape))
+        if block < 0 or any(a.shape not in (blocks, ()) for a in parameters):
+            got = [a.shape for a in parameters]
+            raise ShapeMismatch(f"{c.where}: parameters {got}, expected one for each of {blocks}")
+        places = np.arange(x.shape[axis - 1]) // block
+        return [a.take(places, axis - 1) if a.ndim else a for a in parameters]
     return [along_channels(a, x.shape, c.where, axis) for a in parameters]
 
 

@@ -178,7 +178,7 @@ class Reader(Program):
         if everything_known and domain in STANDARD and op in _FOLDED:
             if not any(isinstance(v, Grid) for v in c.inputs):
                 return self._fold(c)
-            if op not in ON_GRIDS:
+            if op not in ON_GRIDS and not (op == "Cast" and c.attribute("to", 1) == 1):
                 c.inputs = [Constant(v.array) if isinstance(v, Grid) else v for v in c.inputs]
                 return self._fold(c)
         if handler is None:
@@ -279,8 +279,8 @@ class Reader(Program):
             if len(inputs) != 1:
                 got = [i.name for i in inputs]
                 raise NotCovered(
-                    f"model: its inputs are {got}; networks of one input are covered.  Name a "
-                    "tensor to start from that everything behind it depends on (input=)"
+                    f"model: its inputs are {got}; networks of one input are covered: name a "
+                    "tensor to start from that everything behind it depends on (input=, --input)"
                 )
             return inputs[0]
         if self.start not in needed or self.start in self.values:
@@ -317,7 +317,7 @@ class Reader(Program):
             if all(value is not known for known in sources):
                 sources.append(value)
         if len(sources) != 1:
-            raise NotCovered(f"model: its outputs are {names}; choose one with output=")
+            raise NotCovered(f"model: its outputs are {names}; choose one (output=, --output)")
         (value,) = sources
         if isinstance(value, Quantized):
             value = self.codes(value)

@@ -43,7 +43,7 @@ def _reshaped(r: Program, c: Context, shape: Shape) -> Value:
     x = r.numbers(c)
     if prod(shape) != prod(x.shape) or not shape or min(shape) < 1:
         raise NotCovered(f"{c.where}: shape {x.shape} to {shape} touches the batch axis")
-    return _moved(r, x, lambda a: a.reshape(shape), c.name)
+    return r.moved(x, lambda a: a.reshape(shape), c.name)
 
 
 def _reshape(r: Program, c: Context) -> Value:
@@ -109,7 +109,7 @@ def _transpose(r: Program, c: Context) -> Value:
         raise NotCovered(
             f"{c.where}: the permutation {perm} of {('n', *x.shape)} moves the batch axis"
         )
-    return _moved(r, x, lambda a: a.transpose([p - 1 for p in perm[1:]]), c.name)
+    return r.moved(x, lambda a: a.transpose([p - 1 for p in perm[1:]]), c.name)
 
 
 def _concat(r: Program, c: Context) -> Value:
@@ -171,7 +171,7 @@ def _pad(r: Program, c: Context) -> Value:
     if isinstance(x, Real) and not any(pairs[1]) and not x.pad and mode == "constant":
         return replace(x, pad=tuple(pairs[2:]), pad_value=float(value))
     if mode in ("edge", "reflect"):
-        return _moved(r, x, lambda a: np.pad(a, pairs[1:], mode), c.name)  # type: ignore[call-overload]
+        return r.moved(x, lambda a: np.pad(a, pairs[1:], mode), c.name)  # type: ignore[call-overload]
     v = r.scaled(c)
     if mode != "constant":
         raise NotCovered(f"{c.where}: padding by {mode}")
@@ -224,7 +224,7 @@ def _taken(r: Program, c: Context, x: Scaled | Real) -> Value:
     size = x.shape[axis]
     if index.size == 0 or index.min() < -size or index.max() >= size:
         raise FileFormatError(f"{c.where}: indices beyond the axis of {size}")
-    return _moved(r, x, lambda a: np.take(a, index, axis=axis), c.name)
+    return r.moved(x, lambda a: np.take(a, index, axis=axis), c.name)
 
 
 def _sample_axis(c: Context, rank: int, axis: int) -> int:
@@ -249,7 +249,7 @@ def _slice(r: Program, c: Context) -> Value:
     for axis, cut in zip(axes, map(slice, starts, ends, steps)):
         if axis % (len(x.shape) + 1) or cut.start != 0 or cut.stop < 2**31 - 1 or cut.step != 1:
             cuts[_sample_axis(c, len(x.shape), axis)] = cut
-    return _moved(r, x, lambda a: a[tuple(cuts)], c.name)
+    return r.moved(x, lambda a: a[tuple(cuts)], c.name)
 
 
 def _split(r: Program, c: Context) -> list[Value]:
@@ -264,7 +264,7 @@ def _split(r: Program, c: Context) -> list[Value]:
     ends = np.cumsum(sizes)[:-1]
 
     def part_of(i: int) -> Value:
-        return _moved(r, x, lambda a: np.split(a, ends, axis)[i], f"{c.name}_{i}")
+        return r.moved(x, lambda a: np.split(a, ends, axis)[i], f"{c.name}_{i}")
 
     return [part_of(i) for i in range(count)]
 
@@ -300,7 +300,7 @@ def _resize(r: Program, c: Context) -> Value:
                 a = np.take(a, index, axis=axis)
         return a
 
-    return _moved(r, x, enlarged, c.name)
+    return r.moved(x, enlarged, c.name)
 
 
 _CENTRES = {
@@ -332,7 +332,7 @@ def _blocks(r: Program, c: Context) -> Value:
         shape = (depth, h * b, w * b)
     if prod(split) != prod(x.shape):
         raise FileFormatError(f"{c.where}: samples of shape {x.shape} in blocks of {b}")
-    return _moved(r, x, lambda a: a.reshape(split).transpose(order).reshape(shape), c.name)
+    return r.moved(x, lambda a: a.reshape(split).transpose(order).reshape(shape), c.name)
 
 
 def _repeat(r: Program, c: Context) -> Value:
@@ -344,11 +344,11 @@ def _repeat(r: Program, c: Context) -> Value:
         if len(given) != rank or given[0] != 1 or min(given) < 1:
             raise NotCovered(f"{c.where}: repeats {given}, expected 1 of the batch")
         r.check_size([d * n for d, n in zip(x.shape, given[1:])], c.where)
-        return _moved(r, x, lambda a: np.tile(a, given[1:]), c.name)
+        return r.moved(x, lambda a: np.tile(a, given[1:]), c.name)
     if len(given) > rank or (len(given) == rank and given[0] not in (1, r.batch)):
         raise NotCovered(f"{c.where}: shape {given} of {('n', *x.shape)} touches the batch axis")
     target = _common(r, c, x.shape, tuple(given[1:] if len(given) == rank else given))
-    return _moved(r, x, lambda a: np.broadcast_to(a, target), c.name)
+    return r.moved(x, lambda a: np.broadcast_to(a, target), c.name)
 
 
 def expanded(r: Program, x: Scaled, shape: Shape, c: Context) -> Scaled:
@@ -369,13 +369,6 @@ def _common(r: Program, c: Context, own: Shape, shape: Shape) -> Shape:
         raise NotCovered(f"{c.where}: shapes {own} and {shape} of different ranks")
     r.check_size(target, c.where)
     return target
-
-
-def _moved(
-    r: Program, x: Scaled | Real, movement: Callable[[Array], Array], name: str
-) -> Scaled | Real:
-    """The values where `movement` takes the entries of an array of their shape."""
-    return x.moved(movement) if isinstance(x, Real) else r.moved(x, movement, name)
 
 
 def _dropped(r: Program, c: Context) -> Value | list[Value]:

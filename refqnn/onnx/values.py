@@ -36,6 +36,7 @@ from refqnn.ops.base import Shape
 from refqnn.rounding import Rounding, round_float
 
 __all__ = [
+    "AFFINE",
     "Comparison",
     "Constant",
     "Dropped",
@@ -93,6 +94,10 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "LEFT": lambda v, a: v << a,
     "RIGHT": lambda v, a: v >> a,
     "Cast": lambda v: v,
+    "Fill": lambda v, a: np.broadcast_to(a, np.broadcast_shapes(v.shape, a.shape)),
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
     "Neg": lambda v: -v,
     "Affine": lambda v, a, b: v * a + b,  # batch normalization: two float32 operations
     "Relu": lambda v: np.maximum(v, 0),
@@ -129,11 +134,11 @@ _NOT_MONOTONE = frozenset((
     "Abs", "Fmod", "Gelu", "GeluTanh", "HardSwish", "Mish", "Mod",
 ))
 _OF_INTEGERS = frozenset((
-    "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "LEFT", "Mod", "Mul", "Neg", "RIGHT", "Relu",
-    "Sign",
+    "Abs", "Add", "Cast", "Clip", "Div", "Fmod", "Greater", "LEFT", "Less", "LessOrEqual", "Mod",
+    "Mul", "Neg", "RIGHT", "Relu", "Sign",
 ))
 # fmt: on
-_AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {  # factor and term, of exact operands
+AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {  # factor and term, of exact operands
     "Add": lambda a: (1, a),
     "Affine": lambda a, b: (a, b),
     "Div": lambda a: (1 / a, 0),
@@ -197,7 +202,7 @@ class Step:
         falling = {"Mul": -1, "Div": -1, "Affine": -1, "HardSigmoid": -1, "LeakyRelu": 0, "Elu": 0}
         if self.op in falling:
             return np.where(self.args[0] < 0, falling[self.op], 1)
-        return np.asarray(-1 if self.op == "Neg" else 1)
+        return np.asarray(-1 if self.op in ("Less", "LessOrEqual", "Neg") else 1)
 
 
 # --- the kinds of tensors ---------------------------------------------------------------------
@@ -411,11 +416,11 @@ class Scaled:
     @property
     def last(self) -> str:
         """The operator that made the tensor."""
-        return self.steps[-1].op if self.steps else "Mul (a product)"
+        return self.steps[-1].op if self.steps else "Mul or Add (a product, a sum)"
 
     @property
     def is_affine(self) -> bool:
-        affine = all(s.op in _AFFINE and s.dtype == "FLOAT" for s in self.steps)
+        affine = all(s.op in AFFINE and s.dtype == "FLOAT" for s in self.steps)
         return affine and self.function is None
 
     @property
@@ -435,7 +440,7 @@ class Scaled:
         """(scale, offset) in Fractions: the value is (node - zero) * scale + offset, exactly."""
         scale, offset = self.scale, one(self.shape) * 0
         for step in self.steps:
-            factor, term = _AFFINE[step.op](*(fractions_of(a) for a in step.args))
+            factor, term = AFFINE[step.op](*(fractions_of(a) for a in step.args))
             scale, offset = scale * factor, offset * factor + term
         return scale, offset
 

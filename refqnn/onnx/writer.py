@@ -644,8 +644,10 @@ class _Writer:
             shift = shift - op.first_shift
         y = self._divided(y, shift, op.rounding, f"{name}_rounded")
         y = self.add_constant(y, op.zero_point, f"{name}_codes")
-        for kind, ends in zip(("Max", "Min"), op.clip.T):
-            y = self.apply(kind, f"{name}_clipped", y, y, _along(ends, y))
+        # A runtime's Min, Max and Clip look at the low 32 bits of some 64-bit integers.
+        for kind, ends in zip(("Less", "Greater"), (_along(e, y) for e in op.clip.T)):
+            beyond = self.apply(kind, f"{name}_beyond", y, y, ends, dtype="BOOL")
+            y = self.apply("Where", f"{name}_clipped", y, beyond, ends, y)
         return self.cast(y, _type_of(*self.ranges[name].ends), name, last=True)
 
     def _divided(self, x: _Tensor, shift: Array, mode: Rounding, name: str) -> _Tensor:

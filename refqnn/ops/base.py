@@ -263,7 +263,8 @@ class Channelwise(Op):
         )
 
     def _parameters(self) -> list[tuple[str, Any]]:
-        return [(f.name, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+        given = (f.name for f in fields(self) if f.init)  # type: ignore[arg-type]
+        return [(name, getattr(self, name)) for name in given]
 
 
 def _by_channel(parameter: object) -> TypeGuard[NDArray[np.int64]]:

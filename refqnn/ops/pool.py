@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from refqnn.arithmetic import sum_last_axis
 from refqnn.errors import InvalidArgument, NotCovered, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
-from refqnn.limits import PREPARED_TABLE
+from refqnn.limits import LISTED_THRESHOLDS
 from refqnn.ops.base import (
     Channelwise,
     Ends,
@@ -290,9 +290,9 @@ def mean_by_count(
         parameters = (codes, format, input_zero_point, zero_point, clip)
         divided: Op = _divided_by(distinct[of_value], *parameters)
     else:
-        if len(of_value) * format.levels > PREPARED_TABLE:
+        if len(of_value) * format.levels > LISTED_THRESHOLDS:
             got = f"{len(of_value)} rows of {format.levels - 1} thresholds"
-            raise NotCovered(mismatch("format", got, f"at most {PREPARED_TABLE} in all"))
+            raise NotCovered(mismatch("format", got, f"at most {LISTED_THRESHOLDS} in all"))
         gains = [exact / int(n) for n in distinct]
         few = Requantize.from_affine(
             gains, -input_zero_point * exact, format, rounding, zero_point=zero_point, clip=clip

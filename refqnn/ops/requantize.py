@@ -11,7 +11,7 @@ that is always passed; accumulators lie strictly between the two.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from refqnn.arithmetic import add, magnitude, to_int64_if_possible
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
-from refqnn.limits import COMPARED_THRESHOLDS, MAX_LEVELS, PREPARED_TABLE
+from refqnn.limits import CODE_TABLE, COMPARED_THRESHOLDS, MAX_LEVELS
 from refqnn.ops.base import (
     IntArray,
     Interval,
@@ -34,6 +34,7 @@ from refqnn.ops.base import (
     rows_of,
 )
 from refqnn.ops.rescale import Rescale, clip_parameter
+from refqnn.ops.scaling import Scaling
 from refqnn.ops.structure import Thresholds
 from refqnn.rounding import Rounding
 
@@ -53,6 +54,9 @@ class Requantize(RowOfEach):
         thresholds: integers [channels or 1, levels - 1], nondecreasing along the second axis.
         format: the codes that come out; levels - 1 = q_max - q_min.
 
+    Attributes:
+        scaling: the scale that made the thresholds, where it is known; not stored in files.
+
     Raises: InvalidType, ShapeMismatch, InvalidArgument; where it is used, OutOfRange for an
         accumulator that may reach a sentinel.
 
@@ -70,6 +74,7 @@ class Requantize(RowOfEach):
 
     thresholds: NDArray[np.int64]
     format: IntFormat
+    scaling: Scaling | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_format(self.format)
@@ -95,12 +100,13 @@ class Requantize(RowOfEach):
         Returns: (table, origin [channels]) with code = table[acc + origin[c]], or None.
         """
         (acc,) = ranges
-        _check_between_sentinels(acc)
         lo = acc.lo.reshape(self.channels, -1).min(axis=1)[:, None]  # [channels, 1]
-        end = acc.hi.reshape(self.channels, -1).max(axis=1)[:, None] + 1
-        spans = (end.astype(object) - lo.astype(object))[:, 0]
-        if spans.sum() > PREPARED_TABLE:
+        hi = acc.hi.reshape(self.channels, -1).max(axis=1)[:, None]
+        spans = (hi.astype(object) - lo + 1)[:, 0]
+        if spans.sum() > CODE_TABLE:
             return None
+        _check_between_sentinels(acc)
+        end = hi + 1
         # Code q_min + k holds from threshold k - 1 up to threshold k, within [lo, end).
         bounds = np.concatenate([lo, np.clip(self.thresholds, lo, end), end], axis=1)
         narrow = np.int16 if self.format.bits < 16 else np.int32  # small tables stay in the cache
@@ -201,7 +207,42 @@ class Requantize(RowOfEach):
         values = _minus(codes, zero_point)
         rows = [_between_sentinels(_least(a, b, values, mode)) for a, b in zip(gains, offsets)]
         one_or_each(gain=rows, clip=ends)
-        return cls(_clipped(np.stack(rows), codes, ends), format)
+        made = Scaling.of(gains, offsets, [zero_point], ends, mode)
+        return cls(_clipped(np.stack(rows), codes, ends), format).made_by(made)
+
+    def made_by(self, scaling: Scaling | None) -> Requantize:
+        """The same, which knows what its thresholds stand for."""
+        object.__setattr__(self, "scaling", scaling)
+        return self
+
+    def ties(self, acc: Interval, mass: IntArray, sums: IntArray) -> tuple[int, int] | None:
+        """Accumulators in range at which float32 runtimes may give other codes than this.
+
+        Args:
+            acc: the proved range [channels, ...].
+            mass: the absolute mass of the sum that is requantized, of the same shape.
+            sums: what a float32 sum may be off, in units of 2**-24.
+
+        Returns: (of a runtime that sums exactly, of one that sums in float32), over all channels;
+            None where no scale is known.
+        """
+        if self.scaling is None:
+            return None
+        made, codes = self.scaling, _codes_above_the_first(self.format)
+        value = codes - np.c_[made.zero_point].astype(np.int64)
+        twice = reaches(value, made.rounding)[0].astype(np.float64)
+        lo, hi, greatest, mass, sums = (
+            each.reshape(len(each), -1).astype(np.float64)
+            for each in (acc.lo, acc.hi, acc.magnitude, mass, sums)
+        )
+        lo = lo.min(axis=1)
+        greatest, hi, mass, sums = (v.max(axis=1) for v in (greatest, hi, mass, sums))
+        inexact = ((greatest, np.zeros_like(sums)), (mass, sums))
+        exact, floats = (
+            0 if made.exact(held) else made.ties(lo, hi, error, codes, twice)
+            for held, error in inexact
+        )
+        return exact, floats
 
     @classmethod
     def from_scale(
@@ -371,10 +412,10 @@ class Requantize(RowOfEach):
         below = np.repeat((los - 1)[:, None], levels - 1, axis=1)  # [channels, levels - 1]
         reached = np.repeat((his + 1)[:, None], levels - 1, axis=1)
         while True:
-            open_ = reached - below > 1
+            open_ = reached > below + 1
             if not open_.any():
                 break
-            middle = below + (reached - below) // 2
+            middle = below // 2 + reached // 2 + (below & reached & 1)  # their sum may not fit
             middle = np.clip(middle, los[:, None], his[:, None])
             enough = codes_at(middle) >= target
             reached = np.where(open_ & enough, middle, reached)
@@ -501,6 +542,8 @@ def _check_between_sentinels(acc: Interval) -> None:
 
 def _rationals(values: object, argument: str) -> list[Fraction]:
     """One Fraction per channel, exactly: floats are dyadic rationals."""
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        raise ShapeMismatch(mismatch(argument, f"shape {values.shape}", "one or one per channel"))
     items = list(values) if isinstance(values, (list, tuple)) else np.asarray(values).tolist()
     items = items if isinstance(items, list) else [items]
     try:

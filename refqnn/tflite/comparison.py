@@ -48,18 +48,26 @@ class Parting:
 
 
 def compare_runtimes(
-    model: str | os.PathLike[str] | bytes, a: Runtime, b: Runtime, X: ArrayLike
+    model: str | os.PathLike[str] | bytes,
+    a: Runtime,
+    b: Runtime,
+    X: ArrayLike,
+    *,
+    input: str | None = None,
+    output: str | None = None,
 ) -> Parting:
     """Where runtime b parts from runtime a on samples X [n, ...] of a TFLite model.
 
     Args:
         X: floats, or integer codes; in the order of the file.
+        input, output: as for `from_tflite`.
 
     Raises: as `from_tflite` and `Network.trace`.
     """
     from refqnn.tflite import from_tflite
 
-    return parting(from_tflite(model, a), from_tflite(model, b), X)
+    one, other = (from_tflite(model, r, input=input, output=output) for r in (a, b))
+    return parting(one, other, X)
 
 
 def parting(a: Network, b: Network, X: ArrayLike) -> Parting:

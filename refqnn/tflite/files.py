@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.container import MALFORMED, read_file
-from refqnn.errors import FileFormatError, InvalidType, MissingExtra, NotCovered, mismatch
+from refqnn.errors import (
+    FileFormatError,
+    InvalidArgument,
+    InvalidType,
+    MissingExtra,
+    NotCovered,
+    mismatch,
+)
+from refqnn.foreign import is_tflite
 from refqnn.formats import IntFormat
 
-__all__ = ["Model", "Operator", "Tensor", "import_tflite", "is_tflite", "open_model"]
+__all__ = ["Model", "Operator", "Tensor", "import_tflite", "open_model"]
 
-_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
 _MAX_TABLES = 2**16  # tensors, operators, buffers
 _MAX_RANK = 8
 _MAX_INPUTS = 2**10  # of one operator
@@ -113,6 +120,45 @@ class Model:
     outputs: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
 
+    def tensor(self, name: str, what: str) -> Tensor:
+        """The one of this name, or of this number.
+
+        Args:
+            what: asks for it, as a message says.
+
+        Raises: InvalidArgument.
+        """
+        listed = (*self.inputs, *(t for op in self.operators for t in (*op.inputs, *op.outputs)))
+        tensors = {t.index: t for t in listed if t is not None}
+        found = [t for t in tensors.values() if t.name == name]
+        if not found and str(name).isdecimal():
+            found = [t for t in tensors.values() if t.index == int(name)]
+        if len(found) != 1:
+            got = f"{name!r}, which {len(found)} tensors are called"
+            raise InvalidArgument(mismatch(what, got, "the name of one tensor, or its number"))
+        return found[0]
+
+    def between(self, start: str | None, end: str | None) -> Model:
+        """What lies between two tensors; None: the ends of the file.
+
+        Raises: InvalidArgument for a name that is not in the file, and where nothing leads from one
+            to the other.
+        """
+        if start is None and end is None:
+            return self
+        inputs = self.inputs if start is None else (self.tensor(start, "input"),)
+        outputs = self.outputs if end is None else (self.tensor(end, "output"),)
+        entries, needed = {t.index for t in inputs}, {t.index for t in outputs}
+        kept: list[Operator] = []
+        for op in reversed(self.operators):
+            if (needed - entries).intersection(t.index for t in op.outputs):
+                needed.update(t.index for t in op.inputs if t is not None and t.data is None)
+                kept.append(op)
+        if not kept or not entries <= needed:
+            got = f"from {[t.name for t in inputs]} to {[t.name for t in outputs]}"
+            raise InvalidArgument(mismatch("input, output", got, "ends that operators connect"))
+        return replace(self, inputs=inputs, outputs=outputs, operators=tuple(kept[::-1]))
+
 
 def import_tflite() -> Any:
     """The tflite package: the schema's accessors.  Raises: MissingExtra."""
@@ -121,11 +167,6 @@ def import_tflite() -> Any:
     except ImportError as error:
         raise MissingExtra("tflite", "tflite") from error
     return tflite
-
-
-def is_tflite(head: bytes) -> bool:
-    """Do the first 8 bytes of a file say that it is a TFLite model?"""
-    return head[4:8] == _IDENTIFIER
 
 
 def open_model(source: str | os.PathLike[str] | bytes) -> Model:
@@ -138,7 +179,7 @@ def open_model(source: str | os.PathLike[str] | bytes) -> Model:
     data = source if isinstance(source, bytes) else read_file(Path(source))
     name = "model" if isinstance(source, bytes) else str(source)
     if not is_tflite(data):
-        raise FileFormatError(f"{name}: not a TFLite file (no {_IDENTIFIER.decode()} at its start)")
+        raise FileFormatError(f"{name}: not a TFLite file (no TFL3 at its start)")
     tflite = import_tflite()
     try:
         return _Reader(tflite, data).model()

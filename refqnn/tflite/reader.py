@@ -39,10 +39,12 @@ class Imported:
     Attributes:
         network: the integer program.
         nodes: index of a tensor in the file -> name of the value that holds it, channels first.
+        entry: index of the tensor whose codes come in, channels last.
     """
 
     network: Network
     nodes: dict[int, str]
+    entry: int
 
 
 def our_order(values: NDArray[Any]) -> NDArray[Any]:
@@ -82,12 +84,11 @@ class Reader:
                 place = str(op)
                 if op.kind not in table:
                     raise NotCovered(_REASONS.get(op.kind, "this operator is not covered"))
-                if any(op.kind in _NOT_OF.get(y.type, ()) for y in op.outputs):
-                    raise NotCovered(f"it is not covered for {op.outputs[0].type}")
+                self._check_type(op)
                 table[op.kind](self, op)
                 self._check(op)
             place = "model"
-            return Imported(self._network(entry, door), dict(self.values))
+            return Imported(self._network(entry, door), dict(self.values), entry.index)
         except (NotCovered, FileFormatError) as error:
             raise type(error)(f"{place}: {error}") from None
         except MALFORMED as error:
@@ -181,11 +182,19 @@ class Reader:
         """How an operator rescales its sums."""
         kind, (y, *_) = op.kind, op.outputs
         if y.type == "INT16":  # XNNPACK takes none, and no kernel is optimized
-            wide = not any(t is not None and t.type == "INT32" for t in op.inputs[2:])
-            return "reduced" if kind in SUMS and wide else "double"
+            bias = next((t.type for t in op.inputs[2:] if t is not None and t.data is not None), "")
+            if kind == "FULLY_CONNECTED":
+                return self._fully_connected_16(bias)
+            return "reduced" if kind in SUMS and bias != "INT32" else "double"
         if y.type == "UINT8" and kind == "DEPTHWISE_CONV_2D":
             return "double"  # XNNPACK takes none, and the optimized kernel has no vectors
         return self.profile.ways.get(kind, "double")
+
+    def _fully_connected_16(self, bias: str) -> Way:
+        ways = self.profile.fully_connected_16
+        if bias not in ways:
+            raise NotCovered(f"it is not covered for INT16 with a bias of {bias}")
+        return ways[bias]
 
     def ends(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Least and greatest value of each channel."""
@@ -249,6 +258,11 @@ class Reader:
             return None
         return Gather(index, shape, fill)
 
+    def _check_type(self, op: Operator) -> None:
+        for y in op.outputs:
+            if reason := _NOT_OF.get(y.type, {}).get(op.kind):
+                raise NotCovered(f"it is not covered for {y.type}: {reason}")
+
     def _check(self, op: Operator) -> None:
         for y in op.outputs:
             expected = our_order(np.empty((1, *_sample(y)))).shape[1:]
@@ -281,11 +295,15 @@ def _half_away(value: np.float32) -> int:
     return int(round_float(np.asarray(value), "half_away"))
 
 
-_NOT_OF = {  # kernels of their own, which nothing here tells yet
-    "INT16": frozenset(
-        ("FULLY_CONNECTED", "HARD_SWISH", "LOGISTIC", "RELU_N1_TO_1", "SOFTMAX", "TANH")
-    ),
-    "UINT8": frozenset(("TRANSPOSE_CONV", "SOFTMAX")),
+_NO_KERNEL = "no kernel computes it"
+_BY_TABLE = "its kernel interpolates in a table of 256 sigmoids that no formula gives"
+_NOT_OF = {
+    "INT16": {
+        **dict.fromkeys(("LOGISTIC", "TANH"), _BY_TABLE),
+        "HARD_SWISH": _NO_KERNEL,
+        "RELU_N1_TO_1": _NO_KERNEL,
+        "SOFTMAX": "its kernel interpolates between 513 exponentials and 513 inverses",
+    },
 }
 _RECURRENT = "it keeps a state from one call to the next"
 _REASONS = {

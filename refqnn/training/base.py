@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,7 +27,7 @@ from sklearn.utils.validation import (
 from skorch.history import History
 from torch import Tensor, nn
 
-from refqnn.errors import InvalidArgument, mismatch
+from refqnn.errors import InvalidArgument, InvalidType, RefqnnError, mismatch
 from refqnn.formats import is_integer, plain
 from refqnn.quantizers import FloatArray
 from refqnn.training.modules import module_from_state, module_state
@@ -44,6 +45,7 @@ __all__ = [
     "Estimator",
     "Regressor",
     "as_kept",
+    "as_ours",
     "require",
     "warn",
 ]
@@ -157,9 +159,10 @@ class Estimator(BaseEstimator):
                 f"y: got None, expected targets: this {type(self).__name__} estimator requires y "
                 "to be passed, but the target y is None"
             )
-        targets = _to_array(y, "y")
-        check_consistent_length(rows, targets)
-        return kept, self._encode_targets(targets, reset, classes)
+        with as_ours("y"):
+            targets = _to_array(y, "y")
+            check_consistent_length(rows, targets)
+            return kept, self._encode_targets(targets, reset, classes)
 
     def _encode_targets(self, y: ArrayLike, reset: bool, classes: ArrayLike | None) -> Targets:
         raise NotImplementedError
@@ -170,9 +173,13 @@ class Estimator(BaseEstimator):
         return self._standardise(as_kept(self._rows(X)))
 
     def _rows(self, X: ArrayLike, reset: bool = False, **checks: int) -> NDArray[np.float64]:
-        rows: NDArray[np.float64] = validate_data(
-            self, _to_array(X, "X"), reset=reset, dtype=np.float64, **checks
-        )
+        with as_ours("X"):
+            data = _to_array(X, "X")
+            times = np.asarray(data).dtype.kind in "mM"  # which become numbers of some unit
+            require("X", "times", not times, "numbers")
+            rows: NDArray[np.float64] = validate_data(
+                self, data, reset=reset, dtype=np.float64, **checks
+            )
         return rows
 
     def _standardise(self, kept: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -229,7 +236,7 @@ class Estimator(BaseEstimator):
         Returns: self.
 
         Raises: InvalidArgument for settings that no network can meet, before any training;
-            ValueError as scikit-learn's validation does.
+            InvalidArgument or InvalidType for what scikit-learn's validation refuses, in its words.
         """
         again = self.warm_start and hasattr(self, "module_")
         return self._train(X, y, sample_weight, reset=not again)
@@ -516,6 +523,18 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+@contextmanager
+def as_ours(argument: str) -> Iterator[None]:
+    """Inside, what numpy and scikit-learn's validation refuse is refused by an error of ours."""
+    try:
+        yield
+    except RefqnnError:
+        raise
+    except (TypeError, ValueError) as error:
+        kind = InvalidType if isinstance(error, TypeError) else InvalidArgument
+        raise kind(f"{argument}: {error}") from error
+
+
 def require(name: str, got: object, holds: bool, expected: str) -> None:
     """Raises: InvalidArgument unless it holds."""
     if not holds:
@@ -540,9 +559,10 @@ def _warn_of_coarse(rows: NDArray[np.float64], kept: NDArray[np.float32]) -> Non
 
 
 def _checked_weight(weight: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    checked: NDArray[np.float32] = _check_sample_weight(
-        _to_array(weight, "sample_weight"), rows, dtype=np.float32, ensure_non_negative=True
-    )
+    with as_ours("sample_weight"):
+        checked: NDArray[np.float32] = _check_sample_weight(
+            _to_array(weight, "sample_weight"), rows, dtype=np.float32, ensure_non_negative=True
+        )
     if not (checked > 0.0).any():
         raise InvalidArgument(mismatch("sample_weight", "only zeros", "one positive weight"))
     return checked

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from refqnn.doors import Features
-from refqnn.errors import InvalidType, NotCovered, mismatch
+from refqnn.errors import InvalidType, NotCovered, ShapeMismatch, mismatch
 from refqnn.network import Network
 from refqnn.training.base import as_kept
 from refqnn.training.estimators import NeuralNetClassifier, NeuralNetRegressor
@@ -38,7 +38,8 @@ def folded(pipeline: Pipeline) -> Network:
     float64; in one of float32, scikit-learn's scalers round otherwise, next to a threshold.
 
     Raises: InvalidType unless the last step is a `NeuralNetClassifier` or `NeuralNetRegressor`;
-        NotCovered that names every step which mixes columns, makes new ones, or is no scaler.
+        NotCovered that names every step which mixes columns, makes new ones, or is no scaler;
+        ShapeMismatch for steps fitted on different numbers of features; NotFittedError.
 
     >>> from sklearn.pipeline import make_pipeline
     >>> X = np.random.default_rng(0).normal(size=(60, 4)) * 1000
@@ -61,8 +62,13 @@ def folded(pipeline: Pipeline) -> Network:
         raise NotCovered(
             mismatch("pipeline", ", ".join(others), f"{expected}: compute the others on the client")
         )
-    for step in (*(s for _, s in steps), last):
+    fitted = [*(s for _, s in steps), last]
+    for step in fitted:
         check_is_fitted(step)
+    widths = [step.n_features_in_ for step in fitted]
+    if len(set(widths)) > 1:
+        expected = "steps that were fitted on equally many"
+        raise ShapeMismatch(mismatch("pipeline", f"steps of {widths} features", expected))
     names = getattr(steps[0][1] if steps else last, "feature_names_in_", None)
 
     scalers = [_nameless(step) for _, step in steps]

@@ -48,7 +48,7 @@ from refqnn.training.base import (
     require,
     warn,
 )
-from refqnn.training.compiling import circuit_options
+from refqnn.training.compiling import ConcreteMLNames, circuit_options
 from refqnn.training.encrypted import Trained, search
 from refqnn.training.estimator_files import load, stored
 from refqnn.training.lookups import LookupNet
@@ -80,7 +80,7 @@ _CHOSEN = (
 _PRUNE_AT = 0.3  # of the epochs: before, weights say little; after, the others must adapt
 
 
-class _QuantizedEstimator(Estimator):
+class _QuantizedEstimator(ConcreteMLNames, Estimator):
     """The quantized half: integers, certificate, circuit."""
 
     _module_class = SparseQuantNeuralNetImpl
@@ -367,6 +367,11 @@ class _QuantizedEstimator(Estimator):
     ) -> Circuit:
         """Compile the encrypted circuit.
 
+        No search for a p_error is needed: `fhe="execute"` gives the integers of
+        `fhe="disable"`, and the whole inference fails with probability 2**-128 at most.
+        No rounding_threshold_bits either: each accumulator loses as many low bits as change no
+        code.
+
         Args:
             X: rows of features, checked and not used: every width is proved, none is sampled.
             configuration: of Concrete; what differs from its defaults counts as an option.
@@ -441,12 +446,6 @@ class _QuantizedEstimator(Estimator):
             output=network.output,
         )
         return to_onnx(integers, flavour="qcdq")
-
-    @property
-    def base_module_to_compile(self) -> nn.Module:
-        """The trained torch module."""
-        check_is_fitted(self)
-        return self.module_
 
     # -- pruning ---------------------------------------------------------------------------------
 
@@ -697,7 +696,11 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
     ) -> NDArray[np.float64]:
         """Probabilities [n, classes]: softmax of the dequantized outputs."""
         acc = self.accumulators(X, fhe, execute_in_fhe=execute_in_fhe)
-        return softmax(self.dequantize_output(acc))
+        return self.post_processing(self.dequantize_output(acc))
+
+    def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities [n, classes] of what `dequantize_output` gives."""
+        return softmax(np.asarray(y_preds))
 
     def _output_door(self, door: Dequantizer) -> Dequantizer:
         """With the labels, where a file can hold them."""
@@ -734,9 +737,12 @@ class NeuralNetRegressor(Regressor, _QuantizedEstimator):
     ) -> NDArray[np.float64]:
         """Targets [n] or [n, outputs].  See `accumulators`."""
         acc = self.accumulators(X, fhe, execute_in_fhe=execute_in_fhe)
-        door = self.network_.output_dequantizer
-        assert isinstance(door, Predictions)
-        return door.predict(acc)
+        return self.post_processing(self.dequantize_output(acc))
+
+    def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
+        """Targets [n] or [n, outputs], as fit had them, of what `dequantize_output` gives."""
+        y = np.asarray(y_preds)
+        return y[:, 0] if self.target_ndim_ == 1 else y
 
     def _output_door(self, door: Dequantizer) -> Predictions:
         """With the scale and mean of the targets, in float64."""

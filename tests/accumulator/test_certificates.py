@@ -1,6 +1,7 @@
 """Certificates: sound, exact where they say so, honest about the rest."""
 
 import copy
+import dataclasses
 import json
 import pickle
 
@@ -21,6 +22,7 @@ from refqnn import (
     Node,
     Requantize,
     certify,
+    find_overflow,
     observed,
 )
 from refqnn.accumulator import Proof, Status
@@ -247,9 +249,9 @@ def tampered(certificate, network, change):
     content = json.loads(json.dumps(certificate.to_json()))
     change(content)
     body = {key: value for key, value in content.items() if key != "sha256"}
-    from refqnn.accumulator.certificate import _checksum
+    from refqnn.container import checksum
 
-    return Certificate.from_json({**body, "sha256": _checksum(body)})
+    return Certificate.from_json({**body, "sha256": checksum(body)})
 
 
 def node(content, name):
@@ -491,3 +493,41 @@ def test_pickle_and_copies_keep_it_and_prove_nothing():
         assert other.verify(network) == certificate.verify(network)
         assert other["fc"].hi.tolist() == certificate["fc"].hi.tolist()
         assert other.witnesses.tolist() == certificate.witnesses.tolist()
+
+
+def test_a_witness_is_replayed_before_it_is_given():
+    """Certificate.witness: "What is returned was replayed through the network"."""
+    fc = Node("fc", Linear([[1, 1]]))
+    network = Network([fc], input_shape=(2,), input_format=IntFormat(2, signed=False))
+    good = certify(network)
+    assert good.witness(network, "fc", 0, 1).tolist() == [3, 3]
+    layers = dict(good.nodes)
+    layers["fc"] = dataclasses.replace(good["fc"], witness=good["fc"].witness[::-1].copy())
+    swapped = Certificate(layers, good.digest, good.domain, good.witnesses)
+    assert swapped.witness(network, "fc", 0, 1) is None
+
+
+@pytest.mark.parametrize("method", ["interval", "exhaustive"])
+def test_what_a_certificate_knows_is_run_once(method, monkeypatch):
+    """An overflow whose input is known costs one run of the network."""
+    fc = Node("fc", Linear([[1, 1]]))
+    network = Network([fc], input_shape=(2,), input_format=IntFormat(2, signed=False))
+    certificate, runs = certify(network, method=method), []
+    trace = Network.trace
+    monkeypatch.setattr(Network, "trace", lambda *a, **k: runs.append(a) or trace(*a, **k))
+    assert find_overflow(network, bits=3, certificate=certificate).value == 6
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_any_row_of_the_data_may_be_the_witness(row):
+    """certify: X, "codes inside the domain to take witnesses from"."""
+    act = Node("act", Requantize.from_shift(1, IntFormat(2, signed=False)))
+    nodes = [Node("fc1", Linear([[1, 1]])), act, Node("fc2", Linear([[1]]))]
+    network = Network(nodes, input_shape=(2,), input_format=IntFormat(2, signed=False))
+    X = np.zeros((3, 2), dtype=np.int64)
+    X[row] = 3
+    for data in (X, X[row:]):
+        certificate = certify(network, method="interval", X=data)
+        assert certificate["fc2"].status[1].tolist() == [Status.EXACT]
+        assert certificate.witness(network, "fc2", 0, 1).tolist() == [3, 3]

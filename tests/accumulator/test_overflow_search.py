@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import refqnn.accumulator.deciding as deciding
+import refqnn.accumulator.overflow as overflow
 from refqnn import (
     BIPOLAR,
     Concat,
@@ -282,3 +283,12 @@ def test_a_bound_that_a_search_moves_out_of_int64(monkeypatch):
     layer = certify(network, method="search", budget_s=5.0)["fc"]
     values = [int(v) for v in network.trace([[-1], [1]])["fc"].ravel()]
     assert (layer.lo.tolist(), layer.hi.tolist()) == ([min(values)], [max(values)])
+
+
+def test_an_input_that_does_not_overflow_is_an_internal_error_and_no_answer(monkeypatch):
+    fc = Node("fc", Linear([[1, 1]]))
+    network = Network([fc], input_shape=(2,), input_format=IntFormat(2, signed=False))
+    for below in ([0, 0], [1, 2]):
+        monkeypatch.setattr(overflow, "decided", lambda *_, x=below: np.array(x))
+        with pytest.raises(CertificateError, match="does not overflow"):
+            find_overflow(network, bits=3)

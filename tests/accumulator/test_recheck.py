@@ -33,7 +33,7 @@ from refqnn import (
     testing,
 )
 from refqnn.accumulator import Proof, Status
-from refqnn.accumulator.certificate import _checksum
+from refqnn.container import checksum
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, MissingExtra
 from refqnn.network import INPUT, inputs_of
 from refqnn.ops import (
@@ -522,7 +522,7 @@ def test_a_forged_certificate_of_which_only_one_bound_is_false():
         for key, value in forged.get(item["name"], {}).items():
             item[key]["values"] = value
     body = {key: value for key, value in content.items() if key != "sha256"}
-    certificate = Certificate.from_json({**body, "sha256": _checksum(body)})
+    certificate = Certificate.from_json({**body, "sha256": checksum(body)})
     refused(certificate, network, r"fc\.hi\[0\]: got 12")
 
 
@@ -701,7 +701,80 @@ def test_an_enumeration_that_the_budget_cuts_off_is_trusted():
     with pytest.raises(CertificateError, match=f"{bounds} trusted exhaustive"):
         certificate.verify(network, budget_s=0.0)
     counts = certificate.verify(network, budget_s=0.0, allow_trusted=True)
-    assert counts == {"trusted exhaustive": bounds}
+    missing = {"trusted samples": 10_000, "trusted witnesses": len(certificate.witnesses)}
+    assert counts == {"trusted exhaustive": bounds, **missing}
+
+
+class Clock:
+    """A clock that each look at it moves on by a second."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def monotonic(self):
+        self.looks += 1
+        return self.looks
+
+
+def cut_at(budget, certificate, network, monkeypatch):
+    """What verify says when the time ends at this look at the clock."""
+    clock = Clock()
+    monkeypatch.setattr(recheck, "time", clock)
+    counts = certificate.verify(network, budget_s=budget, allow_trusted=True, samples=200)
+    # One look at the start, and one for each of the four steps that find the time over.
+    assert clock.looks <= budget + 6
+    return counts
+
+
+def test_the_budget_bounds_everything_and_what_it_cuts_off_is_counted(monkeypatch):
+    """Intervals, witnesses, samples and enumerations: no step goes on when the time is over."""
+    weight = np.zeros((3, 20), dtype=int)
+    weight[:, [3, 17]] = [[1, 2], [1, 2], [0, 5]]
+    nodes = [
+        Node("fc0", Linear(weight)),
+        Node("act0", Requantize([[1, 5, 9, 10, 11, 12, 13]], U3)),
+        Node("fc1", Linear([[1, -1, 0], [0, 0, 1]])),
+    ]
+    network = net(nodes, (20,), U3)
+    interval = certify(network, method="interval")
+    true = claimed(interval, "fc1", Proof.SOLVER, lo=[0, 0], hi=[0, 7])
+    bounds = sum(layer.proof.size for layer in true.nodes.values())
+    monkeypatch.setattr(recheck, "_VALUES", 2**8)
+    cuts = [cut_at(budget, true, network, monkeypatch) for budget in range(0, 120, 2)]
+    done = true.verify(network, samples=200)
+    assert done == {"interval": bounds - 4, "solver": 4}
+    assert cuts[-1] == done
+    assert len({c.get("samples", 0) for c in cuts}) > 5
+    assert cuts[0]["trusted samples"] == 200
+    for counts in cuts:
+        tried, missing = counts.pop("samples", 0), counts.pop("trusted samples", 0)
+        assert tried + missing in (0, 200)
+        assert missing == 0 or "solver" not in counts
+        counts.pop("trusted witnesses", 0)
+        assert sum(counts.values()) == bounds
+
+
+def test_too_few_samples_are_refused_and_say_how_many_there_were(monkeypatch):
+    network = deep()
+    certificate = certify(network, method="interval")
+    monkeypatch.setattr(recheck, "_VALUES", 2**8)
+    monkeypatch.setattr(recheck, "time", Clock())
+    with pytest.raises(
+        CertificateError, match=r"samples: .*\d+ samples, \d+ trusted samples in all"
+    ):
+        certificate.verify(network, budget_s=30)
+
+
+def test_a_forged_certificate_passes_at_no_cut(monkeypatch):
+    network = deep(12)
+    certificate = certify(network, method="interval")
+    mass = altered(certificate["fc1"].mass, (0,), 1)
+    false = with_layer(certificate, "fc1", mass=mass)
+    monkeypatch.setattr(recheck, "_VALUES", 2**8)
+    for budget in range(0, 60, 3):
+        monkeypatch.setattr(recheck, "time", Clock())
+        with pytest.raises(CertificateError):
+            false.verify(network, budget_s=budget, samples=100)
 
 
 def test_exact_without_anything_that_shows_it():
@@ -873,7 +946,7 @@ def test_every_place_of_a_file():
                 place[path[-1]] = value + step if isinstance(value, int) else [value][step:]
                 body = {key: item for key, item in content.items() if key != "sha256"}
                 try:
-                    forged = Certificate.from_json({**body, "sha256": _checksum(body)})
+                    forged = Certificate.from_json({**body, "sha256": checksum(body)})
                 except FileFormatError:
                     continue
                 if path != ("sha256",) and not (
@@ -882,3 +955,18 @@ def test_every_place_of_a_file():
                     refused(forged, network)
                     count += 1
         assert count > 50
+
+
+@pytest.mark.parametrize("shape", [(11,), (11, 1, 1)])
+def test_the_solver_is_told_the_thresholds_of_each_channel(shape):
+    """One sum, two thresholds: the code of the lower one is never less than that of the other."""
+    pytest.importorskip("ortools")
+    ones = np.ones((2, *shape), dtype=np.int64)
+    both = Linear(ones) if len(shape) == 1 else Conv2d(ones)
+    code = Requantize([[10], [20]], IntFormat(1, signed=False))
+    last = Linear([[1, -1]]) if len(shape) == 1 else Conv2d(np.array([[[[1]], [[-1]]]]))
+    nodes = [Node("both", both), Node("code", code), Node("difference", last)]
+    network = Network(nodes, input_shape=shape, input_format=IntFormat(2, signed=False))
+    certificate = certify(network, method="solver", budget_s=20)
+    assert certificate["difference"].range.ends == (0, 1)
+    assert not any("trusted" in label for label in certificate.verify(network, solver=True))

@@ -81,7 +81,6 @@ LIMITS = {
     "CODE_TABLE": [0, 1, 20],
     "LINE_LEVELS": [0, 2, 4],
     "ENUMERATED_INPUTS": [0, 0, 2**14],
-    "PREPARED_TABLE": [0, 1, 20],
     "COMPARED_THRESHOLDS": [0, 1, 3],
     "UNFOLDED_COLUMNS": [1, 30],
     "HELD": [1, 50, 2000],

@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from strict_parts import STRICT_WEIGHT, Forward, assert_exact, ready, relu, signed
+from strict_parts import (
+    STRICT_WEIGHT,
+    Forward,
+    assert_exact,
+    assert_explained,
+    ready,
+    relu,
+    signed,
+)
 from torch import Tensor, nn
 
 from refqnn.brevitas import from_brevitas
 from refqnn.errors import NotCovered
+from refqnn.ops import Lookup
 from refqnn.quantizers import PowerOfTwoQuantizer, ThresholdQuantizer
 
 
@@ -108,6 +117,61 @@ def test_an_input_quantizer_with_a_scale_per_channel() -> None:
     assert_exact(module.eval(), torch.randn(20, 3, 4, 4) * 4)
 
 
+# --- functions that fall ------------------------------------------------------------------------
+
+
+def falling(norm: Any) -> Any:
+    """Gains of both signs."""
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(1.5, -1.2, len(norm.weight)))
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+FALLING: list[Callable[..., Tensor]] = [
+    lambda m, x: -x,
+    lambda m, x: 1 - x,
+    lambda m, x: x * -0.3,
+    lambda m, x: (0.45 - x) / 0.226,
+    lambda m, x: torch.sigmoid(-2 * x),
+    lambda m, x: -m.normalize(x),
+    lambda m, x: m.falling(x),
+    lambda m, x: 1 - m.falling(x / 2),
+    lambda m, x: m.falling(x.flip(1))[:, :, 1:],
+    lambda m, x: -x.transpose(1, 3),
+]
+
+
+@pytest.mark.parametrize("before", FALLING)
+@pytest.mark.parametrize("door", ["signed", "unsigned", "zero point"])
+def test_functions_that_fall(before: Any, door: str) -> None:
+    shifted = qnn.QuantIdentity(bq.ShiftedUint8ActPerTensorFloat, bit_width=4)
+    doors = {"signed": signed(), "unsigned": relu(4), "zero point": shifted}
+    parts = {"falling": falling(nn.BatchNorm2d(3)), "normalize": Normalize(), "q": doors[door]}
+    last = 5 if before is FALLING[-1] else 3
+    module = Forward(lambda m, x: m.conv(m.q(before(m, x))), conv=conv(last), **parts)
+    module, x = ready(module, 3, 4, 5)
+    network = assert_explained(module, torch.cat([x, special_floats(3, 4, 5)]))
+    assert isinstance(network["q"].op, Lookup)
+
+
+def special_floats(*shape: int) -> Tensor:
+    """Zeros, the least, the greatest, both sides of the places where 4-bit codes begin."""
+    near = np.arange(-16, 17, dtype=np.float32) / 2
+    values = [near, np.nextafter(near, np.float32(9)), np.nextafter(near, np.float32(-9))]
+    every = np.concatenate([*values, np.float32([0.0, -0.0, 1e-45, -1e-45, 3e38, -3e38])])
+    return torch.from_numpy(every).reshape(-1, 1, 1, 1).expand(-1, *shape).contiguous()
+
+
+def test_a_falling_and_a_rising_reader_of_one_input() -> None:
+    parts = {"a": signed(3), "b": signed(5), "p": conv(), "q": conv(), "act": signed(6)}
+    module = Forward(lambda m, x: m.act(m.p(m.a(1 - x))) + m.act(m.q(m.b(x))), **parts)
+    network = assert_exact(*ready(module, 3, 4, 4))
+    x = np.random.default_rng(0).normal(size=(500, 3, 4, 4)).astype(np.float32) * 4
+    trace = network.trace(network.quantize_input(x))
+    assert np.array_equal(trace["b"], module.b(torch.from_numpy(x)).int().numpy())
+
+
 # --- several quantizers -------------------------------------------------------------------------
 
 
@@ -141,7 +205,7 @@ def test_a_shared_quantizer_of_two_halves() -> None:
 
 
 def test_several_inputs_in_one_tensor() -> None:
-    """What the error for several inputs advises."""
+    """As a forward may slice them itself."""
     other = qnn.QuantLinear(2, 4, bias=False, **STRICT_WEIGHT)
     fc = qnn.QuantLinear(4, 4, bias=False, **STRICT_WEIGHT)
     parts = {"q": signed(3), "r": signed(6), "fc": fc, "other": other, "act": relu()}
@@ -155,15 +219,22 @@ def test_several_inputs_in_one_tensor() -> None:
 @pytest.mark.parametrize(
     ("before", "message"),
     [
-        (lambda m, x: 1 - x, "nondecreasing"),
-        (lambda m, x: x * x, "product|two quantized|nondecreasing"),
-        (lambda m, x: x.abs(), "nondecreasing"),
+        (lambda m, x: x * x, "product|two quantized"),
+        (lambda m, x: x.abs(), "neither rises nor falls"),
+        (lambda m, x: (1 - x).square(), "neither rises nor falls"),
+        (lambda m, x: F.gelu(-x), "neither rises nor falls"),
+        (lambda m, x: x.cos(), "neither rises nor falls"),
+        (
+            lambda m, x: m.falling(x.transpose(1, 3)).transpose(1, 3),
+            "rises and falls along a later axis",
+        ),
         (lambda m, x: x - x.mean(), "not a function|two quantized|mean"),
         (lambda m, x: x * torch.linspace(1, 2, 20).reshape(4, 5), "several axes"),
         (lambda m, x: F.avg_pool2d(x, 2), "no quantizer stands between"),
     ],
 )
 def test_float_arithmetic_that_is_refused(before: Any, message: str) -> None:
-    module = Forward(lambda m, x: m.conv(m.q(before(m, x))), q=signed(), conv=conv())
+    parts = {"q": signed(), "conv": conv(), "falling": falling(nn.BatchNorm2d(5))}
+    module = Forward(lambda m, x: m.conv(m.q(before(m, x))), **parts)
     with pytest.raises(NotCovered, match=message):
         from_brevitas(module.eval(), torch.randn(2, 3, 4, 5))

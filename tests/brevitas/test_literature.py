@@ -5,6 +5,8 @@ As published, its last layer takes the number of hidden neurons for its bit widt
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import brevitas.nn as qnn
@@ -76,3 +78,15 @@ def test_with_eight_bits_it_converts() -> None:
         assert verify_against(module, network, x).exact
     classes = network.predict(x.numpy()).argmax(axis=1)
     assert np.array_equal(classes, module(x).argmax(dim=1).numpy())
+
+
+def test_the_published_table_is_reached_without_a_class_between_module_and_integers() -> None:
+    path = Path(__file__).parents[2] / "bench" / "literature.json"
+    found = json.loads(path.read_text())
+    assert "100-bit weights" in found["as_published"]
+    assert "set weight_bit_width, to 8" in found["as_published"]
+    published = found["literature"]
+    for means in found["mean"].values():
+        assert means["module"] == means["integers"] >= published["module"] > published["converted"]
+    for run in found["runs"]:
+        assert run["classes_differ"] == run["unexplained"] == run["exact_differ"] == 0

@@ -6,14 +6,23 @@ A finding is a test that names the vectors that must fail: when a tool changes, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from refqnn.conformance import Report, Unsupported, run
+from refqnn import conformance
+from refqnn.conformance import Report, Unsupported
 from refqnn.conformance.making.onnx_wheel import killed_by_onnx, onnx_vectors
 from refqnn.conformance.mutants import KERNELS
+
+
+def run(functions: Mapping[str, Callable[..., Any]], **how: Any) -> Report:
+    """What is asked of other people's arithmetic: not to refuse all that our specification does."""
+    report = conformance.run(functions, **how)
+    asked = [o for o in report.outcomes if not o.vector.file.endswith("_refuses.json")]
+    return replace(report, outcomes=tuple(asked))
 
 
 def failed_ids(report: Report) -> set[str]:

@@ -776,7 +776,7 @@ def test_an_interrupted_command_exits_with_130(tmp_path: Path) -> None:
         "import os, signal, refqnn.network as n\n"
         "real = n.load\n"
         "def load(path):\n    os.kill(os.getpid(), signal.SIGINT)\n    return real(path)\n"
-        "import refqnn.onnx.conversion as c\nc.load = load\n"
+        "import refqnn.files as c\nc.load = load\n"
         "import sys; sys.argv = ['refqnn', 'convert', 'net', 'out']\n"
         "from refqnn.__main__ import main; main()"
     )

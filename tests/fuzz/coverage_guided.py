@@ -23,10 +23,10 @@ import numpy as np
 
 with atheris.instrument_imports(include=["refqnn"]):
     from refqnn import storage
-    from refqnn.accumulator.certificate import Certificate, _checksum
+    from refqnn.accumulator.certificate import Certificate
     from refqnn.conformance.program import read_answer
     from refqnn.conformance.suite import load_vectors
-    from refqnn.container import array_to_npy, npy_to_array
+    from refqnn.container import array_to_npy, checksum, npy_to_array
 
 from fuzzing import mended
 from test_fuzz_conformance import right_answer
@@ -45,7 +45,7 @@ def network(data: bytes) -> None:
 
 def certificate(data: bytes) -> None:
     if (content := parsed(data)) is not None:
-        content["sha256"] = _checksum({k: v for k, v in content.items() if k != "sha256"})
+        content["sha256"] = checksum({k: v for k, v in content.items() if k != "sha256"})
         Certificate.from_json(content)
 
 

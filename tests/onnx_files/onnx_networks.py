@@ -107,7 +107,9 @@ def inputs_for(network: Network, rng: np.random.Generator, n: int) -> np.ndarray
     return ((codes / 2 - zero) * scale).astype(np.float32)
 
 
-def run_onnxruntime(model: Any, X: np.ndarray, level: str = "ORT_ENABLE_ALL") -> np.ndarray:
+def run_onnxruntime(
+    model: Any, X: np.ndarray, level: str = "ORT_ENABLE_ALL", disabled: tuple[str, ...] = ()
+) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -115,7 +117,10 @@ def run_onnxruntime(model: Any, X: np.ndarray, level: str = "ORT_ENABLE_ALL") ->
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(disabled) or None,
     )
     return session.run(None, {session.get_inputs()[0].name: X})[0]
 

@@ -56,7 +56,9 @@ class RandomGraph:
 
     def after_floats(self) -> None:
         x, pick = self.last, self.rng.integers(8)
-        if pick == 0:
+        if pick == 0 and self.rng.random() < 0.3:
+            self.choice(x, "FLOAT", self.const(self.rng.integers(-12, 13) / 4, "FLOAT"))
+        elif pick == 0:
             self.add(str(self.rng.choice(("Relu", "Neg", "Abs", "Floor", "Ceil", "Round", "Sign"))),
                      [x], "FLOAT")  # fmt: skip
         elif pick == 1:
@@ -98,6 +100,8 @@ class RandomGraph:
         elif pick == 7:
             to = str(self.rng.choice([d for d in DTYPES if d != dtype]))
             self.add("Cast", [x], to, to=getattr(TensorProto, to))
+        elif pick == 8 and self.rng.random() < 0.5 and dtype in ("INT32", "INT64", "UINT8"):
+            self.choice(x, dtype, self.const(self.integers(-60, 90), dtype))
         elif pick == 8:
             self.add(str(self.rng.choice(("Add", "Mul", "Sub"))), [x, x], dtype)
         elif pick in (9, 10) and dtype in EIGHT:
@@ -113,6 +117,20 @@ class RandomGraph:
             w = self.rng.integers(-3, 4, (self.width, self.width))
             if dtype in ("INT32", "INT64", "UINT32"):
                 self.add("MatMul", [x, self.const(w, dtype)], dtype)
+
+    def choice(self, x: str, dtype: str, limit: str) -> None:
+        """One of x, its square and a constant, by its size or by a comparison."""
+        self.add("Mul", [x, x], dtype)
+        square, pick = self.last, self.rng.integers(3)
+        if pick == 0 and dtype != "UINT8":
+            self.add(str(self.rng.choice(("Max", "Min"))), [square, x], dtype)
+            return
+        self.add(str(self.rng.choice(("Less", "Greater", "LessOrEqual"))), [x, limit], "BOOL")
+        if pick == 1:
+            self.add("Cast", [self.last], dtype, to=getattr(TensorProto, dtype))
+        else:
+            pair = [x, str(self.rng.choice((square, limit)))]
+            self.add("Where", [self.last, *pair], dtype)
 
     def quantized(self, x: str, dtype: str) -> None:
         """One of the operators that hold their own scales and zero points."""

@@ -83,6 +83,17 @@ CASES: dict[str, tuple[list[Any], str, str, int]] = {
          ("Mul f k -> g", {"k": np.float32([3, -5])}), "Mul f g -> q",
          ("Gather q i -> y", {"i": np.int64([1, 0])}, {"axis": 1})], "UINT8", "FLOAT", 2,
     ),
+    **{
+        f"{op} than a constant, beside what it compares": (
+            [MM, (f"{op} m c -> b", {"c": np.int32([5, -3])}),
+             ("Cast b -> i", {}, {"to": TensorProto.INT32}), "Add i m -> y"], "UINT8", "INT32", 2,
+        )
+        for op in ("Less", "Greater", "LessOrEqual")
+    },
+    "a float less its magnitude": (
+        [("DequantizeLinear x s z -> f", {"s": np.float32(0.1), "z": np.int8(9)}), "Abs f -> g",
+         "Sub f g -> h", ("QuantizeLinear h t z -> y", {"t": np.float32(0.3)})], "INT8", "INT8", 2,
+    ),
     "layer on a clipped sum": (
         [MM, "Relu m -> r", ("MatMul r v -> y", {"v": np.int32([[1, 2], [-1, 1]])})],
         "UINT8", "INT32", 2,
@@ -343,9 +354,14 @@ def reference(model: Any, X: np.ndarray) -> np.ndarray | str:
 
 
 def clips_64_bits(model: Any) -> bool:
-    """The runtime clips 64-bit integers by their lowest 32 bits: 4294966189 in [32, 43] is 32."""
+    """The runtime clips 64-bit integers by their lowest 32 bits: 4294966189 in [32, 43] is 32.
+
+    So do its Min and Max, at some places of a tensor: of 2**31 and 32767 the least is 2**31.
+    """
     to = [node.attribute[0].i for node in model.graph.node if node.op_type == "Cast"]
-    return TensorProto.INT64 in to and any(node.op_type == "Clip" for node in model.graph.node)
+    return TensorProto.INT64 in to and any(
+        node.op_type in ("Clip", "Min", "Max") for node in model.graph.node
+    )
 
 
 PEERS: dict[str, Callable[..., np.ndarray | str]] = {

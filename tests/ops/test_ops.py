@@ -17,6 +17,7 @@ from refqnn.ops import (
     Conv1d,
     Conv2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Interval,
     Linear,
@@ -275,3 +276,13 @@ def test_parameters_are_read_only_copies():
     assert layer.weight.tolist() == [[1, 2]]
     with pytest.raises(ValueError, match="read-only"):
         layer.weight[0, 0] = 7
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_a_pixel_shuffle_takes_multiples_of_the_square_alone(factor):
+    for channels in range(1, 2 * factor**2 + 1):
+        if channels % factor**2 == 0:
+            assert Gather.pixel_shuffle((channels, 1, 1), factor).index.size == channels
+        else:
+            with pytest.raises(ShapeMismatch, match="in_shape"):
+                Gather.pixel_shuffle((channels, 1, 1), factor)

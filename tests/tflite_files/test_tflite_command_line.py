@@ -69,6 +69,81 @@ def test_commands(files: tuple[str, str], tmp_path: Path) -> None:
         assert runner.invoke(main, ["diff", *wrong, "--inputs", x]).exit_code == 2
 
 
+def test_what_computes_says_whose_arithmetic(files: tuple[str, str], tmp_path: Path) -> None:
+    file, x = files
+    for runtime, half in (("tflite_ref", -2), ("tflite_optimized", -1)):
+        np.save(x, np.array([[-3, 0]]))
+        words = ["--as", "integers", "--runtime", runtime]
+        result = CliRunner().invoke(main, ["run", file, x, *words])
+        assert int(result.stdout.split()[0]) == half
+        dump = str(tmp_path / f"{runtime}.npz")
+        CliRunner().invoke(main, ["trace", file, x, "--output", dump, *words[2:]])
+        network = from_tflite(Path(file).read_bytes(), runtime)  # type: ignore[arg-type]
+        assert network.diff(dict(np.load(dump))) is None
+
+
 def test_an_unknown_runtime() -> None:
     with pytest.raises(refqnn.errors.InvalidArgument, match="expected one of tflite_ref"):
         from_tflite(of_ties(), "tpu")  # type: ignore[arg-type]
+
+
+def with_softmax() -> bytes:
+    """A fully connected layer and a softmax behind it."""
+    tensors = [
+        T((1, 2), 0.5, 0),
+        T((4, 2), 0.5, 0, np.array([[1, 0], [0, 1], [1, 1], [1, -1]], np.int8)),
+        T((1, 4), 0.5, 0),
+        T((1, 4), 2.0**-8, -128),
+    ]
+    ops = [
+        O("FULLY_CONNECTED", [0, 1, -1], [2], "FullyConnectedOptions", {}),
+        O("SOFTMAX", [2], [3], "SoftmaxOptions", {"Beta": 1.0}),
+    ]
+    return model(tensors, ops, [0], [3])
+
+
+def test_a_model_ends_and_begins_where_it_is_told_to() -> None:
+    whole, cut = from_tflite(with_softmax()), from_tflite(with_softmax(), output="t2")
+    x = np.array([[2, 4], [-1, -3], [3, 0]])
+    assert np.array_equal(cut.forward(x), whole.trace(x)["t2"])
+    assert cut.digest == from_tflite(with_softmax(), output="2").digest
+    assert cut.predict([[1.0, 2.0]]).tolist() == (cut.forward([[2, 4]]) * 0.5).tolist()
+    rest = from_tflite(with_softmax(), input="t2")
+    assert rest.input_shape == (4,)
+    assert np.array_equal(rest.forward(cut.forward(x)), whole.forward(x))
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ({"output": "logits"}, "output: got 'logits', which 0 tensors are called, expected the"),
+        ({"input": "UINT8"}, "input: got 'UINT8'"),
+        ({"input": "t3"}, "input, output: got from .'t3'. to .'t3'., expected ends that operators"),
+        ({"input": "t2", "output": "t2"}, "ends that operators connect"),
+        ({"output": "t0"}, "ends that operators connect"),
+        ({"input": "t1"}, "ends that operators connect"),
+    ],
+)
+def test_ends_that_the_file_lacks(ends: dict[str, str], message: str) -> None:
+    with pytest.raises(refqnn.errors.InvalidArgument, match=message):
+        from_tflite(with_softmax(), **ends)  # type: ignore[arg-type]
+
+
+def test_a_softmax_at_the_end_is_left_out_on_the_way_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    file, onnx_file = tmp_path / "m.tflite", tmp_path / "m.onnx"
+    file.write_bytes(with_softmax())
+    np.save(tmp_path / "x.npy", np.array([[2, 4], [-1, -3], [3, 0]]))
+    runner, x = CliRunner(), str(tmp_path / "x.npy")
+    assert runner.invoke(main, ["convert", str(file), str(onnx_file)]).exit_code != 0
+    done = runner.invoke(main, ["convert", str(file), str(onnx_file), "--output", "t2"])
+    assert done.exit_code == 0, done.output
+    back = refqnn.from_onnx(onnx_file)
+    codes = np.random.default_rng(0).integers(-128, 128, (50, 2))
+    assert np.array_equal(back.forward(codes), from_tflite(file, output="t2").forward(codes))
+    two = ["--runtime", "tflite_ref", "--runtime", "xnnpack", "--inputs", x]
+    shown = runner.invoke(main, ["diff", str(file), *two, "--output", "t2"])
+    assert "1 of 12 outputs differ" in shown.output
+    unknown = runner.invoke(main, ["inspect", str(file), "--output", "logits"])
+    assert unknown.exit_code != 0
+    assert "output: got 'logits'" in unknown.output

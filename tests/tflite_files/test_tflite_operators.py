@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,13 @@ from tflite_cases import CASES, OPTIONS, typed
 from tflite_compare import RUNTIMES, compare
 from tflite_litert import run
 
+import refqnn.tflite
 from refqnn import IntFormat
 from refqnn.errors import NotCovered
 from refqnn.tflite import from_tflite
 from refqnn.tflite.rescaling import Target, Way, gain, requantize
 
+RUNTIMES_OF_OURS = list(refqnn.tflite.RUNTIMES)
 WAYS: list[Way] = ["double", "double_up", "single", "float32", "float64"]
 
 
@@ -32,8 +36,8 @@ def test_every_operator(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "uint8": ["SOFTMAX", "TRANSPOSE_CONV"],
-    "int16": ["FULLY_CONNECTED", "HARD_SWISH", "LOGISTIC", "RELU_N1_TO_1", "SOFTMAX", "TANH"],
+    "uint8": ["TRANSPOSE_CONV"],
+    "int16": ["HARD_SWISH", "LOGISTIC", "RELU_N1_TO_1", "SOFTMAX", "TANH"],
 }
 
 
@@ -47,7 +51,73 @@ def test_other_types(tmp_path: Path, type: str) -> None:
     assert result.values > 100_000
     for kind in REFUSED[type]:
         with pytest.raises(NotCovered, match=f"{kind}, .* not covered for {type.upper()}"):
-            from_tflite(typed(kind, type, rng))
+            from_tflite(typed(kind, type, rng), "tflite_optimized")
+
+
+def refused_in_words() -> list[tuple[str, str, str]]:
+    """(type, kind, reason) of the table in help(refqnn.tflite)."""
+    found = re.findall(r"^    (INT16|UINT8) +([A-Z0-9_]+) +(.+)$", refqnn.tflite.__doc__, re.M)
+    assert len(found) == 7
+    return found
+
+
+def test_the_table_of_refusals_is_what_is_refused() -> None:
+    """Each line with its reason; what stands under a condition has a test of its own."""
+    rng = np.random.default_rng(4)
+    lines = [li for li in refused_in_words() if not li[2].startswith(("with ", "in the optimized"))]
+    assert sorted(kind for type, kind, _ in lines if type == "INT16") == REFUSED["int16"]
+    for type, kind, reason in lines:
+        for runtime in RUNTIMES_OF_OURS:
+            with pytest.raises(NotCovered, match=f"for {type}: {re.escape(reason)}"):
+                from_tflite(typed(kind, type.lower(), rng), runtime)
+    covered = {(t, kind) for t in ("uint8", "int16") for kind in CASES if kind not in REFUSED[t]}
+    for type, kind in covered - {(t, "constants") for t in REFUSED}:
+        from_tflite(typed(kind, type, rng), "tflite_ref")
+
+
+def test_uint8_transposed_convolutions_but_for_the_optimized_kernel(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    models = [typed("TRANSPOSE_CONV", "uint8", rng) for _ in range(12)]
+    assert not compare(tmp_path, models, n=4, runtimes=["tflite_ref"]).different
+    taken = []
+    for made in models:
+        with contextlib.suppress(NotCovered):  # what XNNPACK leaves to the optimized kernel
+            taken.append((made, from_tflite(made, "xnnpack"))[0])
+    assert len(taken) > 5
+    assert not compare(tmp_path, taken, n=4, runtimes=["xnnpack"]).different
+
+
+def fully_connected_16(rng: np.random.Generator, bias: str, ties: bool) -> bytes:
+    """Codes of 16 bits, with a bias of this type, and with gains of halves or of any size."""
+    n, out, each = 6, 7, bool(rng.integers(2))
+    s_w = np.full(out if each else 1, 0.5) / (1 + np.arange(out if each else 1))
+    s_y = 1.0 if ties else float(np.float32(2.0 ** rng.uniform(-3, 3)))
+    s_w = s_w if not ties else np.float32(2.0 ** -rng.integers(1, 4, s_w.shape))
+    tensors = [
+        T((1, n), 0.5, 0, type="int16"),
+        T((out, n), s_w, 0, rng.integers(-9, 10, (out, n), dtype=np.int8)),
+        T((1, out), s_y, 0, type="int16"),
+    ]
+    if bias:
+        data = rng.integers(-99, 100, out).astype(bias)
+        tensors.append(T((out,), np.float32(0.5) * np.float32(s_w), 0, data, bias))
+    inputs = [0, 1, 3 if bias else -1]
+    op = O("FULLY_CONNECTED", inputs, [2], "FullyConnectedOptions", {})
+    return model(tensors, [op], [0], [2])
+
+
+@pytest.mark.parametrize("bias", ["", "int32", "int64"])
+def test_fully_connected_in_16_bits(tmp_path: Path, bias: str) -> None:
+    rng = np.random.default_rng(6)
+    models = [fully_connected_16(rng, bias, ties=bool(i % 2)) for i in range(8)]
+    runtimes = [r for r in RUNTIMES if bias != "int32" or r != "tflite_ref"]
+    assert not compare(tmp_path, models, n=30, runtimes=runtimes).different
+    for runtime in RUNTIMES_OF_OURS:
+        if bias == "int32" and runtime in ("tflite_ref", "cmsis_nn"):
+            with pytest.raises(NotCovered, match="INT16 with a bias of INT32"):
+                from_tflite(models[0], runtime)
+        else:
+            from_tflite(models[0], runtime)
 
 
 @pytest.mark.slow

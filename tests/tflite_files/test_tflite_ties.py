@@ -117,3 +117,31 @@ def test_floats_that_do_not_fill_vectors() -> None:
     with pytest.raises(NotCovered, match="its 9 float inputs do not fill vectors of 8"):
         from_tflite(made, "tflite_optimized")
     from_tflite(made, "xnnpack")
+
+
+# --- products beyond 16 bits ----------------------------------------------------------------------
+
+
+def product(s_y: float, zero: int, kind: str = "int8") -> bytes:
+    """x * x with x from 0 to 255 steps of 1."""
+    lowest = {"int8": -128, "uint8": 0}[kind]
+    tensors = [T((1, 32), 1.0, lowest, type=kind), T((1, 32), s_y, zero, type=kind)]
+    return model(tensors, [O("MUL", [0, 0], [1], "MulOptions")], [0], [1])
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("int8", 100), ("uint8", 200)])
+def test_products_that_the_optimized_kernels_would_wrap_are_refused(
+    tmp_path: Path, kind: str, zero: int
+) -> None:
+    """65,025 / s_y and the zero point: inside 16 bits all agree, beyond the model is refused."""
+    within = product(65_025 / (32_700 - zero), zero, kind)
+    assert not compare(tmp_path, [within], n=8).different
+    beyond = product(65_025 / (32_790 - zero), zero, kind)
+    with pytest.raises(NotCovered, match=r"MUL, .*16 bits, beyond which the kernel wraps"):
+        from_tflite(beyond, "tflite_optimized")
+    highest = np.full((1, 32), {"int8": 127, "uint8": 255}[kind])
+    (wrapped,) = run(tmp_path, [(beyond, highest, "tflite_optimized")])
+    assert (wrapped[1] < from_tflite(beyond).forward(highest)).any()
+    others = ["tflite_ref", "xnnpack"]
+    assert not compare(tmp_path, [beyond], n=8, runtimes=others).different
+    from_tflite(product(65_025 / 32_790, 0 if kind == "uint8" else -1, kind), "tflite_optimized")

@@ -25,12 +25,15 @@ class Compared:
 
 
 def inputs(network: Network, n: int, seed: int) -> np.ndarray:
-    """Codes of every size, of the extremes, and constant over a sample."""
+    """Random codes, the extremes, a narrow range, and walks: neighbours are near, as in data."""
     fmt, shape = network.input_format, network.input_shape
     rng = np.random.default_rng(seed)
     x = rng.integers(fmt.q_min, fmt.q_max + 1, (n, *shape))
     x[1::4] = np.where(rng.random(x[1::4].shape) < 0.5, fmt.q_min, fmt.q_max)
     x[2::4] = np.clip(np.rint(rng.normal(fmt.q_min / 2, 20, x[2::4].shape)), fmt.q_min, fmt.q_max)
+    steps = rng.integers(-9, 10, x[3::4].shape).reshape(len(x[3::4]), -1)
+    walks = np.cumsum(steps, axis=1).reshape(x[3::4].shape) + (fmt.q_min + fmt.q_max) // 2
+    x[3::4] = np.clip(walks, fmt.q_min, fmt.q_max)
     return x
 
 

@@ -369,8 +369,38 @@ def test_the_calls_of_concrete_ml(tmp_path: Path) -> None:
     )
     with pytest.raises(ShapeMismatch, match="2 rows"):
         client.quantize_encrypt_serialize(X[:2])
+    with pytest.raises(InvalidArgument, match="include_tfhers_key"):
+        client.get_serialized_evaluation_keys(include_tfhers_key=True)
     again = fhe.FHEModelClient(tmp_path / "folder", key_dir=tmp_path / "keys")
     assert again.get_serialized_evaluation_keys() == keys
     for party in (client.client, model.fhe_circuit):
         with pytest.raises(InvalidArgument, match="seed"):
             party.keygen(seed=1)
+
+
+def test_a_server_reads_the_keys_of_each_client_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fhe = pytest.importorskip("refqnn.fhe")
+    from refqnn.fhe import deployment
+
+    monkeypatch.setattr(deployment, "HELD", 2)
+    model = NeuralNetClassifier(**{**QUICK, "module__fan_in": 2}).fit(IRIS.data, IRIS.target)
+    model.compile(security="ind-cpa")
+    fhe.FHEModelDev(tmp_path, model).save()
+    server = fhe.FHEModelServer(tmp_path)
+    read: list[bytes] = []
+    kept = server.server.read_keys
+    monkeypatch.setattr(server.server, "read_keys", lambda keys: read.append(keys) or kept(keys))
+
+    clients = [fhe.FHEModelClient(tmp_path) for _ in range(3)]
+    keys = [client.get_serialized_evaluation_keys() for client in clients]
+    for number in (0, 1, 0, 0, 2, 0, 1):  # 2 takes the place of 1, which was asked for longest ago
+        request = clients[number].quantize_encrypt_serialize(IRIS.data[number])
+        answer = server.run(request, bytes(bytearray(keys[number])))  # equal bytes, another object
+        probabilities = clients[number].deserialize_decrypt_dequantize(answer)
+        assert np.array_equal(probabilities, model.predict_proba(IRIS.data[[number]]))
+    assert read == [keys[0], keys[1], keys[2], keys[1]]
+    for wrong in (keys[0][:-1], b"", None, "keys"):
+        with pytest.raises((FileFormatError, InvalidType)):
+            server.run(request, wrong)

@@ -163,3 +163,118 @@ def test_user_errors_are_errors_of_ours() -> None:
     torch.nn.init.constant_(broken[0].weight, float("nan"))
     with pytest.raises(InvalidArgument, match="NaN"):
         quantize_module(broken, X)
+
+
+# --- convolutions -------------------------------------------------------------------------------
+
+
+def images(seed: int = 0, n: int = 200) -> np.ndarray:
+    """Smooth images [n, 2, 9, 8] of both signs."""
+    rough = np.random.default_rng(seed).normal(size=(n, 2, 11, 10))
+    moved = [rough[:, :, i : i + 9, j : j + 8] for i in range(3) for j in range(3)]
+    return np.mean(moved, axis=0).astype(np.float32)
+
+
+class Net(nn.Module):
+    """As users write them: two parts, called in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(2, 6, (3, 2), padding=(1, 0), bias=False),
+            *(nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2, (2, 1), 1), nn.Dropout2d(0.1)),
+            *(nn.Conv2d(6, 8, 3, stride=(1, 2), dilation=(1, 2)), nn.Tanh(), nn.MaxPool2d((2, 1))),
+            *(nn.Conv2d(8, 5, 1), nn.BatchNorm2d(5), nn.Hardtanh(), nn.AdaptiveAvgPool2d(1)),
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(5, 7), nn.ELU(), nn.Linear(7, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x))
+
+
+def convolutional(X: np.ndarray) -> Net:
+    torch.manual_seed(5)
+    net = Net()
+    with torch.no_grad():
+        net.features[1].weight.uniform_(-2, 2)
+        for _ in range(30):
+            net(torch.from_numpy(X))
+    return net.eval()
+
+
+@pytest.mark.parametrize("bits", [6, 8])
+def test_a_convolutional_network_is_followed(bits: int) -> None:
+    X = images()
+    net = convolutional(X)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(X)).numpy()
+    network = quantize_module(net, X, n_bits=bits)
+    left = np.square(network.predict(X) - wanted).mean(axis=0) / wanted.var(axis=0)
+    assert (left < {6: 0.05, 8: 0.005}[bits]).all()
+    kinds = [node.op.kind for node in network.nodes]
+    assert (kinds.count("Conv2d"), kinds.count("SumPool2d"), kinds.count("MaxPool2d")) == (3, 2, 1)
+
+
+def test_the_budget_counts_the_sums_of_pools() -> None:
+    """A pool of 2 x 2 codes of 3 bits reaches 28, and the next layer reads that."""
+    X = images()
+    network = quantize_module(convolutional(X), X, n_bits=3, n_accum_bits=9)
+    layers = certify(network, method="interval").layers
+    weighted = [node.name for node in network.nodes if node.op.kind in ("Conv2d", "Linear")]
+    assert len(weighted) == 5
+    assert all(layers[name].signed_bits <= 9 for name in weighted)
+    codes = network.quantize_input(X[:2])
+    traced = exact.trace(network, codes.tolist())  # the integers are those of Python
+    assert np.array_equal(network.forward(codes), traced[network.output])
+
+
+def test_a_pool_of_means_is_the_mean() -> None:
+    """What follows reads sums; the float layer reads means: no scale may be lost between."""
+    X = np.abs(images())
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(24, 2))
+    )
+    assert _follows(net, X)
+    assert _follows(nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2)), X)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (nn.Conv2d(2, 4, 3, groups=2), r"layer 0 \(Conv2d\), groups: got 2"),
+        (nn.Conv2d(2, 4, 3, padding_mode="circular"), "padding_mode: got circular"),
+        (nn.Conv2d(2, 4, 3, padding="same"), "padding: got same"),
+        (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode: got True"),
+        (nn.AvgPool2d(2, divisor_override=3), "divisor_override: got 3"),
+        (nn.AvgPool2d(2, 2, 1, count_include_pad=False), "count_include_pad: got False"),
+        (nn.MaxPool2d(2, dilation=2), "dilation: got 2"),
+        (nn.AdaptiveAvgPool2d(2), "output_size: got 2"),
+        (nn.AdaptiveMaxPool2d(1), "AdaptiveMaxPool2d"),
+        (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "track_running_stats: got False"),
+        (nn.GroupNorm(2, 4), "GroupNorm"),
+        (nn.Flatten(2), "start_dim: got 2"),
+        (nn.Upsample(scale_factor=2), "Upsample"),
+    ],
+)
+def test_layers_and_settings_that_are_not_covered_are_named(part: nn.Module, name: str) -> None:
+    before = [] if isinstance(part, nn.Conv2d) else [nn.Conv2d(2, 4, 3), nn.ReLU()]
+    net = nn.Sequential(*before, part, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(NotCovered, match=name):
+        quantize_module(net.eval(), images())
+
+
+def test_images_where_they_cannot_be_are_refused() -> None:
+    X = images(n=20)
+    with pytest.raises(NotCovered, match=r"nn\.Linear at the end"):
+        quantize_module(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), X)
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(NotCovered, match="AvgPool2d of its sums"):
+        quantize_module(net, X)
+    for rows in (X[0], X[:, :1], X[:1], X.reshape(20, -1)):
+        with pytest.raises(ShapeMismatch, match="X"):
+            quantize_module(convolutional(images()), rows)
+    tables = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Linear(6, 2))
+    with pytest.raises(NotCovered, match=r"nn\.Flatten"):
+        quantize_module(tables, X)

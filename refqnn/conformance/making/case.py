@@ -50,7 +50,13 @@ class Case:
 
     def _variant(self) -> str:
         a, name = self.arguments, self.operation
+        if self.id.startswith(f"{slug(name)}-refuses-"):
+            return "_refuses"
+        if self.id.endswith("-unread"):
+            return "_unread"
         later = f"_{a['rounding']}" if a.get("rounding") in LATER and name != "rescale" else ""
+        if self.id[-5] in "srx" and self.id[-4:].isdigit():
+            return "_more"  # chosen against mutants that came later
         if name in ("network", "predict"):
             return f"_{self.id.split('-')[1]}"
         if name == "accumulate":

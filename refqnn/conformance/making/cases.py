@@ -22,11 +22,14 @@ from refqnn.conformance.making.case import linear_node as _linear_node
 from refqnn.conformance.making.case import node as _node
 from refqnn.conformance.making.case import single as _single
 from refqnn.conformance.making.case import slug as _slug
-from refqnn.conformance.making.chosen import CHOSEN
+from refqnn.conformance.making.chosen import CHOSEN, MORE
 from refqnn.conformance.making.networks import describe, trained_cases
-from refqnn.conformance.making.samplers import sample
+from refqnn.conformance.making.realistic import INPUT_ZERO, mobile_network, words_network
+from refqnn.conformance.making.roomy import roomy, spoiled
+from refqnn.conformance.making.samplers import Stream, sample
 from refqnn.conformance.making.wide import rescales, wide_network
 from refqnn.conformance.operations import MODES, OPERATIONS, Values
+from refqnn.conformance.specification import broken_questions, first_broken
 from refqnn.conformance.suite import vectors_path
 
 __all__ = ["Case", "all_cases", "asked", "hand_made"]
@@ -34,15 +37,55 @@ __all__ = ["Case", "all_cases", "asked", "hand_made"]
 
 def all_cases() -> list[Case]:
     """Every question, written ones first, by operation."""
-    searched = (asked(operation, seed) for operation, seeds in CHOSEN.items() for seed in seeds)
+    searched = (
+        asked(operation, seed)
+        for chosen in (CHOSEN, MORE)
+        for operation, seeds in chosen.items()
+        for seed in seeds
+    )
     order = list(OPERATIONS)
-    return sorted((*hand_made(), *searched), key=lambda case: order.index(case.operation))
+    return sorted(
+        (*hand_made(), *searched, *refused()), key=lambda case: order.index(case.operation)
+    )
 
 
-def asked(operation: str, seed: int) -> Case:
-    """The question of a seed."""
-    identity = f"{_slug(operation)}-{seed:04d}"
-    return Case(identity, operation, sample(operation, seed), "chosen by search")
+_DRAWS = {"r": roomy, "x": spoiled}
+
+
+def asked(operation: str, seed: int | str) -> Case:
+    """The question of a seed: a number, or a letter (s: as that, r: larger, x: spoiled) and four
+    digits."""
+    identity = f"{_slug(operation)}-{seed:0>4}"
+    draw, number = _DRAWS.get(str(seed)[0], sample), int(str(seed).lstrip("srx"))
+    arguments = draw(operation, number)
+    broken = first_broken(operation, arguments) if draw is spoiled else None
+    return Case(identity, operation, arguments, "chosen by search", broken and broken[0])
+
+
+# Where no written question is right: changes of the first one.
+_RIGHT: dict[str, Values] = {
+    "check_codes": {"codes": np.array([0, 7])},
+    "reshape": {"shape": (2, 3)},
+}
+
+
+def refused() -> Iterator[Case]:
+    """Every way to break a sentence of the specification, from the first right written question.
+
+    New written questions stand behind the others, or the ids of these would ask something else.
+    """
+    right: dict[str, Values] = {}
+    for case in hand_made():
+        if case.error is None or case.operation in _RIGHT:
+            change = _RIGHT.get(case.operation, {})
+            right.setdefault(case.operation, {**case.arguments, **change})
+    for operation, arguments in right.items():
+        for rule, number, broken in broken_questions(operation, arguments):
+            found = first_broken(operation, broken)
+            code = rule.code if found is None else found[0]
+            identity = f"{_slug(operation)}-refuses-{_slug(rule.name).lower()}-{number}"
+            comment = f"does not hold: {rule.sentence}"
+            yield Case(identity, operation, broken, comment, code)
 
 
 @lru_cache(maxsize=1)
@@ -51,8 +94,8 @@ def hand_made() -> tuple[Case, ...]:
     parts = (_rounding, _formats, _quantizers, _dequantizers, _requantize_by_threshold,
              _requantize_by_mode, _requantize_edges, _requantize_refused, rescales, _sums,
              _accumulators, _staged, _convolutions, _transposed, _gathers, _pools, _joins, _widths,
-             _fan_ins,
-             _sign_budgets, _projections, _small_networks, _trained_networks)  # fmt: skip
+             _fan_ins, _sign_budgets, _projections, _small_networks, _trained_networks,
+             _requantize_unread, _realistic_networks)  # fmt: skip
     return tuple(case for part in parts for case in part())
 
 
@@ -206,6 +249,14 @@ def _requantize_edges() -> Iterator[Case]:
     yield ask("channels", "a scale and a bias for each channel", **_fmt(8, False),
               acc=np.arange(-9, 9).reshape(3, 3, 2), scale_in=_floats(0.5, 0.25, 2),
               bias=_floats(1, -0.75, 4), zero_point=128)
+
+
+def _requantize_unread() -> Iterator[Case]:
+    comment = "a first shift beyond the shift, which no first rounding reads"
+    yield _ask("rescale", "first-shift-unread", comment, first_shift=np.array(99))
+    yield _ask("requantize_multiplier", "first-shift-unread", comment, **_fmt(4, True),
+               mantissa=np.array(3), shift=np.array(3), acc=np.arange(-14, 15)[:, None],
+               first_shift=99)
 
 
 def _requantize_refused() -> Iterator[Case]:
@@ -678,6 +729,24 @@ def _small_networks() -> Iterator[Case]:
                         [0.75000006, 1.0500001]))
     yield ask("residual-dyadic", "a dyadic scale: exact ties", scale=_single(0.5),
               x=_floats([0.25, 0.75], [-0.25, 1.25], [-0.75, 99.0]))
+# fmt: on
+
+
+# fmt: off
+def _realistic_networks() -> Iterator[Case]:
+    """Networks as deployed ones are, on two samples each."""
+    s, mobile, words = Stream(2, "realistic"), mobile_network(), words_network()
+    images = s.tensor((2, 3, 7, 6), -128, 127)
+    yield _ask("network", "mobile-int8", "8-bit codes with zero points, depthwise, ReLU6, a "
+               "residual on a scale, averages", network=describe(mobile), codes=images)
+    yield _ask("network", "words-int16", "16-bit activations, sums of 70 terms, a clip at 0",
+               network=describe(words), codes=s.tensor((2, 70), -(2**15), 2**15 - 1))
+    doors: Values = {"scale": _single(0.0235), "zero_point": np.array(INPUT_ZERO),
+                     "rounding": "half_even", "output_scale": _single(0.00071),
+                     "output_offset": _floats(0.5, -0.25, 0, 1, -3)}
+    x = (s.tensor((2, 3, 7, 6), -1100, 1100) / 8 - INPUT_ZERO) * np.float64(doors["scale"])
+    yield _ask("predict", "mobile-floats", "float images, some of them ties or beyond the ends",
+               network=describe(mobile), x=x.astype(np.float32), **doors)
 # fmt: on
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from refqnn import exact
 from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
 from refqnn.conformance.reference import network_of, node_and_operands
+from refqnn.conformance.specification import guarded
 
 __all__ = ["FUNCTIONS"]
 
@@ -349,5 +350,5 @@ def predict(
 
 _OWN = functions_in(globals())
 FUNCTIONS: dict[str, Function] = {
-    name: _OWN.get(name) or partial(_by_node, name) for name in OPERATIONS
+    name: guarded(name, _OWN.get(name) or partial(_by_node, name)) for name in OPERATIONS
 }

@@ -18,8 +18,9 @@ from refqnn.conformance.mutants import MUTANTS, mutants_of
 from refqnn.conformance.notes import NOTES
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Values
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
-from refqnn.conformance.runner import passes
+from refqnn.conformance.runner import is_judged, passes
 from refqnn.conformance.schemas import schemas
+from refqnn.conformance.specification import specification_text
 from refqnn.conformance.suite import (
     FORMAT,
     FORMAT_VERSION,
@@ -93,11 +94,13 @@ def _answered(case: Case) -> Vector:
         intermediates=intermediates,
         error=error,
     )
-    if error is None:
+    try:
         second = {n: _nested(v) for n, v in ORACLE[case.operation](**case.arguments).items()}
-        found = compare(vector, second)
-        if found is not None:
-            raise CertificateError(f"{case.id}: the two routes disagree: {found}")
+        found = compare(vector, second) if error is None else "accepted"
+    except Rejected as refusal:
+        found = None if refusal.code == error else refusal.code
+    if found is not None:
+        raise CertificateError(f"{case.id}: the two routes disagree: {found}")
     return vector
 
 
@@ -112,6 +115,8 @@ def _nested(value: object) -> object:
 
 def kills(vector: Vector) -> list[str]:
     """The ids of the mutants that this vector tells from a right implementation."""
+    if not is_judged(vector):
+        return []
     return [m.id for m in mutants_of(vector.operation) if not passes(m.function, vector)]
 
 
@@ -126,7 +131,7 @@ def _solved_cases() -> tuple[tuple[Case, Vector], ...]:
 
 @lru_cache(maxsize=1)
 def files() -> dict[str, bytes]:
-    """Every generated file by name: vectors, schemas, OPERATIONS.md and MANIFEST.json.
+    """Every generated file by name: vectors, schemas, two texts and MANIFEST.json.
 
     Raises: CertificateError, see `solved`.
     """
@@ -136,6 +141,7 @@ def files() -> dict[str, bytes]:
     texts = {name: canonical(_content(vectors)) for name, vectors in by_file.items()}
     texts |= {f"schema/{name}": canonical(schema) for name, schema in schemas().items()}
     texts["OPERATIONS.md"] = _operations_text()
+    texts["SPECIFICATION.md"] = specification_text()
     result = {name: text.encode() for name, text in texts.items()}
     result["MANIFEST.json"] = canonical(_manifest(by_file, result)).encode()
     return result

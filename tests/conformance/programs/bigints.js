@@ -40,6 +40,25 @@ function ends({ bits, signed, narrow }) {
   return signed ? [-(2n ** (b - 1n)) + less, 2n ** (b - 1n) - 1n] : [0n, 2n ** b - 1n - less];
 }
 
+// What the specification asks, in its order.
+function check(holds, code) {
+  if (!holds) throw new Refused(code);
+}
+const fits = (n) => n === BigInt.asIntN(64, n);
+
+function parameter(t, axes) {
+  check(t.shape.length === axes, "shape_mismatch");
+  check(t.data.length > 0, "invalid_parameter");
+  const read = tensor(t);
+  check(read.data.every(fits), "out_of_range");
+  return read;
+}
+
+function batch(t) {
+  check(t.shape.length >= 2 && t.data.length > 0, "shape_mismatch");
+  return tensor(t);
+}
+
 // --- operations -----------------------------------------------------------------------------
 
 const operations = {
@@ -64,8 +83,13 @@ const operations = {
 
   requantize_shift({ acc, shift, offset, zero_point, rounding, ...format }) {
     const [low, high] = ends(format);
-    const { shape, data } = tensor(acc);
+    check(shift >= 0 && shift <= 62, "invalid_parameter");
+    check(offset.shape.length < 2, "shape_mismatch");
+    check(offset.data.length > 0 && fits(integer(zero_point)), "invalid_parameter");
+    const { shape, data } = batch(acc);
     const offsets = tensor(offset).data;
+    check(offsets.length === 1 || offsets.length === shape[1], "shape_mismatch");
+    check(data.every((v) => fits(v + 1n) && fits(v - 1n)), "out_of_range");
     const inner = shape.slice(2).reduce((a, b) => a * b, 1);
     const codes = data.map((a, i) => {
       const channel = offsets.length > 1 ? Math.floor(i / inner) % shape[1] : 0;
@@ -76,13 +100,15 @@ const operations = {
   },
 
   linear({ x, weight, bias, x_zero_point, weight_zero_point }) {
-    const a = tensor(x);
-    const w = tensor(weight);
-    const z = tensor(weight_zero_point).data;
-    const b = bias === null ? null : tensor(bias).data;
-    const [n, width] = a.shape;
+    const w = parameter(weight, 2);
     const out = w.shape[0];
-    if (width !== w.shape[1]) throw new Refused("shape_mismatch");
+    if (bias !== null) check(bias.shape.join() === `${out}`, "shape_mismatch");
+    const b = bias === null ? null : parameter(bias, 1).data;
+    const z = tensor(weight_zero_point).data;
+    check(z.length === 1 || z.length === out, "shape_mismatch");
+    const a = batch(x);
+    const [n, width] = a.shape;
+    check(a.shape.length === 2 && width === w.shape[1], "shape_mismatch");
     const acc = [];
     for (let s = 0; s < n; s++)
       for (let k = 0; k < out; k++) {

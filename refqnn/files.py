@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 from refqnn.errors import NotCovered
-from refqnn.foreign import refuse_foreign
+from refqnn.foreign import is_ours, is_tflite, refuse_foreign
 from refqnn.network import Network, load
 from refqnn.onnx.reader import Imported, InputDoor, read_onnx
 from refqnn.onnx.writer import Flavour, to_onnx
-from refqnn.tflite import Runtime, from_tflite, is_tflite
+from refqnn.tflite import Runtime, from_tflite
 
 __all__ = ["convert", "open_file", "open_network", "write"]
-
-_ZIP = b"PK\x03\x04"  # how a file of Network.save begins
 
 
 def open_file(
@@ -28,7 +27,7 @@ def open_file(
     """What is in a file of `Network.save`, an ONNX or a TFLite model, told apart by their content.
 
     Args:
-        input, output: as for `from_onnx`; they mean nothing for other files.
+        input, output: as for `from_onnx` and `from_tflite`; a file of ours has ends of its own.
         strict: refuse a model whose last operators would be left out (`Imported.dropped`).
         runtime: as for `from_tflite`; it means nothing for other files.
 
@@ -36,10 +35,12 @@ def open_file(
     """
     with open(path, "rb") as file:
         head = file.read(8)
-    if head.startswith(_ZIP):
+    if is_ours(head):
         return Imported(load(Path(path)), producer="refqnn")
     if is_tflite(head):
-        return Imported(from_tflite(path, runtime), producer="TFLite")
+        door = cast("str | None", input)  # what is no name of a tensor is refused as one
+        network = from_tflite(path, runtime, input=door, output=output)
+        return Imported(network, producer="TFLite")
     refuse_foreign(Path(path))
     imported = read_onnx(path, input=input, output=output)
     if strict and imported.dropped:
