@@ -12,6 +12,7 @@ ladder          from intervals to exact bounds
 samples         inputs that try to leave the bounds
 recheck         every claim again, by code of its own
 staged          accumulators in stages: what their registers hold, whether a result changes
+staged_report   what is said of one stage
 staged_files    accumulators and their certificates as JSON
 certificate     certify, Certificate: bounds with their proofs, in memory and on disk
 overflow        find_overflow: an input that overflows, or a proof that there is none

@@ -42,6 +42,7 @@ from refqnn.accumulator.recheck import verify
 from refqnn.accumulator.rungs import corner, format_ranges, full_ranges
 from refqnn.accumulator.samples import sampled
 from refqnn.accumulator.staged import StagedCertificate, stage_reports
+from refqnn.accumulator.staged_files import WHAT as STAGES
 from refqnn.container import (
     MALFORMED,
     decode_integers,
@@ -55,6 +56,7 @@ from refqnn.container import (
 from refqnn.display import html_table, shortened, text_table
 from refqnn.emulate import Accumulators, Stage
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, InvalidType, mismatch
+from refqnn.foreign import refuse_foreign
 from refqnn.graph import INPUT, Node, inputs_of
 from refqnn.network import Network
 from refqnn.ops import KINDS
@@ -73,6 +75,7 @@ __all__ = [
     "check_usable",
     "load",
     "observed",
+    "read_certificate",
     "with_stages",
 ]
 
@@ -363,6 +366,20 @@ class Certificate:
 
 
 load = Certificate.load
+
+
+def read_certificate(path: str | Path) -> Certificate | StagedCertificate:
+    """What `Certificate.save` or `StagedCertificate.save` wrote.
+
+    Raises: FileFormatError; OSError as open does.
+    """
+
+    def decode(content: Any) -> Certificate | StagedCertificate:
+        staged = isinstance(content, dict) and content.get("format") == f"refqnn {STAGES}"
+        return StagedCertificate.from_json(content) if staged else Certificate.from_json(content)
+
+    refuse_foreign(path, "a JSON file", ("certificate",))
+    return read_json(path, decode)
 
 
 # --- making -------------------------------------------------------------------------------------

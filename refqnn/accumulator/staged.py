@@ -25,7 +25,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +35,10 @@ from numpy.typing import NDArray
 from refqnn.accumulator.bounds import Proof
 from refqnn.accumulator.domain import Domain
 from refqnn.accumulator.samples import sampled
+from refqnn.accumulator.staged_files import decode, encode
+from refqnn.accumulator.staged_report import StageReport, StageSum, Verdict
 from refqnn.container import read_json, write_json
-from refqnn.display import Shown, safe
+from refqnn.display import Shown
 from refqnn.emulate import Accumulator, Accumulators, Stage, Sums, accumulator_of, check_names
 from refqnn.errors import CertificateError, InvalidArgument, NotCovered, mismatch
 from refqnn.graph import INPUT, Node, ancestors, inputs_of
@@ -59,76 +60,6 @@ _ASKED = 8  # sums of one stage that are asked about one by one where no time is
 _TRIES = 1000  # runs that make a witness smaller
 
 Ask = Callable[[Network, Stage, Domain, float], "NDArray[np.int64] | Proof | None"]
-
-
-class Verdict(Enum):
-    """What is known of a stage; see the module."""
-
-    FITS = "fits"
-    HARMLESS = "harmless"
-    HARMFUL = "harmful"
-    OVERFLOWS = "overflows"
-    OPEN = "open"
-
-    @property
-    def proved(self) -> bool:
-        """Is it proved that this stage changes no result?"""
-        return self in (Verdict.FITS, Verdict.HARMLESS)
-
-
-@dataclass(frozen=True, eq=False)
-class StageSum:
-    """An input that makes a sum leave its register, replayed through `Network.trace`.
-
-    Attributes:
-        neuron, group: of the stage, whose sum is `value`.
-        witness: input codes [*input_shape].
-        value: what the register should have held.
-        exact, result: of the neuron: the sum that it should be, and what the accumulator makes
-            (None: an error).
-    """
-
-    neuron: tuple[int, ...]
-    group: int
-    witness: NDArray[np.int64]
-    value: int
-    exact: int
-    result: int | None
-
-    @property
-    def harmful(self) -> bool:
-        return self.exact != self.result
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class StageReport:
-    """What is known of one stage of one node.
-
-    Attributes:
-        layer, number, stage: the node, which of its stages (0 is the innermost), and that stage.
-        range: proved (lo, hi) of what is put into its registers, before it is fitted.
-        verdict: see the module.
-        proof: of the range, and of `fits` and `harmless`.
-        found: an input that overflows, the smallest that was found; None where none was.
-        widest: where no proof was found, the neuron whose bounds lie farthest beyond the register.
-    """
-
-    layer: str
-    number: int
-    stage: Stage
-    range: Ends
-    verdict: Verdict
-    proof: Proof
-    found: StageSum | None = None
-    widest: tuple[int, ...] | None = None
-
-    def __str__(self) -> str:
-        lo, hi = self.range
-        what = f"{self.verdict.value}, [{lo}, {hi}] ({self.proof.label})"
-        return f"{self.layer} stage {self.number} ({self.stage}): {what}"
-
-    def __repr__(self) -> str:
-        return f"<StageReport {safe(self)}>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -193,16 +124,12 @@ class StagedCertificate(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for json.dump."""
-        from refqnn.accumulator import staged_files
-
-        return staged_files.to_json(self)
+        return encode(self.certificate, self.accumulators, self.stages)
 
     @classmethod
     def from_json(cls, content: object) -> StagedCertificate:
         """The certificate in `to_json` data.  Raises: FileFormatError."""
-        from refqnn.accumulator import staged_files
-
-        return staged_files.from_json(content)
+        return cls(*decode(content))
 
     def save(self, path: str | Path) -> None:
         """Write it as one JSON file, atomically."""

@@ -11,6 +11,7 @@ the certificate of the exact values, the accumulator of each node, and what is s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 
 from refqnn.accumulator.arguments import index_of
 from refqnn.accumulator.bounds import Proof
-from refqnn.accumulator.staged import StagedCertificate, StageReport, StageSum, Verdict
+from refqnn.accumulator.staged_report import StageReport, StageSum, Verdict
 from refqnn.container import (
     MALFORMED,
     decode_integers,
@@ -37,7 +38,7 @@ from refqnn.formats import is_integer
 if TYPE_CHECKING:
     from refqnn.accumulator.certificate import Certificate
 
-__all__ = ["from_json", "read_accumulators", "read_certificate", "to_json"]
+__all__ = ["WHAT", "decode", "encode", "read_accumulators"]
 
 WHAT = "certificate of stages"
 FORMAT_VERSION = 1
@@ -52,7 +53,7 @@ def read_accumulators(path: str | Path) -> Accumulators:
     Raises: FileFormatError that names what is wrong; OSError as open does.
     """
 
-    def decode(content: Any) -> Accumulators:
+    def decoded(content: Any) -> Accumulators:
         try:
             if isinstance(content, dict) and set(content) == {"layers"}:
                 return {name: _accumulator(item) for name, item in content["layers"].items()}
@@ -61,38 +62,25 @@ def read_accumulators(path: str | Path) -> Accumulators:
             raise FileFormatError(f"no accumulator ({error})") from error
 
     refuse_foreign(path, "a JSON file of an accumulator", ())
-    return read_json(path, decode)
+    return read_json(path, decoded)
 
 
-def read_certificate(path: str | Path) -> Certificate | StagedCertificate:
-    """What `Certificate.save` or `StagedCertificate.save` wrote.
-
-    Raises: FileFormatError; OSError as open does.
-    """
-    from refqnn.accumulator import Certificate
-
-    def decode(content: Any) -> Certificate | StagedCertificate:
-        staged = isinstance(content, dict) and content.get("format") == f"refqnn {WHAT}"
-        return from_json(content) if staged else Certificate.from_json(content)
-
-    refuse_foreign(path, "a JSON file", ("certificate",))
-    return read_json(path, decode)
-
-
-def to_json(staged: StagedCertificate) -> dict[str, Any]:
+def encode(
+    certificate: Certificate, accumulators: Accumulators, stages: Sequence[StageReport]
+) -> dict[str, Any]:
     """See `StagedCertificate.to_json`."""
-    layers = dict.fromkeys(report.layer for report in staged.stages)
-    accumulators = {name: accumulator_of(staged.accumulators, name) for name in layers}
+    layers = dict.fromkeys(report.layer for report in stages)
+    named = {name: accumulator_of(accumulators, name) for name in layers}
     content = {
-        "certificate": staged.certificate.to_json(),
-        "accumulators": {n: None if a is None else _plain(a) for n, a in accumulators.items()},
-        "stages": [_encode(report) for report in staged.stages],
+        "certificate": certificate.to_json(),
+        "accumulators": {n: None if a is None else _plain(a) for n, a in named.items()},
+        "stages": [_encode(report) for report in stages],
     }
     return sealed(WHAT, FORMAT_VERSION, content)
 
 
-def from_json(content: Any) -> StagedCertificate:
-    """See `StagedCertificate.from_json`."""
+def decode(content: Any) -> tuple[Certificate, Accumulators, tuple[StageReport, ...]]:
+    """The fields of `StagedCertificate`; see its `from_json`."""
     from refqnn.accumulator import Certificate  # which makes those of stages
 
     try:
@@ -104,7 +92,7 @@ def from_json(content: Any) -> StagedCertificate:
         expected = [(n, i) for n, a in accumulators.items() for i in range(len(a.stages))]
         if sorted(got) != sorted(expected):
             raise FileFormatError(mismatch("stages", got, f"one report for each of {expected}"))
-        return StagedCertificate(certificate, accumulators, tuple(reports))
+        return certificate, accumulators, tuple(reports)
     except FileFormatError:
         raise
     except MALFORMED as error:

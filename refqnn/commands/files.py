@@ -14,7 +14,7 @@ import click
 from refqnn import accumulator, diagnosis, dumps, extras, onnx, plotting, tflite
 from refqnn.accumulator import Certificate, StagedCertificate, StageOverflow
 from refqnn.accumulator.arguments import summing
-from refqnn.accumulator.staged_files import read_certificate
+from refqnn.accumulator.certificate import read_certificate
 from refqnn.commands import console
 from refqnn.commands.reading import Reader, accumulator_option, accumulators, reads
 from refqnn.comparison import compare as compare_networks

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from refqnn.conformance.described import network_of
 from refqnn.conformance.operations import OPERATIONS, Array, Field, Values
 from refqnn.errors import InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import as_integers
@@ -510,8 +511,6 @@ def _format_of(a: Arguments) -> Arguments:
 
 def _shapes(a: Arguments) -> Mapping[str, Sequence[int]]:
     """The shape of each value by name; nothing where they do not fit."""
-    from refqnn.conformance.reference import network_of
-
     try:
         return network_of(a.network).shapes
     except ShapeMismatch:

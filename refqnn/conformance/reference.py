@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from refqnn.accumulator import max_fan_in as _max_fan_in
 from refqnn.accumulator import omega as _omega
 from refqnn.arithmetic import to_int64_if_possible
+from refqnn.conformance.described import limited, network_of, node_of, zero_points
 from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
 from refqnn.conformance.specification import coded, guarded
 from refqnn.emulate import Accumulator, Emulated, Stage
 from refqnn.errors import (
-    InvalidArgument,
-    NotCovered,
-    OutOfRange,
     ShapeMismatch,
     mismatch,
 )
@@ -34,25 +32,12 @@ from refqnn.formats import (
     span_bits,
     unsigned_bits,
 )
-from refqnn.network import Network, Node
 from refqnn.ops import (
-    Add,
-    Concat,
     Conv1d,
-    Conv2d,
-    ConvTranspose2d,
-    Flatten,
-    Gather,
-    GlobalSumPool,
     Interval,
     Linear,
-    Lookup,
-    MaxPool2d,
     Op,
     Requantize,
-    Rescale,
-    Reshape,
-    SumPool2d,
 )
 from refqnn.pruning import fan_in_mask as _fan_in_mask
 from refqnn.pruning import project as _project
@@ -60,98 +45,10 @@ from refqnn.pruning import sign_budgets as _sign_budgets
 from refqnn.quantizers import AffineQuantizer, Dequantizer, SymmetricQuantizer
 from refqnn.rounding import round_ratio as _round_ratio
 
-Kind = TypeVar("Kind", bound=Op)
-
-__all__ = ["FUNCTIONS", "UNGUARDED", "network_of", "node_and_operands", "node_of"]
+__all__ = ["FUNCTIONS", "UNGUARDED", "node_and_operands"]
 
 
 # --- nodes ------------------------------------------------------------------------------------
-
-
-def _linear(
-    weight: Array, bias: Array | None, x_zero_point: int, weight_zero_point: Array
-) -> Linear:
-    op = Linear(weight, bias)
-    if x_zero_point or np.any(_zero_points(weight_zero_point, op)):
-        raise OutOfRange("zero points inside a network are folded into weights and biases")
-    return op
-
-
-def _zero_points(values: Array, op: Linear) -> Array:
-    """One for all rows, or one for each.  Raises: ShapeMismatch."""
-    zeros = as_integers(values, "weight_zero_point").ravel()
-    if zeros.size not in (1, len(op.weight)):
-        expected = f"one, or one for each of {len(op.weight)} rows"
-        raise ShapeMismatch(mismatch("weight_zero_point", f"{zeros.size} values", expected))
-    return zeros
-
-
-def _limited(make: Callable[..., Kind]) -> Callable[..., Kind]:
-    """Limits of shifts and multipliers are their own, no range that another argument declares."""
-
-    def limited(**parameters: Any) -> Kind:
-        try:
-            return make(**parameters)
-        except OutOfRange as error:
-            raise InvalidArgument(str(error)) from error
-
-    return limited
-
-
-def _rescale(bits: int, signed: bool, narrow: bool, **parameters: Any) -> Rescale:
-    return Rescale(format=IntFormat(bits, signed, narrow), **parameters)
-
-
-def _requantize(thresholds: Array, **fmt: Any) -> Requantize:
-    return Requantize(thresholds, IntFormat(**fmt))
-
-
-_NODES: dict[str, Callable[..., Op]] = {
-    "Linear": _linear,
-    "Conv1d": Conv1d,
-    "Conv2d": Conv2d,
-    "ConvTranspose2d": ConvTranspose2d,
-    "Requantize": _requantize,
-    "Rescale": _limited(_rescale),
-    "Lookup": Lookup,
-    "MaxPool2d": MaxPool2d,
-    "SumPool2d": SumPool2d,
-    "GlobalSumPool": GlobalSumPool,
-    "Add": Add,
-    "Concat": Concat,
-    "Flatten": Flatten,
-    "Reshape": Reshape,
-    "Gather": Gather,
-}
-
-
-def node_of(operation: str, parameters: Mapping[str, Any]) -> Op:
-    """The node that computes an operation.
-
-    Raises: NotCovered where none does, InvalidArgument for other parameters than its own; the
-        errors of the node.
-    """
-    kind = OPERATIONS[operation].node if operation in OPERATIONS else operation
-    if kind not in _NODES:
-        raise NotCovered(f"{operation}: no kind of node computes it")
-    if parameters.keys() != OPERATIONS[operation].parameters.keys():
-        got, expected = ", ".join(parameters), ", ".join(OPERATIONS[operation].parameters)
-        raise InvalidArgument(mismatch(f"parameters of {operation}", got, expected))
-    return _NODES[kind](**parameters)
-
-
-def network_of(description: Mapping[str, Any]) -> Network:
-    """The `Network` that a vector describes.  Raises: as `node_of`, and the errors of Network."""
-    nodes = [
-        Node(node["name"], node_of(node["operation"], node["parameters"]), tuple(node["inputs"]))
-        for node in description["nodes"]
-    ]
-    return Network(
-        nodes,
-        input_shape=tuple(description["input_shape"]),
-        input_format=IntFormat(**description["input_format"]),
-        output=description["output"],
-    )
 
 
 def _read(op: Op, *x: object) -> list[Array]:
@@ -238,15 +135,15 @@ def _requantized(
 
 
 def requantize_scale(**arguments: Any) -> Values:
-    return _requantized(_limited(Requantize.from_scale), **arguments)
+    return _requantized(limited(Requantize.from_scale), **arguments)
 
 
 def requantize_shift(**arguments: Any) -> Values:
-    return _requantized(_limited(Requantize.from_shift), **arguments)
+    return _requantized(limited(Requantize.from_shift), **arguments)
 
 
 def requantize_multiplier(**arguments: Any) -> Values:
-    return _requantized(_limited(Requantize.from_multiplier), **arguments)
+    return _requantized(limited(Requantize.from_multiplier), **arguments)
 
 
 # --- sums -------------------------------------------------------------------------------------
@@ -260,7 +157,7 @@ def linear(
     In Python integers where zero points are, which may be of any size.
     """
     op = Linear(weight, bias)
-    zeros = _zero_points(weight_zero_point, op)
+    zeros = zero_points(weight_zero_point, op)
     centred = as_integers(x, "x").astype(object) - x_zero_point
     acc = _apply(op, centred).astype(object)
     acc -= centred.sum(axis=1, keepdims=True) * zeros.astype(object)

@@ -8,7 +8,8 @@ import pytest
 
 from refqnn import Accumulator, IntFormat, Linear, Network, Node, Requantize, Stage, certify
 from refqnn.accumulator import Certificate, StagedCertificate
-from refqnn.accumulator.staged_files import read_accumulators, read_certificate
+from refqnn.accumulator.certificate import read_certificate
+from refqnn.accumulator.staged_files import read_accumulators
 from refqnn.container import checksum
 from refqnn.emulate import Emulated
 from refqnn.errors import CertificateError, FileFormatError

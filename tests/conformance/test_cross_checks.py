@@ -508,7 +508,7 @@ def test_onnx_sums_wrap_at_32_bits(tool: str) -> None:
 def test_concrete_simulation_of_small_networks() -> None:
     pytest.importorskip("concrete.fhe")
     from refqnn import fhe
-    from refqnn.conformance.reference import network_of
+    from refqnn.conformance.described import network_of
 
     def network(codes: Any, network: Any) -> Any:
         program = network_of(network)

@@ -14,13 +14,14 @@ import pytest
 
 from refqnn import Network, Node
 from refqnn.conformance import Rejected, load_vectors, vector
+from refqnn.conformance.described import network_of, node_of
 from refqnn.conformance.encoding import encode, encode_fields
 from refqnn.conformance.making.networks import describe
 from refqnn.conformance.making.oracle import FUNCTIONS as ORACLE
 from refqnn.conformance.making.writing import _nested
 from refqnn.conformance.operations import OPERATIONS
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
-from refqnn.conformance.reference import UNGUARDED, network_of, node_of
+from refqnn.conformance.reference import UNGUARDED
 from refqnn.errors import InvalidArgument, NotCovered
 from refqnn.formats import IntFormat
 from refqnn.ops import Op

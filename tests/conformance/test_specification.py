@@ -9,10 +9,11 @@ import pytest
 
 from refqnn import exact
 from refqnn.conformance import Rejected, load_vectors, vector, vectors_path
+from refqnn.conformance.described import network_of
 from refqnn.conformance.making.oracle import FUNCTIONS as ORACLE
 from refqnn.conformance.operations import ERROR_CODES, OPERATIONS
 from refqnn.conformance.reference import FUNCTIONS as REFERENCE
-from refqnn.conformance.reference import UNGUARDED, network_of
+from refqnn.conformance.reference import UNGUARDED
 from refqnn.conformance.specification import coded, first_broken, guarded, preconditions
 
 REFUSALS = [v for v in load_vectors() if v.error is not None]

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from refqnn import exact
+from refqnn.conformance.described import network_of
 from refqnn.conformance.operations import OPERATIONS, Array, Function, Values, functions_in
-from refqnn.conformance.reference import network_of, node_and_operands
+from refqnn.conformance.reference import node_and_operands
 from refqnn.conformance.specification import guarded
 
 __all__ = ["FUNCTIONS"]
