@@ -384,7 +384,8 @@ def _strength(*keys: str) -> Any:
 
 @figure
 def vectors() -> str:
-    return str(_strength("vectors"))
+    manifest = json.loads((FOLDER.parent / "vectors" / "MANIFEST.json").read_text())
+    return str(manifest["number_of_tests"])
 
 
 def _files() -> list[Path]:
