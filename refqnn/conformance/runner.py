@@ -18,6 +18,7 @@ import numpy as np
 from refqnn.conformance.encoding import encode_fields
 from refqnn.conformance.notes import NOTES
 from refqnn.conformance.operations import OPERATIONS, Function, Values, functions_in
+from refqnn.conformance.specification import first_broken
 from refqnn.conformance.suite import (
     SEMANTICS_VERSION,
     SUITE_VERSION,
@@ -258,14 +259,29 @@ def report_on(name: str, outcomes: Sequence[Outcome]) -> Report:
 
     One wrong answer is often that of several mutants, and another wrong answer of the same
     implementation that of others: what is wrong must give every answer, the right ones too.  Where
-    none does, bad data that is accepted counts as another mistake, and every valid answer is asked.
+    none does, bad data that is accepted counts as another mistake, and every valid answer is asked;
+    where all of these are right, each kind of bad data by itself.
     """
     explained: dict[str, set[str]] = {}
     for operation in {o.vector.operation for o in outcomes if o.status == "failed"}:
         mine = [o for o in outcomes if o.vector.operation == operation and is_judged(o.vector)]
         valid = [o for o in mine if o.vector.error is None]
-        explained[operation] = _causes(operation, mine) or _causes(operation, valid)
+        causes = _causes(operation, mine) or _causes(operation, valid)
+        for alike in _kinds(mine):
+            found = causes or _causes(operation, alike)
+            explained |= dict.fromkeys((o.vector.id for o in alike), found)
     return Report(name, tuple(_with_causes(o, explained) for o in outcomes))
+
+
+def _kinds(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """What failed, by the sentence of the specification that it broke, beside all that passed."""
+    passed = [o for o in outcomes if o.status == "passed"]
+    kinds: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            broken = first_broken(outcome.vector.operation, outcome.vector.arguments)
+            kinds.setdefault(broken[1].name if broken else "", []).append(outcome)
+    return [[*failed, *passed] for failed in kinds.values()]
 
 
 def _causes(operation: str, outcomes: Sequence[Outcome]) -> set[str]:
@@ -281,7 +297,7 @@ def _causes(operation: str, outcomes: Sequence[Outcome]) -> set[str]:
 
 
 def _with_causes(outcome: Outcome, explained: Mapping[str, set[str]]) -> Outcome:
-    known = explained.get(outcome.vector.operation, set())
+    known = explained.get(outcome.vector.id, set())
     kept = tuple(c for c in outcome.resembles if c in known)
     return replace(outcome, resembles=kept, others=len(outcome.resembles) - len(kept))
 

@@ -379,8 +379,8 @@ def _wrong_ends(rule: Hook) -> Hook:
 
 
 def _unchecked_ends(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
-    half = 2**bits // 2
-    return (narrow - half, half - 1) if signed and bits else (0, 2**bits - 1 - narrow)
+    codes = 2 ** max(bits, 0)
+    return (narrow - codes // 2, codes // 2 - 1) if signed and bits else (0, codes - 1 - narrow)
 
 
 # fmt: off
