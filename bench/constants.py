@@ -205,6 +205,17 @@ def compared(n_thresholds: int) -> tuple[Call, Call]:
     return lambda: with_limit(n_thresholds), lambda: with_limit(0)
 
 
+def searched(n: int) -> tuple[Call, Call]:
+    op = uneven(128, 1_000, 256)
+    acc = np.random.default_rng(0).integers(-1_000, 1_000, (n, 256))
+
+    def with_limit(limit: int) -> None:
+        with set_to("SEARCHED_TOGETHER", limit):
+            op.forward(acc)
+
+    return lambda: with_limit(n + 1), lambda: with_limit(0)
+
+
 def by_table(entries: int) -> tuple[Call, Call]:
     weight = np.ones((16, 4), dtype=np.int64) * max(1, entries // (16 * 4 * 255))
     ops = [Linear(weight), uneven(16, 2 * int(weight[0, 0]) * 255)]
@@ -283,6 +294,7 @@ def core(quick: bool) -> Iterator[Constant]:
     yield fastest("NUMPY_BUFFER", powers(6, 13, few), calls)
     yield fastest("UNFOLDED_COLUMNS", powers(17, 26, 2 * few), lambda: unfolded(quick))
     yield crossing("COMPARED_THRESHOLDS", [1, 3, 7, 15, 31, 63], compared)
+    yield crossing("SEARCHED_TOGETHER", powers(2, 9), searched)
     yield crossing("CODE_TABLE", powers(14, 18 if quick else 26), by_table)
     most = 14 if quick else 20
     yield crossing("ENUMERATED_INPUTS", powers(6, most, 2), lambda n: enumerated(n, 1))

@@ -303,6 +303,48 @@ def clear_microseconds() -> str:
 
 
 @figure
+def throughput_table() -> str:
+    found = results("throughput")["networks"]
+    batches = [str(run["batch"]) for run in next(iter(found.values()))]
+    rows = [
+        [
+            name,
+            *(
+                f"{digits(run['latency_seconds'])} s, {digits(run['samples_per_second'])} / s"
+                for run in runs
+            ),
+        ]
+        for name, runs in found.items()
+    ]
+    return table(["network", *(f"batch {batch}" for batch in batches)], rows)
+
+
+@figure
+def ml_inference_table() -> str:
+    found = results("ml_inference")["instances"]
+    rows = [
+        [phase, *(f"{digits(of['phases'][phase])} s" for of in found.values())]
+        for phase in next(iter(found.values()))["phases"]
+    ]
+    rows += [
+        [name, *(f"{digits(of['bytes'][name] / 1e6)} MB" for of in found.values())]
+        for name in next(iter(found.values()))["bytes"]
+    ]
+    heads = (f"{name}: {of['images']}" for name, of in found.items())
+    return table(["phase, size", *heads], rows)
+
+
+@figure
+def ml_inference_quality() -> str:
+    return thousandths(results("ml_inference")["quality"])
+
+
+@figure
+def ml_inference_images() -> str:
+    return f"{results('ml_inference')['quality_images']:,}"
+
+
+@figure
 def failures_table() -> str:
     rows = [
         [
@@ -370,6 +412,22 @@ def clear_memory() -> str:
 def call_microseconds() -> str:
     runs = results("clear_speed")["results"]
     return between(r["seconds"]["refqnn"] * 1e6 for r in runs if r["batch"] == 1)
+
+
+@figure
+def import_ratio() -> str:
+    taken = results("clear_speed")["import_seconds"]
+    return digits(taken["refqnn"] / taken["numpy"])
+
+
+@figure
+def tflite_speed_table() -> str:
+    def cells(r: dict[str, Any]) -> list[str]:
+        times = [f"{digits(1e3 * r['seconds'][who])} ms" for who in ("refqnn", "LiteRT")]
+        return [r["model"], r["runtime"], str(r["batch"]), *times, digits(r["ratio"])]
+
+    rows = map(cells, results("tflite_speed")["results"])
+    return table(["model", "runtime", "batch", "refqnn", "LiteRT", "ratio"], rows)
 
 
 # --- vectors ------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ LISTED_THRESHOLDS = 2**24
 COMPARED_THRESHOLDS = 8
 """Up to so many thresholds, comparing with each is cheaper than a binary search."""
 
+SEARCHED_TOGETHER = 100
+"""Values in each of several channels up to which their thresholds are searched in one bisection."""
+
 HELD = 2**22
 """Values held at one time: of a trace, of the terms of an emulated sum, of a domain.  Chosen: 32
 MiB, so that the ten or so copies of an operation stay below a gigabyte."""

@@ -130,7 +130,7 @@ def test_constants_are_read_from_their_homes_and_can_be_measured(
     names = re.findall(
         r'(?:fastest|crossing|amount)\(\s*"(\w+)"', inspect.getsource(constants.core)
     )
-    assert len(names) >= 12
+    assert len(names) >= 13
     for name in names:
         assert constants.value(name) == getattr(limits, name)
         with constants.set_to(name, 1):

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from refqnn.arithmetic import add, magnitude, to_int64_if_possible
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch, mismatch
 from refqnn.formats import IntFormat
-from refqnn.limits import CODE_TABLE, COMPARED_THRESHOLDS, MAX_LEVELS
+from refqnn.limits import CODE_TABLE, COMPARED_THRESHOLDS, MAX_LEVELS, SEARCHED_TOGETHER
 from refqnn.ops.base import (
     IntArray,
     Interval,
@@ -130,8 +130,8 @@ class Requantize(RowOfEach):
                 codes += acc >= threshold[channel]
             return codes
         by_channel = acc.swapaxes(0, 1).reshape(self.channels, -1)
-        counts = [np.searchsorted(t, a, side="right") for t, a in zip(self.thresholds, by_channel)]
-        codes = np.stack(counts).reshape(acc.swapaxes(0, 1).shape).swapaxes(0, 1)
+        counts = _counts(self.thresholds, by_channel)
+        codes = counts.reshape(acc.swapaxes(0, 1).shape).swapaxes(0, 1)
         return np.asarray(codes + self.format.q_min)
 
     @property
@@ -587,3 +587,25 @@ def _checked(function: CodeFunction, format: IntFormat) -> CodeFunction:
         return format.check(codes, "value of function")
 
     return codes_at
+
+
+def _counts(thresholds: IntArray, acc: IntArray) -> IntArray:
+    """How many thresholds of its channel each acc reaches.
+
+    Args:
+        thresholds: [channels, levels - 1], each row nondecreasing.
+        acc: [channels, n].
+
+    Few values in each of many channels are searched together, step by step of the bisection.
+    """
+    channels, room = thresholds.shape
+    if channels == 1 or acc.shape[1] >= SEARCHED_TOGETHER:
+        rows = zip(thresholds, acc)
+        return np.stack([np.searchsorted(t, a, side="right") for t, a in rows])
+    first = np.repeat(np.arange(0, channels * room, room)[:, None], acc.shape[1], axis=1)
+    found, flat = first.copy(), thresholds.ravel()  # found - first of them are reached
+    while room > 1:
+        half = room // 2
+        found += half * (flat.take(found + (half - 1)) <= acc)
+        room -= half
+    return found + (flat.take(found) <= acc) - first
