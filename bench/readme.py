@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from functools import cache
+from math import ceil
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -405,7 +406,7 @@ def clear_table() -> str:
 
 @figure
 def clear_memory() -> str:
-    return f"{max(a['refqnn'] for a in results('clear_speed')['added_mib'].values()):.0f} MB"
+    return f"{max(a['refqnn'] for a in results('clear_speed')['added_mib"].values()):.0f} MB"
 
 
 @figure

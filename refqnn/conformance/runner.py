@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -267,21 +267,20 @@ def report_on(name: str, outcomes: Sequence[Outcome]) -> Report:
         mine = [o for o in outcomes if o.vector.operation == operation and is_judged(o.vector)]
         valid = [o for o in mine if o.vector.error is None]
         causes = _causes(operation, mine) or _causes(operation, valid)
-        for alike in _kinds(mine):
-            found = causes or _causes(operation, alike)
-            explained |= dict.fromkeys((o.vector.id for o in alike), found)
+        explained |= dict.fromkeys((o.vector.id for o in valid), causes)
+        for kind in _kinds(o for o in mine if o.vector.error is not None):
+            found = causes or _causes(operation, [*kind, *valid])
+            explained |= dict.fromkeys((o.vector.id for o in kind), found)
     return Report(name, tuple(_with_causes(o, explained) for o in outcomes))
 
 
-def _kinds(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """What failed, by the sentence of the specification that it broke, beside all that passed."""
-    passed = [o for o in outcomes if o.status == "passed"]
+def _kinds(outcomes: Iterable[Outcome]) -> Collection[list[Outcome]]:
+    """Those of bad data by the sentence of the specification that it breaks."""
     kinds: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        if outcome.status == "failed":
-            broken = first_broken(outcome.vector.operation, outcome.vector.arguments)
-            kinds.setdefault(broken[1].name if broken else "", []).append(outcome)
-    return [[*failed, *passed] for failed in kinds.values()]
+        broken = first_broken(outcome.vector.operation, outcome.vector.arguments)
+        kinds.setdefault(broken[1].name if broken else "", []).append(outcome)
+    return kinds.values()
 
 
 def _causes(operation: str, outcomes: Sequence[Outcome]) -> set[str]:

@@ -73,6 +73,7 @@ def test_what_cannot_change_behaviour_is_left_out(mutation) -> None:
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (570, 600)])
 def test_the_interval_is_that_of_clopper_and_pearson(mutation, k: int, n: int) -> None:
     """Its ends are the shares under which k or more, k or fewer, come with a chance of 2.5 %."""
+    pytest.importorskip("scipy")
     low, high = mutation.interval(k, n)
 
     def chance(share: float, counts: range) -> float:
