@@ -406,7 +406,7 @@ def clear_table() -> str:
 
 @figure
 def clear_memory() -> str:
-    return f"{max(a['refqnn'] for a in results('clear_speed')['added_mib"].values()):.0f} MB"
+    return f"{ceil(max(a['refqnn'] for a in results('clear_speed')['added_mib'].values()))} MB"
 
 
 @figure
