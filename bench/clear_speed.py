@@ -112,7 +112,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, nn.Module, tuple[int, ...]]]] 
     "digits MLP 64-64-10, 3 bits": lambda: mlp(3, 64, 64, 10),
     "digits CNN 1x8x8, 8-16, 3 bits": lambda: cnn(3, (1, 8, 8), (8, 16)),
     "MNIST MLP 784-256-256-10, 4 bits": lambda: mlp(4, 784, 256, 256, 10),
-    "MNIST MLP 784-1024-1024-10, 7 bits": lambda: mlp(7, 784, 1024, 1024, 10),
+    "MNIST MLP 784-1024-1024-10, 6 bits": lambda: mlp(6, 784, 1024, 1024, 10),
     "CIFAR CNN 3x32x32, 16-32-64, 4 bits": lambda: cnn(4, (3, 32, 32), (16, 32, 64)),
 }
 SIMULATED = ("iris MLP 4-16-3, 3 bits", "digits MLP 64-64-10, 3 bits")

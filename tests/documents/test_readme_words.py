@@ -685,7 +685,7 @@ def test_clear_speed_is_what_was_measured() -> None:
         -(-max(added["refqnn"] for added in speed["added_mib"].values()) // 1)
     ]
     times = [r["seconds"]["refqnn"] * 1e6 for r in speed["results"] if r["batch"] == 1]
-    least, most = README.numbers(r"At batch 1 a call takes (\d+) to (\d+) microseconds")
+    least, most = README.numbers(r"At batch 1 a call takes ([\d.]+) to ([\d.]+) microseconds")
     assert abs(least - min(times)) < 0.1 * least
     assert abs(most - max(times)) < 0.1 * most
     says("same integers")
