@@ -36,7 +36,7 @@ def python(network: Network) -> str:
 
 
 def op_in_python(op: Op) -> str:
-    arguments = (f"{f.name}={value_in_python(getattr(op, f.name))}" for f in fields(op))
+    arguments = (f"{f.name}={value_in_python(getattr(op, f.name))}" for f in fields(op) if f.init)
     return f"{type(op).__name__}({', '.join(arguments)})"
 
 
