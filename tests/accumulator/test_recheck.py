@@ -29,7 +29,9 @@ from refqnn import (
     Network,
     Node,
     Requantize,
+    Rounding,
     certify,
+    exact,
     testing,
 )
 from refqnn.accumulator import Proof, Status
@@ -47,6 +49,7 @@ from refqnn.ops import (
     Linear,
     Lookup,
     MaxPool2d,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -237,8 +240,8 @@ def test_no_sample_is_needed_for_intervals_over_a_box(network):
     counts = certificate.verify(network, samples=0, allow_trusted=True)
     first = network.nodes[0].name
     assert set(counts) <= {"interval", "trusted exact"}
-    exact = sum(int((layer.status == Status.EXACT).sum()) for layer in certificate.nodes.values())
-    assert counts.get("trusted exact", 0) <= exact - certificate[first].lo.size * 2
+    claimed = sum(int((layer.status == Status.EXACT).sum()) for layer in certificate.nodes.values())
+    assert counts.get("trusted exact", 0) <= claimed - certificate[first].lo.size * 2
 
 
 DATA = {"HI", "LO", "NO_WITNESS", "Proof", "Status"}
@@ -970,3 +973,23 @@ def test_the_solver_is_told_the_thresholds_of_each_channel(shape):
     certificate = certify(network, method="solver", budget_s=20)
     assert certificate["difference"].range.ends == (0, 1)
     assert not any("trusted" in label for label in certificate.verify(network, solver=True))
+
+
+@pytest.mark.parametrize("first", [None, *Rounding], ids=str)
+@pytest.mark.parametrize("last", Rounding, ids=str)
+def test_every_rounding_is_told_a_second_time(first, last):
+    """All codes of 6 bits, each an input of one code: an interval then is what the node computes,
+    ties, remainders and both signs."""
+    fmt, scales = IntFormat(6, signed=True), [(5, 3), (3, 1), (8, 4), (0, 2), (7, 0)]
+    codes = np.repeat(np.arange(-32, 32)[None], len(scales), axis=0)
+    multiplier, shift = zip(*scales)
+    firsts = None if first is None else [min(2, s) for s in shift]
+    op = Rescale(
+        *(multiplier, shift, IntFormat(16, signed=True), last),
+        **({} if first is None else {"first_rounding": first, "first_shift": firsts}),
+    )
+    network = Network([Node("rescale", op)], input_shape=codes.shape, input_format=fmt)
+    certificate = certify(network, Domain.box(network, codes, codes), method="interval")
+    right = exact.forward(network, codes[None].tolist())[0]
+    assert certificate["rescale"].lo.tolist() == certificate["rescale"].hi.tolist() == right
+    assert certificate.verify(network) == {"interval": 4 * codes.size}
