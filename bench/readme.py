@@ -372,6 +372,19 @@ def call_microseconds() -> str:
     return between(r["seconds"]["refqnn"] * 1e6 for r in runs if r["batch"] == 1)
 
 
+# --- mutants of the core ------------------------------------------------------------------------
+
+
+@figure
+def core_mutants() -> str:
+    return str(results("mutation")["run"] - results("mutation")["equivalent"])
+
+
+@figure
+def core_mutants_killed() -> str:
+    return str(results("mutation")["killed"])
+
+
 # --- vectors ------------------------------------------------------------------------------------
 
 
