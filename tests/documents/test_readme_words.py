@@ -755,7 +755,9 @@ def test_the_doors_that_are_fuzzed() -> None:
 
 def test_what_the_tests_notice_of_the_core() -> None:
     says("drawn at random, the tests notice")
-    pattern = r"Of (\d+) small changes of the core's source, drawn at random, the tests notice (\d+)"
+    pattern = (
+        r"Of (\d+) small changes of the core's source, drawn at random, the tests notice (\d+)"
+    )
     of, noticed = README.numbers(pattern)
     found = bench("mutation")
     sampled = [module for module in found["modules"].values() if module["run"]]
