@@ -83,7 +83,8 @@ TESTS = [
     *(f"tests/test_{name}.py" for name in ("doors", "emulate", "exact", "network", "own_kinds")),
     *(f"tests/test_{name}.py" for name in ("plan", "pruning", "requantize", "simplify", "storage")),
     *(f"tests/test_{name}.py" for name in ("staged_accumulators", "staged_budgets")),
-    *("tests/ops", "tests/accumulator", "tests/adversary", "tests/brevitas/test_from_brevitas.py"),
+    *("tests/ops", "tests/accumulator", "tests/adversary", "tests/onnx_files/test_onnx_ties.py"),
+    *(f"tests/brevitas/test_{name}.py" for name in ("from_brevitas", "functions", "movement")),
     *MODULES,  # their doctests
 ]
 SECONDS, EXAMPLES = 4.0, 10

@@ -431,6 +431,19 @@ def tflite_speed_table() -> str:
     return table(["model", "runtime", "batch", "refqnn", "LiteRT", "ratio"], rows)
 
 
+# --- mutants of the core ------------------------------------------------------------------------
+
+
+@figure
+def core_mutants() -> str:
+    return str(results("mutation")["run"] - results("mutation")["equivalent"])
+
+
+@figure
+def core_mutants_killed() -> str:
+    return str(results("mutation")["killed"])
+
+
 # --- vectors ------------------------------------------------------------------------------------
 
 

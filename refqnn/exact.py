@@ -31,6 +31,7 @@ from refqnn.formats import is_integer
 from refqnn.network import Network
 from refqnn.ops import Op
 from refqnn.quantizers import Dequantizer, Quantizer, ThresholdQuantizer
+from refqnn.rounding import Rounding
 
 __all__ = [
     "dequantize",
@@ -46,6 +47,8 @@ __all__ = [
 # digits of the significand, exponents of the smallest unit and of the largest power of two
 _BINARY_FLOATS = {"float32": (24, -149, 127), "float64": (53, -1074, 1023)}
 
+MODES = tuple(mode.value for mode in Rounding)
+
 Real = Fraction | float  # a rational number, or an infinity
 Nested = Any  # an int (or float), or a list of Nested
 Accumulate = Callable[[list[int], list[int]], int]  # products, bias (one or none) -> accumulator
@@ -60,6 +63,8 @@ def round(x: Fraction | int, mode: str) -> int:
     >>> [round(Fraction(n, 2), "half_away") for n in (-3, -1, 1, 3)]
     [-2, -1, 1, 2]
     """
+    if mode not in MODES:
+        raise InvalidArgument(mismatch("mode", repr(mode), f"one of {list(MODES)}"))
     lower = math.floor(x)
     rest = x - lower  # 0 <= rest < 1
     upper = lower + 1
@@ -81,9 +86,7 @@ def round(x: Fraction | int, mode: str) -> int:
         return lower
     if mode == "half_away":
         return upper if x > 0 else lower
-    if mode == "half_toward_zero":
-        return lower if x > 0 else upper
-    raise InvalidArgument(mismatch("mode", repr(mode), "the name of a rounding mode"))
+    return lower if x > 0 else upper  # half_toward_zero
 
 
 def to_float(x: Real, precision: str) -> Real:

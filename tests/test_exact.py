@@ -1,6 +1,7 @@
 """numpy against plain Python integers: whole networks, every node, every intermediate."""
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -186,3 +187,10 @@ def test_an_infinity_counts_as_the_last_float32(sign):
     door = ThresholdQuantizer(np.sort(rows, axis=1), IntFormat(2, signed=False))
     x = [[sign * np.inf, sign * last, sign * below, 0.0]]
     assert exact.quantize(door, x) == door.quantize(np.array(x)).tolist()
+
+
+@pytest.mark.parametrize("x", [Fraction(0), Fraction(-3), Fraction(1, 4), Fraction(1, 2)], ids=str)
+@pytest.mark.parametrize("mode", ["about", "half", "HALF_UP", "", None])
+def test_no_number_is_rounded_by_an_unknown_mode(x, mode):
+    with pytest.raises(InvalidArgument, match="mode"):
+        exact.round(x, mode)

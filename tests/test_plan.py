@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from refqnn import Interval, IntFormat, Network, Node, Requantize, exact, plan, testing
 from refqnn.errors import RefqnnError
 from refqnn.formats import BIPOLAR
-from refqnn.ops import Add, Conv2d, Flatten, Linear, MaxPool2d
+from refqnn.ops import Add, Conv2d, Flatten, Linear, MaxPool2d, Rescale
 
 U3, S3, U8 = IntFormat(3, signed=False), IntFormat(3, signed=True), IntFormat(8, signed=False)
 
@@ -269,6 +269,21 @@ def test_bipolar_codes_are_checked():
     assert network.forward([[1, -1]]).tolist() == [[0]]
     with pytest.raises(RefqnnError):
         network.forward([[1, 0]])
+
+
+@pytest.mark.parametrize("weight", [1, 2**10, 2**19, 2**31, 2**52])
+def test_a_rescale_of_wide_accumulators_takes_no_memory_for_a_table(weight):
+    """8 bits times a weight: one entry for each accumulator would be up to 2**60 of them."""
+    rescale = Rescale([3, 2**30], [4, 60], IntFormat(16, signed=True), rounding="half_even")
+    nodes = [Node("fc", Linear([[weight, 0], [0, -weight]])), Node("rescale", rescale)]
+    network = Network(nodes, input_shape=(2,), input_format=IntFormat(8, signed=True))
+    codes = np.stack([np.arange(-128, 128), np.arange(-128, 128)[::-1]], axis=1)
+    expected = network.trace(codes)["rescale"]
+    tracemalloc.start()
+    assert (network.forward(codes) == expected).all()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**27
 
 
 def test_threads_share_a_plan():

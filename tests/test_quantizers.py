@@ -19,7 +19,7 @@ from refqnn import (
     testing,
 )
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
-from refqnn.quantizers import power_of_two_exponent
+from refqnn.quantizers import float_thresholds, power_of_two_exponent
 
 INT8 = IntFormat(8, signed=True)
 UINT8 = IntFormat(8, signed=False)
@@ -425,3 +425,26 @@ def test_threshold_quantizer_counts_thresholds(thresholds, x, axis):
 def test_no_zero_point_at_all_is_refused(axis):
     with pytest.raises(ShapeMismatch, match="zero_point"):
         AffineQuantizer(0.5, np.zeros(0, dtype=np.int64), IntFormat(3, signed=True), axis=axis)
+
+
+GREATEST = np.finfo(np.float32).max
+EDGES = [
+    *(-np.inf, -GREATEST, np.nextafter(-GREATEST, np.float32(0)), -1.0, -1e-45, 0.0, 1e-45, 0.1),
+    *(1.0, np.nextafter(GREATEST, np.float32(0)), GREATEST, np.inf),
+]
+
+
+@pytest.mark.parametrize("edge", np.float32(EDGES), ids=str)
+def test_the_least_float_that_reaches_a_code(edge):
+    """A step at any float, at the ends of all too; -inf: every finite x is there, inf: none is."""
+    asked = []
+
+    def step(x):
+        asked.append(x)
+        return (x >= edge).astype(np.int64)
+
+    (found,) = float_thresholds(step, np.array([[1]]))[0]
+    every = edge <= -GREATEST
+    assert found == (-np.inf if every else edge)
+    assert all(np.isfinite(x).all() and x.dtype == np.float32 for x in asked)
+    assert float_thresholds(step, np.array([[0, 2]])).tolist() == [[-np.inf, np.inf]]

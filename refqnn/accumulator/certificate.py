@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, overload
@@ -138,6 +138,7 @@ class Certificate:
         self.digest = digest
         self.domain = domain
         self.witnesses = witnesses
+        _freeze(domain, witnesses, *nodes.values())
         # The network that `certify` made it for, or that `verify` held it against, in this process.
         self._proved_of: weakref.ref[Network] | None = None
 
@@ -553,9 +554,16 @@ def _by_weights(
     return node.op.out_range(*full).ends
 
 
+def _freeze(*values: object) -> None:
+    """Nobody writes to what was proved, nor to the arrays inside of it."""
+    for value in values:
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+        elif is_dataclass(value):
+            _freeze(*vars(value).values())
+
+
 def _layer(name: str, kind: str, b: Bounds) -> LayerCertificate:
-    for array in (b.lo, b.hi, b.proof, b.status, b.witness):
-        array.flags.writeable = False
     return LayerCertificate(name, kind, b.lo, b.hi, b.proof, b.status, b.witness)
 
 

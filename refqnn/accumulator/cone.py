@@ -22,6 +22,8 @@ from refqnn.network import Network
 from refqnn.ops.base import Interval, Op, Shape, told_role
 from refqnn.ops.structure import PADDING, Functions, Role, Rows
 
+_ENTRIES = 2**26  # coefficients of all sums of a cone, zeros too; beyond, nobody looks into it
+
 __all__ = ["Cone", "Elementwise", "Maximum", "Sum", "Take"]
 
 
@@ -137,8 +139,9 @@ class Cone:
     Attributes:
         inputs: flat input positions that the neuron may depend on, ascending, int64 [d].
         steps: (name, names of the operands, step) in topological order; the last is the neuron.
+        entries: coefficients of all its sums together, zeros between them too.
 
-    Raises: NotCovered for a node kind without steps.
+    Raises: NotCovered for a node kind without steps, and for more than 2**26 coefficients.
     """
 
     def __init__(
@@ -153,11 +156,15 @@ class Cone:
         needed[name] = np.array([np.ravel_multi_index(index, shapes[name])])
         nodes = ancestors(network.nodes, name)
         readings: dict[str, _Reading] = {}
+        self.entries = 0
         for node in reversed(nodes):
             sources = inputs_of(node)
             own = needed.setdefault(node.name, np.zeros(0, dtype=np.int64))
             reading = _reading(node.op, [shapes[s] for s in sources], own)
             readings[node.name] = reading
+            self.entries += len(own) * len(reading.columns) * (node.op.role is Role.SUM)
+            if self.entries > _ENTRIES:
+                raise NotCovered(f"{name}{list(index)}: more than {_ENTRIES} coefficients")
             starts = np.cumsum([0, *(prod(shapes[s]) for s in sources)])
             for source, start, stop in zip(sources, starts, starts[1:]):
                 read = reading.columns[(reading.columns >= start) & (reading.columns < stop)]
@@ -177,11 +184,6 @@ class Cone:
             if node.name != name and node.op.role is Role.SUM:
                 proved, at = ranges[node.name], needed[node.name]
                 self._limits[node.name] = proved.lo.reshape(-1)[at], proved.hi.reshape(-1)[at]
-
-    @property
-    def entries(self) -> int:
-        """Coefficients of all its sums together."""
-        return sum(step.matrix.size for *_, step in self.steps if isinstance(step, Sum))
 
     def forward(self, x: IntArray) -> IntArray:
         """Values of the neuron for short inputs x [n, d]: [n]."""
@@ -284,8 +286,12 @@ def _sum(rows: Rows, layout: NDArray[np.int64], largest: IntArray) -> Sum:
     used = rows.coefficient != 0
     short = np.where(used, _places(layout, rows.column), PADDING)
     matrix = Rows(short, rows.coefficient, rows.constant).dense(len(layout))
-    weights = magnitude(matrix).astype(object)
-    mass = int(max((weights * largest).sum(axis=1), default=0)) if matrix.size else 0
+    mass = 0
+    if matrix.size:
+        weights = magnitude(matrix)
+        if int(weights.max()) * int(largest.max()) * weights.shape[1] < 2**63:
+            largest = largest.astype(np.int64)
+        mass = int((weights.astype(largest.dtype) @ largest).max())
     constant = rows.constant
     if mass + max(map(abs, constant.tolist()), default=0) < 2**63:
         constant = constant.astype(np.int64)

@@ -51,7 +51,7 @@ def decided(
         return _among_rows(network, domain, name, index, end, limit)
     try:
         cone = Cone(network, certificate.ranges, name, index)
-    except NotCovered:  # a kind of the user's own that nobody can look into
+    except NotCovered:  # a kind of the user's own that nobody can look into, or too large
         return None
     lo, hi = neuron_box(cone, domain)
     sign = 1 if end == HI else -1

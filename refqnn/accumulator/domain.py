@@ -61,7 +61,7 @@ class Domain:
     @classmethod
     def rows(cls, network: Network, codes: ArrayLike) -> Domain:
         """The inputs listed in `codes` [n, *input_shape], n >= 1.  Raises: as Network.forward."""
-        listed = network.check_codes(codes)
+        listed = network.check_codes(codes).copy()  # that may be the caller's own array
         return cls(Interval.observed(listed), listed, network.input_format.step)
 
     @classmethod

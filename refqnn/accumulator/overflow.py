@@ -209,6 +209,9 @@ def find_overflow(
             progress(f"searching {name}", done, len(suspects))
         left = max(1, min(len(suspects) - done, 16))
         now = time.monotonic()
+        if done and now >= deadline:  # known witnesses came first
+            unknown += suspects[done:]
+            break
         until = now + (deadline - now) / left
         answer = decided(network, certificate, where, name, index, end, limits[end], until, rng)
         if isinstance(answer, np.ndarray):

@@ -309,9 +309,7 @@ def _fit(stage: Stage, acc: int) -> int:
     least = -(whole // 2) if stage.signed else 0
     if stage.overflow != "wrap":
         return max(least, min(acc, least + whole - 1))
-    while acc < least:
-        acc += whole * max(1, (least - acc) // whole)
-    return acc if acc < least + whole else least + (acc - least) % whole
+    return least + (acc - least) % whole
 
 
 def _least_and_greatest(stage: Stage, low: int, high: int) -> Ends:

@@ -34,7 +34,8 @@ _BATCH = 512  # boxes split at one time
 _MAX_BOX_ENTRIES = 2**25  # input bounds held; beyond, the search gives up as if out of time
 _STARTS = 4  # random starting points of a local search
 _SHARES = 64  # a neuron may take this part of the time left, or more where fewer neurons wait
-_CONE_ENTRIES = 2**26  # a neuron that depends on more weights than this is not searched
+_WORK = 2**32  # products computed between two looks at the clock, about a second's
+_MOVED = 2**22  # entries of inputs tried at one time by a local search
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def maximise(
     Returns: with a goal, `bound <= goal` is a proof that none lies above.
     """
     best = _Best(cone, sign)
+    batch = max(1, min(_BATCH, _WORK // max(1, 8 * cone.entries)))
     if starts is not None:
         best.offer(starts)
     boxes = _Boxes.examined(cone, sign, lo[None].astype(np.int64), hi[None].astype(np.int64), best)
@@ -101,7 +103,7 @@ def maximise(
         late = deadline is not None and time.monotonic() > deadline
         if late or boxes.lo.size > _MAX_BOX_ENTRIES:
             break
-        chosen = _highest(boxes.upper, _BATCH)
+        chosen = _highest(boxes.upper, batch)
         rest = np.ones(len(boxes), dtype=bool)
         rest[chosen] = False
         children = _Boxes.examined(cone, sign, *boxes.select(chosen).halves(step), best)
@@ -127,21 +129,33 @@ def climb(
     Each try moves one input to its lower end, its upper end, or one step.  Returns: [n, d].
     """
     ends = []
+    work, size = 4 * max(1, cone.entries), max(1, len(lo))
+    block = max(1, min(_WORK // work, _MOVED // size))
     for start in starts:
         x, value = start.astype(np.int64), int(sign * cone.forward(start[None])[0])
-        while x.size and (deadline is None or time.monotonic() < deadline):
-            moves = np.repeat(x[None], 4 * len(x), axis=0)  # [4 d, d]
-            i = np.arange(len(x))
-            moves[4 * i, i], moves[4 * i + 1, i] = lo, hi
-            moves[4 * i + 2, i] = np.minimum(x + step, hi)
-            moves[4 * i + 3, i] = np.maximum(x - step, lo)
-            values = sign * cone.forward(moves)
-            winner = int(values.argmax())
-            if int(values[winner]) <= value:
-                break
-            x, value = moves[winner], int(values[winner])
+        better = x.size > 0
+        while better:
+            better, held = False, x
+            for first in range(0, len(x), block):
+                if deadline is not None and time.monotonic() >= deadline:
+                    better = False
+                    break
+                moves = _moves(held, np.arange(first, min(first + block, size)), lo, hi, step)
+                values = sign * cone.forward(moves)
+                winner = int(values.argmax())
+                if int(values[winner]) > value:
+                    x, value, better = moves[winner], int(values[winner]), True
         ends.append(x)
     return np.stack(ends)
+
+
+def _moves(x: IntArray, i: IntArray, lo: IntArray, hi: IntArray, step: int) -> IntArray:
+    """x [d] with one of the inputs i moved, [4 len(i), d]."""
+    moves, row = np.repeat(x[None], 4 * len(i), axis=0), 4 * np.arange(len(i))
+    moves[row, i], moves[row + 1, i] = lo[i], hi[i]
+    moves[row + 2, i] = np.minimum(x[i] + step, hi[i])
+    moves[row + 3, i] = np.maximum(x[i] - step, lo[i])
+    return moves
 
 
 def tighten(
@@ -305,9 +319,7 @@ class Search:
             return
         try:
             cone = Cone(self.network, ranges, node.name, index)
-        except NotCovered:  # a kind of the user's own that nobody can look into
-            return
-        if cone.entries > _CONE_ENTRIES:
+        except NotCovered:  # a kind of the user's own that nobody can look into, or too large
             return
         sign = 1 if end == HI else -1
         proved = sign * int(bounds.end(end)[index])

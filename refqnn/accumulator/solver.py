@@ -22,6 +22,7 @@ from refqnn.ops.structure import PADDING, Monotone, Table, Thresholds
 
 __all__ = ["decide", "require_solver", "solver_installed"]
 
+_TOLD = 2**20  # coefficients; a larger model takes longer to tell than a search to end
 _LARGEST = 2**52  # beyond, the solver's own sums are not sure to fit 64 bits
 
 
@@ -63,6 +64,8 @@ def decide(
     sizes = [max(abs(int(a.min())), abs(int(b.max()))) for a, b in boxes.values() if a.size]
     sizes += [step_.mass for *_, step_ in cone.steps if isinstance(step_, Sum)]
     if max(sizes, default=0) > _LARGEST or abs(value) > _LARGEST:
+        return None, None
+    if sum(np.count_nonzero(s.matrix) for *_, s in cone.steps if isinstance(s, Sum)) > _TOLD:
         return None, None
     seconds = None if deadline is None else deadline - time.monotonic()
     if seconds is not None and seconds <= 0:

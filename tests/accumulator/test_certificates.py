@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import json
 import pickle
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ from refqnn.errors import (
     ShapeMismatch,
 )
 from refqnn.formats import signed_bits, span_bits
-from refqnn.ops import Conv2d
+from refqnn.ops import Concat, Conv2d, Flatten, Gather, MaxPool2d
 from refqnn.ops.base import Interval
 
 
@@ -531,3 +533,59 @@ def test_any_row_of_the_data_may_be_the_witness(row):
         certificate = certify(network, method="interval", X=data)
         assert certificate["fc2"].status[1].tolist() == [Status.EXACT]
         assert certificate.witness(network, "fc2", 0, 1).tolist() == [3, 3]
+
+
+def arrays_of(value):
+    """Every array that something holds, at any depth."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else vars(value).values()
+    inside = [p for p in parts if isinstance(p, np.ndarray | Mapping) or is_dataclass(p)]
+    return [array for part in inside for array in arrays_of(part)]
+
+
+@pytest.mark.parametrize("made", ["certify", "load", "copy"])
+def test_nobody_writes_to_what_was_proved(made, tmp_path):
+    fmt = IntFormat(2, signed=False)
+    network = Network([Node("fc", Linear([[1, 1]]))], input_shape=(2,), input_format=fmt)
+    rows = np.array([[0, 1], [1, 1]], dtype=np.int64)
+    certificate = certify(network, rows, X=rows)
+    if made == "load":
+        certificate.save(tmp_path / "c")
+        certificate = Certificate.load(tmp_path / "c")
+    if made == "copy":
+        certificate = copy.deepcopy(certificate)
+    certificate.verify(network)
+    assert len(arrays_of(certificate)) == 15
+    for array in arrays_of(certificate):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
+    rows[1] = 3  # is still the caller's own
+    assert certificate.domain.listed.tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(CertificateError, match="domain"):
+        find_overflow(network, bits=3, domain=rows, certificate=certificate)
+
+
+def test_every_end_that_intervals_call_exact_has_its_input():
+    """Through joins in any order, what moves, what rises, and windows."""
+    rng = np.random.default_rng(0)
+    shape, size = (2, 2, 3), 12
+    sums = [Node(f"conv{i}", Conv2d(rng.integers(-3, 4, (2, 2, 1, 1)))) for i in range(3)]
+    nodes = [
+        *(Node(node.name, node.op, ("input",)) for node in sums),
+        Node("codes", Requantize.from_shift(1, IntFormat(3, signed=True)), ("conv1",)),
+        Node("joined", Concat(), ("conv2", "input", "codes", "conv0", "input")),
+        Node("turned", Gather(rng.permutation(5 * size).reshape(10, 2, 3), (10, 2, 3))),
+        Node("greatest", MaxPool2d((1, 2), 1), ("input",)),
+        Node("again", Concat(), ("turned", "joined")),
+        Node("flat", Flatten()),
+    ]
+    network = Network(nodes, input_shape=shape, input_format=IntFormat(2, signed=True))
+    certificate = certify(network, method="interval")
+    found = 0
+    for name, layer in certificate.nodes.items():
+        for end, *place in np.argwhere(layer.status == Status.EXACT).tolist():
+            assert certificate.witness(network, name, tuple(place), end) is not None, (name, place)
+            found += 1
+    assert found > 2 * size * (3 + 1 + 5 + 5 + 10)
+    assert certificate.verify(network)

@@ -1,5 +1,7 @@
 """find_overflow: an input, a proof, or unknown, and what an overflow does to an accumulator."""
 
+import time
+
 import numpy as np
 import pytest
 from accumulator_networks import all_inputs, brute_force, chains, integers, networks
@@ -85,6 +87,67 @@ def test_no_time_means_unknown_never_no_overflow(monkeypatch):
     if isinstance(answer, Unknown):
         assert answer.neurons
         assert "unknown" in str(answer)
+
+
+def test_no_neuron_is_begun_when_the_time_is_over(monkeypatch):
+    """64 bounds that nobody knows, each a twentieth of a second: all are named, few were asked."""
+    network = Network(
+        [
+            Node("fc0", Linear(np.ones((4, 4), dtype=int))),
+            Node("act0", Requantize.from_shift(1, IntFormat(3, False))),
+            Node("fc1", Linear(np.tile([1, -1, 1, -1], (32, 1)))),
+        ],
+        input_shape=(4,),
+        input_format=IntFormat(3, False),
+    )
+    asked = []
+
+    def slow(*arguments):
+        asked.append(arguments)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(overflow, "decided", slow)
+    interval = certify(network, method="interval")
+    answer = find_overflow(network, "fc1", None, 2, certificate=interval, budget_s=0.1)
+    assert isinstance(answer, Unknown)
+    assert sorted(neuron for _, (neuron,) in answer.neurons) == list(range(32))
+    assert 1 <= len(asked) <= 3
+
+
+def test_a_neuron_of_too_many_coefficients_is_unknown(monkeypatch):
+    """It would take gigabytes: the layers of an image are dense between its values."""
+    monkeypatch.setattr("refqnn.accumulator.cone._ENTRIES", 24 * 32 + 23)
+    network = deep()
+    interval = certify(network, method="interval")
+    bits = interval["fc1"].signed_bits - 1
+    assert isinstance(find_overflow(network, "fc1", None, bits, certificate=interval), Unknown)
+    certificate = certify(network, method="search", budget_s=5.0)
+    assert (certificate["fc1"].lo == interval["fc1"].lo).all()
+    assert (certificate["fc1"].hi == interval["fc1"].hi).all()
+    monkeypatch.setattr("refqnn.accumulator.cone._ENTRIES", 24 * 32 + 24)
+    answer = find_overflow(network, "fc1", None, 4, certificate=interval, budget_s=5.0)
+    assert isinstance(answer, Overflow)
+
+
+@pytest.mark.parametrize("limit", ["_WORK", "_MOVED", "_BATCH"])
+def test_no_answer_depends_on_how_much_is_tried_at_one_time(limit, monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(deciding, "solver_installed", lambda: False)
+    monkeypatch.setattr(f"refqnn.accumulator.search.{limit}", 1)
+    for _ in range(6):
+        nodes = [
+            Node("fc0", Linear(rng.integers(-3, 4, (3, 4)))),
+            Node("act0", Requantize.from_shift(1, IntFormat(2, False))),
+            Node("fc1", Linear(rng.integers(-3, 4, (2, 3)))),
+        ]
+        network = Network(nodes, input_shape=(4,), input_format=IntFormat(2, False))
+        interval = certify(network, method="interval")
+        truth = brute_force(network, all_inputs(network))["fc1"]
+        for neuron, (least, greatest) in enumerate(zip(*truth)):
+            for bits in (2, 3, 4, 5):
+                answer = find_overflow(network, "fc1", neuron, bits, certificate=interval)
+                fits = signed_bits(least, greatest) <= bits
+                assert isinstance(answer, NoOverflow if fits else Overflow)
 
 
 def test_solver_agrees_with_search():

@@ -29,7 +29,9 @@ from refqnn import (
     Network,
     Node,
     Requantize,
+    Rounding,
     certify,
+    exact,
     testing,
 )
 from refqnn.accumulator import Proof, Status
@@ -37,17 +39,21 @@ from refqnn.container import checksum
 from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, MissingExtra
 from refqnn.network import INPUT, inputs_of
 from refqnn.ops import (
+    KINDS,
     Add,
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Gather,
     GlobalSumPool,
     Linear,
     Lookup,
     MaxPool2d,
+    Rescale,
     Reshape,
+    Softmax,
     SumPool2d,
 )
 from refqnn.ops.base import Interval, Op, SumOp
@@ -237,8 +243,8 @@ def test_no_sample_is_needed_for_intervals_over_a_box(network):
     counts = certificate.verify(network, samples=0, allow_trusted=True)
     first = network.nodes[0].name
     assert set(counts) <= {"interval", "trusted exact"}
-    exact = sum(int((layer.status == Status.EXACT).sum()) for layer in certificate.nodes.values())
-    assert counts.get("trusted exact", 0) <= exact - certificate[first].lo.size * 2
+    claimed = sum(int((layer.status == Status.EXACT).sum()) for layer in certificate.nodes.values())
+    assert counts.get("trusted exact", 0) <= claimed - certificate[first].lo.size * 2
 
 
 DATA = {"HI", "LO", "NO_WITNESS", "Proof", "Status"}
@@ -970,3 +976,71 @@ def test_the_solver_is_told_the_thresholds_of_each_channel(shape):
     certificate = certify(network, method="solver", budget_s=20)
     assert certificate["difference"].range.ends == (0, 1)
     assert not any("trusted" in label for label in certificate.verify(network, solver=True))
+
+
+@pytest.mark.parametrize("first", [None, *Rounding], ids=str)
+@pytest.mark.parametrize("last", Rounding, ids=str)
+def test_every_rounding_is_told_a_second_time(first, last):
+    """All codes of 6 bits, each an input of one code: an interval then is what the node computes,
+    ties, remainders and both signs."""
+    fmt, scales = IntFormat(6, signed=True), [(5, 3), (3, 1), (8, 4), (0, 2), (7, 0)]
+    codes = np.repeat(np.arange(-32, 32)[None], len(scales), axis=0)
+    multiplier, shift = zip(*scales)
+    firsts = None if first is None else [min(2, s) for s in shift]
+    op = Rescale(
+        *(multiplier, shift, IntFormat(16, signed=True), last),
+        **({} if first is None else {"first_rounding": first, "first_shift": firsts}),
+    )
+    network = Network([Node("rescale", op)], input_shape=codes.shape, input_format=fmt)
+    certificate = certify(network, Domain.box(network, codes, codes), method="interval")
+    right = exact.forward(network, codes[None].tolist())[0]
+    assert certificate["rescale"].lo.tolist() == certificate["rescale"].hi.tolist() == right
+    assert certificate.verify(network) == {"interval": 4 * codes.size}
+
+
+SHAPE = (4, 3, 4)
+EACH_KIND = [
+    Conv2d(np.arange(-36, 36).reshape(4, 2, 3, 3), [1, 2, 3, 4], (2, 1), 1, groups=2, pad_code=5),
+    Conv2d(np.arange(-8, 8).reshape(4, 1, 2, 2), dilation=(1, 2), groups=4),
+    ConvTranspose2d(np.arange(-32, 32).reshape(4, 2, 2, 4), [5, -7, 0, 9], 2, groups=2),
+    MaxPool2d((2, 3), (1, 2), ((1, 0), 1)),
+    SumPool2d((3, 2), 1, ((1, 0), 1), pad_code=-3),
+    GlobalSumPool(),
+    Add((2, -3)),
+    Concat(),
+    Flatten(),
+    Reshape((6, 8)),
+    Gather([[47, 0, -1], [5, 17, 30]], SHAPE, fill=3),
+    Requantize(np.arange(12).reshape(4, 3) * 2 - 9, U2),
+    Lookup(np.arange(64).reshape(4, 16)[:, ::-1] % 7 - 3, -8),
+    Rescale([3, 5, 7, 0], [2, 1, 3, 0], IntFormat(8, signed=True), zero_point=[0, 1, 2, 3]),
+    Softmax([2**31 - 1, 2**30, 2**28], IntFormat(8, signed=False)),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("op", EACH_KIND, ids=lambda op: op.kind)
+def test_every_kind_is_told_a_second_time_place_by_place(op, seed):
+    """Over a box in which no two places have the same ends, so that none stands for another."""
+    rng, operands = np.random.default_rng(seed), 2 if op.arity is None else 1
+    node = Node("node", op, (INPUT,) if operands == 1 else (INPUT, "turned"))
+    turned = Node("turned", Gather.of(SHAPE, lambda x: x[::-1, :, ::-1]), (INPUT,))
+    network = Network(
+        [turned, node], input_shape=SHAPE, input_format=IntFormat(4, signed=True), output="node"
+    )
+    ends = np.sort(rng.integers(-8, 8, (2, *SHAPE)), axis=0)
+    certificate = certify(network, Domain.box(network, *ends), method="interval")
+    counts = certificate.verify(network, samples=0, allow_trusted=True)
+    assert {label.split()[-1] for label in counts} <= {"interval", "exact"}
+    for end in ("lo", "hi"):
+        values = getattr(certificate["node"], end)
+        for place in np.ndindex(values.shape):
+            false = values.copy()
+            false[place] += 1 if end == "hi" else -1
+            forged = with_layer(certificate, "node", **{end: false})
+            with pytest.raises(CertificateError, match="node"):
+                forged.verify(network, samples=0, allow_trusted=True)
+
+
+def test_every_kind_is_among_them():
+    assert {type(op) for op in EACH_KIND} | {Linear, Conv1d} == {*KINDS}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from refqnn import (
     Accumulator,
     Add,
+    Concat,
     Conv2d,
     IntFormat,
     Linear,
@@ -347,6 +348,65 @@ def test_unknown_names_the_stage(monkeypatch):
     assert isinstance(answer, Unknown)
     assert answer.neurons == (("fc", (1,)),)
     assert answer.stages[0].verdict is Verdict.OPEN
+
+
+# --- what changes nothing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", [(0, 0, 0, 0), (0, 0, 3, 0), (0, 0, 3, 3)], ids=str)
+@pytest.mark.parametrize("enumerated", [True, False])
+@pytest.mark.parametrize("bias", [0, 1, -11, 40, -1000])
+def test_a_bias_outside_changes_no_verdict(bias, enumerated, domain, monkeypatch):
+    """It is added to what the registers leave: they see what they see without one."""
+    if not enumerated:
+        narrow_work(monkeypatch)
+    verdicts = []
+    for number in (None, [bias]):
+        network = one_layer([[7, 7, -7, -7]], number)
+        where = Domain.box(network, domain, [3, 3, 3, 3])
+        staged = certify(network, where, accumulator=Accumulator([Stage(6)], bias="outside"))
+        verdicts.append([(r.verdict, r.range) for r in staged.stages])
+        staged.verify(network)
+    assert verdicts[0] == verdicts[1]
+
+
+@pytest.mark.parametrize("where", ["first", "last", "outside"])
+@pytest.mark.parametrize("when", ["step", "end"])
+@pytest.mark.parametrize("bias", [-70, -40, -1, 0, 1, 2, 30])
+def test_a_question_about_one_sum_is_about_that_sum(bias, when, where, monkeypatch):
+    """x and 30 - x of a hidden layer: only the network of the one sum tells what two stages hold,
+    and it must hold the bias where that stands, no later and no earlier."""
+    nodes = [
+        Node("fc1", Linear([[1, 1], [-1, -1]], [0, 30])),
+        Node("act", Requantize.from_shift(0, UINT8)),
+        Node("fc2", Linear([[1, 1, 0]], [bias]), ("both",)),
+    ]
+    nodes.insert(2, Node("both", Concat(), ("act", "one")))
+    nodes.insert(2, Node("one", Linear([[1, 0]]), ("input",)))
+    network = Network(nodes, input_shape=(2,), input_format=UINT4)
+    stages = [Stage(8, group=2), Stage(6, overflow="saturate", when=when)]
+    accumulator = {"fc2": Accumulator(stages, bias=where)}
+    truth = certify(network, accumulator=accumulator)
+    narrow_work(monkeypatch)
+    proved = certify(network, method="interval", accumulator=accumulator, budget_s=5.0)
+    assert [r.verdict for r in proved.stages] == [r.verdict for r in truth.stages]
+    proved.verify(network, allow_trusted=True)
+
+
+@pytest.mark.parametrize("enumerated", [True, False])
+@pytest.mark.parametrize("when", ["step", "end"])
+def test_an_accumulator_of_a_file_says_what_the_written_one_says(
+    when, enumerated, tmp_path, monkeypatch
+):
+    if not enumerated:
+        narrow_work(monkeypatch)
+    network = one_layer([[7, 7, -7]], [5])
+    stages = [Stage(5, group=2, when=when, overflow="saturate"), Stage(6, when=when)]
+    staged = certify(network, accumulator=Accumulator(stages, bias="first"))
+    staged.save(tmp_path / "stages.json")
+    loaded = StagedCertificate.load(tmp_path / "stages.json")
+    assert certify(network, accumulator=loaded.accumulators) == staged
+    assert loaded.verify(network) == staged.verify(network)
 
 
 # --- reports that lie ---------------------------------------------------------------------------

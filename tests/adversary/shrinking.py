@@ -36,8 +36,12 @@ def python(network: Network) -> str:
 
 
 def op_in_python(op: Op) -> str:
-    arguments = (f"{f.name}={value_in_python(getattr(op, f.name))}" for f in fields(op))
+    arguments = (f"{name}={value_in_python(value)}" for name, value in arguments_of(op).items())
     return f"{type(op).__name__}({', '.join(arguments)})"
+
+
+def arguments_of(op: Op) -> dict[str, Any]:
+    return {f.name: getattr(op, f.name) for f in fields(op) if f.init}
 
 
 def value_in_python(value: Any) -> str:
@@ -129,7 +133,7 @@ def _without_feature(network: Network, feature: int) -> Network:
 
 
 def _smaller_ops(op: Op) -> Iterator[Op]:
-    arguments = {f.name: getattr(op, f.name) for f in fields(op)}
+    arguments = arguments_of(op)
 
     def of(**changes: Any) -> Iterator[Op]:
         try:
@@ -177,11 +181,11 @@ def size_of(network: Network) -> tuple[int, ...]:
     numbers = [
         int(np.abs(value.astype(object)).sum())
         for node in network.nodes
-        for f in fields(node.op)
-        if isinstance(value := getattr(node.op, f.name), np.ndarray)
+        for value in arguments_of(node.op).values()
+        if isinstance(value, np.ndarray)
     ]
     entries = sum(
-        len(value_in_python(getattr(n.op, f.name))) for n in network.nodes for f in fields(n.op)
+        len(value_in_python(value)) for n in network.nodes for value in arguments_of(n.op).values()
     )
     levels = network.input_format.levels
     return len(network.nodes), prod(network.input_shape), entries, sum(numbers), levels

@@ -753,6 +753,22 @@ def test_the_doors_that_are_fuzzed() -> None:
     assert len(named) == doors, sorted(named)
 
 
+def test_what_the_tests_notice_of_the_core() -> None:
+    says("drawn at random, the tests notice")
+    pattern = (
+        r"Of (\d+) small changes of the core's source, drawn at random, the tests notice (\d+)"
+    )
+    of, noticed = README.numbers(pattern)
+    found = bench("mutation")
+    sampled = [module for module in found["modules"].values() if module["run"]]
+    survivors = [s for module in sampled for s in module["survivors"]]
+    assert noticed == sum(module["killed"] for module in sampled)
+    assert of == noticed + sum(not s["equivalent"] for s in survivors)
+    for survivor in survivors:  # each with an argument, with the test written for it, or open
+        assert {"change", "equivalent", "killed_by"} <= {*survivor}
+        assert survivor["equivalent"] is None or len(survivor["equivalent"]) > 20
+
+
 def test_formats_go_to_32() -> None:
     says("Integers up to 8-bit codes are what is tested at scale; formats go to 32.")
     for signed in (False, True):

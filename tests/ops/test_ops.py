@@ -278,7 +278,7 @@ def test_parameters_are_read_only_copies():
         layer.weight[0, 0] = 7
 
 
-@pytest.mark.parametrize("factor", [2, 3, 5])
+@pytest.mark.parametrize("factor", [1, 2, 3, 5])
 def test_a_pixel_shuffle_takes_multiples_of_the_square_alone(factor):
     for channels in range(1, 2 * factor**2 + 1):
         if channels % factor**2 == 0:
@@ -286,3 +286,9 @@ def test_a_pixel_shuffle_takes_multiples_of_the_square_alone(factor):
         else:
             with pytest.raises(ShapeMismatch, match="in_shape"):
                 Gather.pixel_shuffle((channels, 1, 1), factor)
+
+
+@pytest.mark.parametrize("factor", [0, -1, -2])
+def test_a_pixel_shuffle_by_no_factor_is_refused(factor):
+    with pytest.raises(ShapeMismatch, match="in_shape"):
+        Gather.pixel_shuffle((4, 1, 1), factor)
