@@ -39,10 +39,18 @@ What is *not* protected:
 
     integrity         a server may answer anything; a client refuses what its outputs cannot be,
                       answers under other keys, and answers to other requests, by name
-    circuit privacy   in the formal sense: masks and noise of an answer depend on the weights, and a
-                      client can test a guess of all of them.  It would take answers made anew by
-                      the server, with an encryption of zero under noise that floods what is there,
-                      or a sanitizing bootstrap; Concrete offers neither
+    circuit privacy   in the formal sense: masks and noise of an answer depend on the weights.  It
+                      would take answers made anew by the server, with an encryption of zero under
+                      noise that floods what is there, or a sanitizing bootstrap; Concrete offers
+                      neither.  Evaluation is deterministic, so that whoever has evaluation keys, a
+                      request and its answer, a passive reader too, can test a guess of the weights.
+                      Answers are sums of lookups: elimination finds the neurons among all that they
+                      may be, one layer deep, so the work is the number of possible neurons, not of
+                      networks.  A neuron of few inputs with narrow weights is no secret
+    the last layer    where the integers of an answer outnumber the lookups that they sum.  Masks
+                      obey the relations of its weights, and one answer tells them, without a key.
+                      A client also sees the sums that an output is shared out over (explain says
+                      how many): small groups of neurons, one by one
     the function      a client that asks often enough can train a model like this one
     traffic           who asks, when, how often, sizes, and times: code on ciphertexts does not
                       branch on values, but nothing else is hidden

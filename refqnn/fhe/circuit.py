@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from math import prod
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from concrete import fhe
 from numpy.typing import ArrayLike, NDArray
 
 from refqnn.accumulator import Certificate, certify
+from refqnn.accumulator.arguments import the_network
 from refqnn.display import html_table, text_table
 from refqnn.errors import CircuitError, InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.fhe import backend, prices
@@ -109,10 +112,13 @@ def compile(
         with an output that no lookup stands before; NotCovered for a node without an encrypted
         form; CertificateError for a certificate of another network or of a part of its inputs.
     """
+    the_network(network)
     for name, value in (("p_error", p_error), ("global_p_error", global_p_error)):
-        if value is not None and not 0.0 < value < 1.0:
+        if value is not None and not (isinstance(value, Real) and 0.0 < value < 1.0):
             expected = "a probability between 0 and 1, or None: results are exact without a search"
             raise InvalidArgument(mismatch(name, value, expected))
+    if not is_integer(trials) or trials < 0:
+        raise InvalidArgument(mismatch("trials", repr(trials), "an integer >= 0"))
     choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
         ("parameters", parameters, PARAMETERS),
         ("security", security, tuple(FAILURE)),
@@ -120,7 +126,7 @@ def compile(
         ("model", model, MODELS),
     )
     for name, choice, known in choices:
-        if choice not in known:
+        if not isinstance(choice, (str, int, np.integer)) or choice not in known:
             raise InvalidArgument(mismatch(name, repr(choice), f"one of {known}"))
     for name in options:
         if name not in backend.OPTIONS:
@@ -334,14 +340,23 @@ class Circuit:
             return self._concrete.encrypt(argument)
 
     def run(self, ciphertext: fhe.Value) -> fhe.Value:
-        """The encrypted output of an encrypted sample; uses the evaluation keys alone."""
-        with held_back(), kept_between_runs(self.key_sizes.bootstrap):
+        """The encrypted output of an encrypted sample; uses the evaluation keys alone.
+
+        Raises: InvalidType, CircuitError for anything but a ciphertext that `encrypt` gave.
+        """
+        with _ciphertext("ciphertext", ciphertext), kept_between_runs(self.key_sizes.bootstrap):
             return self._concrete.run(ciphertext)
 
     def decrypt(self, result: fhe.Value) -> NDArray[np.int64]:
-        """The output [*output_shape] of one sample."""
-        with held_back():
-            return self._results([self._concrete.decrypt(result)])[0]
+        """The output [*output_shape] of one sample.
+
+        Raises: InvalidType, CircuitError for anything but a ciphertext that `run` gave, and for
+            integers that the circuit cannot give (a result under other keys).
+        """
+        with _ciphertext("result", result):
+            decrypted = np.asarray(self._concrete.decrypt(result))
+        self.lowered.require(decrypted)
+        return self._results([decrypted])[0]
 
     def execute(
         self,
@@ -368,6 +383,9 @@ class Circuit:
         """
         if batch != "memory" and not (is_integer(batch) and batch >= 1):
             raise InvalidArgument(mismatch("batch", repr(batch), "an integer >= 1, or 'memory'"))
+        if n_jobs is not None and (not is_integer(n_jobs) or n_jobs == 0):
+            expected = "an integer other than 0, as joblib takes it, or None"
+            raise InvalidArgument(mismatch("n_jobs", repr(n_jobs), expected))
         if n_jobs is not None and batch != 1:
             raise InvalidArgument(mismatch("batch", repr(batch), "1 where n_jobs is given"))
         arguments = self._arguments(codes)
@@ -388,7 +406,7 @@ class Circuit:
     def _execute_in_batches(
         self, arguments: NDArray[np.int64], batch: int | str, on_sample: OnSample | None
     ) -> NDArray[np.int64]:
-        if not isinstance(batch, int):
+        if isinstance(batch, str):
             batch = min(len(arguments), self._held_in_memory())
         if batch not in self._of_batches:
             self._of_batches[batch] = self._build(self.lowered.program.batched(batch))
@@ -557,6 +575,20 @@ class Circuit:
             "pickle: got a Circuit, expected its network, which compiles again anywhere; "
             "save_client and save_server write what a client and a server need"
         )
+
+
+@contextmanager
+def _ciphertext(name: str, value: object) -> Iterator[None]:
+    """Inside, Concrete is handed this.  Raises: InvalidType, CircuitError where it refuses it."""
+    if not isinstance(value, fhe.Value):
+        raise InvalidType(mismatch(name, type(value).__name__, "a ciphertext of this circuit"))
+    try:
+        with held_back():
+            yield
+    except RuntimeError as error:
+        raise CircuitError(
+            mismatch(name, "another ciphertext", f"one of this step: {error}")
+        ) from error
 
 
 _COLUMNS = ("layer", "values", "span", "width", "removed", "lookups", "share", "hint")

@@ -9,8 +9,9 @@
     answers           Server.answer               the same
 
 Each header names the kind, the version of the format, the version of Concrete and the circuit; keys
-and ciphertexts also name the keys, and answers repeat the nonce of their requests.  Whatever does
-not belong together is refused, not computed.  A file of private keys is never overwritten.
+and ciphertexts also name the keys, and answers repeat the nonce of their requests and are as many.
+Whatever does not belong together is refused, not computed, and so are members, or bytes around
+them, that nobody asked for.  A file of private keys is never overwritten.
 Members are stored as they are (ciphertexts do not compress), and zip keeps a checksum of each.
 Files appear whole or not at all.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -26,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from refqnn import __version__
 from refqnn.container import HEADER, MALFORMED, PRIVATE, refuse_keys, write_atomically
@@ -37,6 +39,7 @@ __all__ = ["PRIVATE", "Reader", "identity", "reading", "write"]
 
 FORMAT_VERSION = 3
 _MAX_HEADER = 2**16
+_END = 22  # bytes that end an archive without a comment
 Header = dict[str, Any]
 
 # What to do about a header that does not fit, by field.
@@ -46,6 +49,7 @@ _REMEDIES = {
     "circuit": "use files of one `refqnn fhe compile`",
     "keys": "use files of one `refqnn fhe client keygen`",
     "nonce": "these are the answers to other requests",
+    "samples": "not every request has its answer",
 }
 
 
@@ -115,12 +119,19 @@ class Reader:
     def samples(self) -> int:
         """How many samples there are.  Raises: FileFormatError unless just these are there."""
         n: int = self.field("samples", int)
-        names = {HEADER, *map(str, range(n if n < len(self._archive.filelist) else 0))}
-        if n < 0 or sorted(names) != sorted(self._archive.namelist()):
+        if n < 0 or not self._holds(map(str, range(min(n, len(self._archive.filelist))))):
             raise FileFormatError(f"{self._path}: its members are not {n} samples")
         return n
 
-    def require(self, **expected: str) -> None:
+    def only(self, *names: str) -> None:
+        """Raises: FileFormatError unless just these members are there."""
+        if not self._holds(names):
+            raise FileFormatError(f"{self._path}: its members are not those of {self._kind}")
+
+    def _holds(self, names: Iterable[str]) -> bool:
+        return sorted(self._archive.namelist()) == sorted((HEADER, *names))
+
+    def require(self, **expected: str | int) -> None:
         """Raises: FileFormatError unless the header has these values."""
         for name, value in expected.items():
             self._require(self.header, name, value)
@@ -156,7 +167,17 @@ def reading(path: str | Path, kind: str) -> Iterator[Reader]:
         except MALFORMED as error:
             raise _damaged(path, kind, error) from error
         with archive:
-            yield Reader(path, kind, archive)
+            reader = Reader(path, kind, archive)
+            _require_nothing_around(path, file, archive)
+            yield reader
+
+
+def _require_nothing_around(path: str | Path, file: IO[bytes], archive: zipfile.ZipFile) -> None:
+    """Raises: FileFormatError for bytes before the first member or after the archive's end."""
+    file.seek(-_END, os.SEEK_END)
+    first = min(info.header_offset for info in archive.filelist)
+    if first or not file.read().startswith(b"PK\x05\x06"):
+        raise FileFormatError(f"{path}: there are bytes before its members, or after them")
 
 
 def _versions(kind: str) -> Header:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.accumulator.certificate import Certificate, check_usable
-from refqnn.errors import CertificateError, CircuitError, NotCovered, mismatch
+from refqnn.errors import CertificateError, CircuitError, InvalidType, NotCovered, mismatch
 from refqnn.fhe import prices, program, tables
 from refqnn.fhe.doors import Encoding
 from refqnn.fhe.levels import sums_of_levels
@@ -486,6 +486,8 @@ class _Lowering:
             found = tables.alternatives(rows)
             everything = np.arange(len(rows.values))
             parts = [(everything, self.choose(name, found))] if found else []
+            if not all(isinstance(chosen, tables.Lowering) for _, chosen in parts):
+                raise InvalidType(mismatch("choose", "something else", "one of what it was given"))
         if not parts:
             raise _too_wide(name, max(rows.spans))
         for index, chosen in parts:

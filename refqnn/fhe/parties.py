@@ -80,7 +80,8 @@ KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
 _INPUT = ("input_low", "input_step")
 _ARRAYS = ("read_alone", "output_low", "output_step", "output_top")
-LIBRARY = ("sharedlib.so", "program_info.concrete.params.json", "compilation_feedback.json")
+_PARAMETERS_OF_LIBRARY = "program_info.concrete.params.json"  # the same bytes
+LIBRARY = ("sharedlib.so", _PARAMETERS_OF_LIBRARY, "compilation_feedback.json")
 _LARGEST = 2**62  # magnitude of an output
 
 OnSample = Callable[[str], None]
@@ -103,12 +104,13 @@ class Client:
         self.doors, self.circuit = doors, circuit
         self._encoding, self._parameters = encoding, parameters
         self._keys: tuple[Keyset, str] | None = None  # and their name
-        self._asked: str | None = None  # the nonce of the last requests
+        self._asked: files.Header | None = None  # what answers to the last requests repeat
 
     @classmethod
     def load(cls, path: str | Path) -> Client:
         """Raises: FileFormatError for a damaged, foreign or newer file."""
         with files.reading(path, "client") as file, _in(path):
+            file.only(_DOORS, _PARAMETERS, *(f"{name}.npy" for name in _ARRAYS))
             with tempfile.TemporaryDirectory() as folder:
                 saved_doors = Path(folder, _DOORS)
                 saved_doors.write_bytes(file[_DOORS])
@@ -198,6 +200,7 @@ class Client:
         """Read keys that `save_keys` wrote.  Raises: FileFormatError for another circuit's."""
         with files.reading(path, files.PRIVATE) as file, _in(path):
             file.require(circuit=self.circuit)
+            file.only(KEYS)
             name, keys = file.field("keys", str), file[KEYS]
             self._parameters.require_keys(keys)
             with _read_by_concrete("private keys"):
@@ -270,7 +273,6 @@ class Client:
         """
         checked = self.doors.check_codes(codes)
         _, name = self._made_keys()
-        nonce = secrets.token_hex(16)
 
         def members() -> Iterator[tuple[str, bytes]]:
             for i, sample in enumerate(checked):
@@ -278,9 +280,9 @@ class Client:
                 if on_sample is not None:
                     on_sample(f"sample {i}")
 
-        header = {**self._header(name), "nonce": nonce, "samples": len(checked)}
-        files.write(path, "requests", header, members())
-        self._asked = nonce
+        asked = {"nonce": secrets.token_hex(16), "samples": len(checked)}
+        files.write(path, "requests", {**self._header(name), **asked}, members())
+        self._asked = asked
 
     def read_answers(
         self,
@@ -301,7 +303,7 @@ class Client:
         if self._keys is None:
             raise CircuitError("read_answers: this client has no keys; call load_keys first")
         _, name = self._keys
-        expected = {**self._header(name), "nonce": self._nonce(requests)}
+        expected = {**self._header(name), **self._answered(requests)}
         outputs = []
         with files.reading(path, "answers") as file, _in(path):
             file.require(**expected)
@@ -311,10 +313,10 @@ class Client:
                     on_sample(f"sample {i}")
         return np.reshape(outputs, (-1, *self._encoding.output_low.shape)).astype(np.int64)
 
-    def _nonce(self, requests: str | Path | None) -> str:
+    def _answered(self, requests: str | Path | None) -> files.Header:
         if requests is not None:
             with files.reading(requests, "requests") as file:
-                return str(file.field("nonce", str))
+                return {"nonce": file.field("nonce", str), "samples": file.samples()}
         if self._asked is None:
             raise InvalidArgument("requests: got None, expected the file that was answered")
         return self._asked
@@ -364,10 +366,11 @@ class Server:
                 expected = f"{platform.machine()}: compile and save it on such a machine"
                 raise CircuitError(mismatch("machine of the file", machine, expected))
             digest, salt, client = (file.field(n, str) for n in ("digest", "salt", "client"))
+            file.only(*LIBRARY)
             library = {name: file[name] for name in LIBRARY}
-            circuit = _identity(client, _program(salt, library))
+            circuit = _identity(client, _program(salt, digest, library))
             file.require(circuit=circuit)
-            parameters = Parameters(file[_PARAMETERS])
+            parameters = Parameters(library[_PARAMETERS_OF_LIBRARY])
             for name, content in library.items():
                 Path(folder.name, name).write_bytes(content)
             with _read_by_concrete("library"):
@@ -396,6 +399,7 @@ class Server:
         """As `load_keys`, from a file.  Raises: also FileFormatError for another circuit's keys."""
         with files.reading(path, "evaluation keys") as file, _in(path):
             file.require(circuit=self.circuit)
+            file.only(KEYS)
             name = file.field("keys", str)
             self.load_keys(file[KEYS])
             self._keys_name = name
@@ -417,6 +421,8 @@ class Server:
         keys = self._keys if keys is None else keys
         if keys is None:
             raise CircuitError("run: this server has no evaluation keys; call load_keys first")
+        if not isinstance(keys, ServerKeyset):
+            raise InvalidType(mismatch("keys", type(keys).__name__, "what read_keys returns"))
         message = as_bytes(request, "request")
         self._parameters.require_request(message)
         circuit = self._program.get_server_circuit("circuit")
@@ -484,7 +490,7 @@ class Halves:
     def names(self) -> dict[str, str]:
         """Of the client's part, of the program, and of the circuit, which follows from both."""
         client = _client_part(self.doors, self.encoding, self.parameters)
-        program = _program(self.salt, self.library)
+        program = _program(self.salt, self.network.digest, self.library)
         return {"client": client, "program": program, "circuit": _identity(client, program)}
 
 
@@ -513,8 +519,7 @@ def save_server(halves: Halves, path: str | Path) -> None:
         **{name: halves.names[name] for name in ("circuit", "client")},
         "machine": platform.machine(),
     }
-    members = {**halves.library, _PARAMETERS: halves.parameters}
-    files.write(path, "server", header, members.items())
+    files.write(path, "server", header, halves.library.items())
 
 
 def _client_part(doors: Network, encoding: Encoding, parameters: bytes) -> str:
@@ -524,8 +529,8 @@ def _client_part(doors: Network, encoding: Encoding, parameters: bytes) -> str:
     return files.identity(" ".join(said).encode(), parameters, *arrays)
 
 
-def _program(salt: str, library: dict[str, bytes]) -> str:
-    return files.identity(salt.encode(), *(library[name] for name in LIBRARY))
+def _program(salt: str, digest: str, library: dict[str, bytes]) -> str:
+    return files.identity(salt.encode(), digest.encode(), *(library[name] for name in LIBRARY))
 
 
 def _identity(client_part: str, program: str) -> str:

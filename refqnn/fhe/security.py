@@ -23,6 +23,15 @@ _SOLVABLE = (
     "(two where lookups are added to them): ciphertexts obey the same equations modulo 2**64"
 )
 
+_GUESSES = (
+    "whether a guess of the weights is right, from evaluation keys, a request and its answer: "
+    "evaluation is deterministic, not circuit-private, and what each neuron may be is tried apart"
+)
+_RELATIONS = (
+    "the linear relations between the {} integers of an answer, from one answer: where these "
+    "outnumber the lookups that they sum, most of the last layer's weights"
+)
+
 
 def security_of(global_p_error: float) -> str:
     """What a probability of failure allows to be done with decrypted results."""
@@ -47,16 +56,17 @@ def refuse_seeds(**seeds: object) -> None:
 
 def reveals(lowered: Lowered) -> dict[str, list[str]]:
     """By party, what it can compute that it was not given: see `refqnn.fhe.Circuit.reveals`."""
+    parts = lowered.output_parts
+    sums = f", and the {parts} sums that make each of them" if parts > 1 else ""
     client = [
-        "the outputs of all inputs it asks for: with enough of them a model like this one",
+        f"the outputs of all inputs it asks for{sums}: with enough of them a model like this one",
         "the least and the greatest value of each output, and the common divisor of its steps",
-        "whether a guess of the weights is right: evaluation is not circuit-private",
     ]
     if len(lowered.read_alone):
         client.append(f"which {len(lowered.read_alone)} inputs some neuron reads alone")
-    reader = ["who asks, when, how often, the sizes of messages and the circuit's name"]
+    both = [_GUESSES, _RELATIONS.format(lowered.output_top.size)]
     if lowered.program.linear_in_input:
-        client.append(_SOLVABLE)
-        reader.append(_SOLVABLE)
+        both.append(_SOLVABLE)
+    reader = ["who asks, when, how often, the sizes of messages and the circuit's name"]
     server = ["as a passive reader; the weights are its own; nothing of inputs or outputs"]
-    return {"client": client, "server": server, "passive reader": reader}
+    return {"client": client + both, "server": server, "passive reader": reader + both}

@@ -143,6 +143,9 @@ def test_what_is_no_bytes(folder: Path, value: object) -> None:
     for use in (client(folder).decrypt, server(folder).run, server(folder).load_keys):
         with pytest.raises(InvalidType, match="expected bytes"):
             use(value)
+    if value is not None:
+        with pytest.raises(InvalidType, match="expected what read_keys returns"):
+            server(folder).run(members(folder / "asked")["0"], value)
 
 
 # --- the client's file ------------------------------------------------------------------------
@@ -198,6 +201,9 @@ def test_a_server_file_that_was_altered_is_refused(folder: Path, tmp_path: Path)
     for name in ("sharedlib.so", "compilation_feedback.json", "program_info.concrete.params.json"):
         with pytest.raises(FileFormatError, match="circuit"):
             fhe.Server.load(altered(folder / "s", tmp_path / "s", name, flipped))
+    change = with_field("digest", "0" * 64)
+    with pytest.raises(FileFormatError, match="circuit"):
+        fhe.Server.load(altered(folder / "s", tmp_path / "s", "refqnn.json", change))
 
 
 def test_the_client_file_confirms_no_guess(folder: Path, tmp_path: Path) -> None:
@@ -250,9 +256,43 @@ def test_headers_that_count_wrongly(folder: Path, tmp_path: Path) -> None:
         )
         with pytest.raises(FileFormatError, match="samples"):
             theirs.answer(asked, tmp_path / "answers")
-    none = {**json.loads(members(folder / "answers")["refqnn.json"]), "samples": 0}
-    files.write(tmp_path / "answers", "answers", none, [])
-    assert ours.read_answers(tmp_path / "answers", requests=folder / "asked").shape == (0, 3)
+    answers = members(folder / "answers")
+    header = json.loads(answers.pop("refqnn.json"))
+    for names in ("", "0", "010"):  # whole files, but of fewer answers than requests, or more
+        found = [(str(i), answers[name]) for i, name in enumerate(names)]
+        files.write(tmp_path / "answers", "answers", {**header, "samples": len(names)}, found)
+        with pytest.raises(FileFormatError, match=r"samples: got \d, expected 2"):
+            ours.read_answers(tmp_path / "answers", requests=folder / "asked")
+
+
+READ = {
+    "c": fhe.Client.load,
+    "s": fhe.Server.load,
+    "keys": lambda path: fhe.Client.load(path.with_name("c")).load_keys(path),
+    "evaluation": lambda path: fhe.Server.load(path.with_name("s")).load_evaluation_keys(path),
+    "asked": lambda path: server(path.parent).answer(path, path.with_name("none")),
+    "answers": lambda path: client(path.parent).read_answers(
+        path, requests=path.with_name("asked")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_nothing_lies_around_or_beside_the_members(folder: Path, tmp_path: Path, name: str) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    whole, changed = (folder / name).read_bytes(), tmp_path / name
+    READ[name](changed)
+    changed.unlink()
+    for content in (whole + b"x", whole + bytes(8), b"x" + whole, whole + whole):
+        changed.write_bytes(content)
+        with pytest.raises(FileFormatError, match="bytes before its members, or after"):
+            READ[name](changed)
+    changed.write_bytes(whole)
+    with zipfile.ZipFile(changed, "a") as archive:
+        archive.writestr("more", b"x")
+    with pytest.raises(FileFormatError, match="its members are not"):
+        READ[name](changed)
 
 
 # --- files that must not be lost --------------------------------------------------------------

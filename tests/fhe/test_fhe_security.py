@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import fhe_networks as nets
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from fhe_networks import U2
 from numpy.typing import NDArray
 
 from refqnn import Linear, Network, Node, Requantize, fhe
-from refqnn.errors import CircuitError, InvalidArgument
+from refqnn.errors import CircuitError, InvalidArgument, InvalidType
 from refqnn.fhe import backend
 from refqnn.fhe.lowering import Lowered, lower, proved_ranges
+from refqnn.fhe.security import reveals
 from refqnn.ops import Add, MaxPool2d, Reshape
 
 Words = NDArray[np.uint64]
@@ -49,21 +52,34 @@ def words(message: bytes, rows: int) -> Words:
 
 
 def solved(sent: Words, answered: Words) -> list[int] | None:
-    """The integers c with sum_i c[i] * sent[i] = answered modulo 2**64, or None."""
+    """The integers c with sum_i c[i] * sent[i] = answered modulo 2**64, or None.
+
+    Masks of lookups come from a transform in floats and end in zeros: a pivot is an odd multiple of
+    the least power of two that is left in its column.
+    """
     rows = np.concatenate([sent, answered[None]]).T.copy()  # [dimension, unknowns + 1]
     n = len(sent)
     for i in range(n):
-        odd = np.flatnonzero(rows[i:, i] & np.uint64(1))
-        if not len(odd):
+        column = rows[i:, i]
+        power = column & (~column + np.uint64(1))
+        if not power.any():
             return None
-        rows[[i, i + odd[0]]] = rows[[i + odd[0], i]]
-        rows[i] *= np.uint64(pow(int(rows[i, i]), -1, 2**64))
-        factors = rows[:, i].copy()
-        factors[i] = 0
-        rows -= factors[:, None] * rows[i]
+        pivot = i + int(np.where(power == 0, np.iinfo(np.uint64).max, power).argmin())
+        rows[[i, pivot]] = rows[[pivot, i]]
+        least = rows[i, i] & (~rows[i, i] + np.uint64(1))
+        rows[i] *= np.uint64(pow(int(rows[i, i] // least), -1, 2**64))
+        rows[i + 1 :] -= (rows[i + 1 :, i] // least)[:, None] * rows[i]
     if rows[n:].any():
         return None
-    return rows[:n, n].astype(np.int64).tolist()
+    found = [0] * n
+    for i in reversed(range(n)):
+        *row, total = map(int, rows[i])
+        left = (total - sum(c * w for c, w in zip(found, row))) % 2**64
+        if left % row[i]:
+            return None
+        modulus, c = 2**64 // row[i], left // row[i]
+        found[i] = c - modulus if 2 * c >= modulus else c
+    return found
 
 
 def steps_of(network: Network) -> NDArray[np.int64]:
@@ -93,6 +109,67 @@ def test_a_secret_circuit_has_no_such_equations() -> None:
     assert not circuit.lowered.program.linear_in_input
     sent, answered = exchanged(circuit.lowered, np.array([3, 0, 2, 1, 1, 3]))
     assert [solved(sent, masks) for masks in answered] == [None] * 3
+
+
+# --- what a secret circuit tells all the same --------------------------------------------------
+
+
+TABLES = ([1, 2, 3], [2, 3, 4])
+NEURONS = [(source, table) for source in range(4) for table in range(2)]  # of one input each
+
+
+def summed(neurons: list[tuple[int, int]], weight: NDArray[np.int64]) -> Network:
+    """Sums of neurons, each an input and a table."""
+    rows = np.eye(4, dtype=int)[[source for source, _ in neurons]]
+    act = Requantize([TABLES[table] for _, table in neurons], U2)
+    nodes = [Node("fc1", Linear(rows)), Node("act", act), Node("fc2", Linear(weight))]
+    return Network(nodes, input_shape=(4,), input_format=U2)
+
+
+def test_neurons_are_guessed_one_by_one_without_a_key(tmp_path: Path) -> None:
+    """As `reveals` says: with evaluation keys, a request and its answer, elimination finds which of
+    all neurons that there may be take part, and how often."""
+    secret = summed([(2, 1), (0, 0)], np.array([[1, 2]]))
+    # Sums of as much noise, so of the same parameters, that can be told apart modulo 2**64.
+    mixed = np.eye(8, dtype=int) + 2 * np.roll(np.eye(8, dtype=int), 1, axis=1)
+    for name, network in (("secret", secret), ("guesses", summed(NEURONS, mixed))):
+        circuit = fhe.compile(network, p_error=2.0**-40)
+        circuit.save_client(tmp_path / "client")
+        circuit.save_server(tmp_path / name)
+        if name == "secret":
+            client = fhe.Client.load(tmp_path / "client")
+            keys, request = client.evaluation_keys(), client.encrypt([3, 0, 2, 1])
+            assert any("each neuron may be" in what for what in circuit.reveals()["passive reader"])
+    answers = []
+    for name in ("secret", "secret", "guesses"):
+        server = fhe.Server.load(tmp_path / name)
+        server.load_keys(keys)
+        answers.append(server.run(request))
+    assert answers[0] == answers[1]
+    found = solved(words(answers[2], 8), words(answers[0], 1)[0])
+    assert found is not None
+    weights = np.array(found, dtype=object) @ mixed % 2**40  # known up to the zeros of masks
+    told = {NEURONS[i]: c for i, c in enumerate(weights) if c}
+    assert told == {(2, 1): 1, (0, 0): 2}
+
+
+def test_outputs_that_outnumber_lookups_tell_how_they_depend() -> None:
+    """Three outputs of two lookups: the third is 3 times the second less the first."""
+    network = summed([(2, 1), (0, 0)], np.array([[1, 0], [1, 1], [2, 3]]))
+    circuit = fhe.compile(network)
+    _, answered = exchanged(circuit.lowered, np.array([3, 0, 2, 1]))
+    assert solved(answered[:2], answered[2]) == [-1, 3]
+    told = "the linear relations between the 3 integers of an answer"
+    assert any(told in what for what in circuit.reveals()["passive reader"])
+
+
+def test_an_output_in_parts_is_told() -> None:
+    """More integers are decrypted than there are outputs: `explain` says so."""
+    network = nets.mlp(0, sizes=(4, 6, 3), largest=1, codes=U2, shift=1)
+    lowered = lower(network, proved_ranges(network), output_parts=2, input_levels=False)
+    told = reveals(lowered)
+    assert "and the 2 sums that make each of them" in told["client"][0]
+    assert any("between the 6 integers of an answer" in what for what in told["passive reader"])
 
 
 # --- which circuits are refused as secret -----------------------------------------------------
@@ -157,8 +234,48 @@ def test_failures_of_each_notion() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"security": "none"}, {"model": "open"}, {"security_level": 80}, {"security_level": "128"}],
+    [
+        *({"security": "none"}, {"security": np.array(["ind-cpa", "ind-cpa-d"])}),
+        *({"model": "open"}, {"security_level": 80}, {"security_level": "128"}),
+        *({"p_error": "1e-9"}, {"global_p_error": [1e-9]}, {"p_error": 0.0}),
+        *({"trials": -1}, {"trials": 1.5}, {"trials": None}),
+    ],
 )
 def test_what_is_not_offered(options: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(options))):
         fhe.compile(of_one_input(), **options)
+
+
+def test_what_has_another_type() -> None:
+    with pytest.raises(InvalidType, match="expected a Network"):
+        fhe.compile("network")
+    with pytest.raises(InvalidType, match="compress_evaluation_keys"):
+        fhe.compile(of_one_input(), compress_keys="yes")
+    with pytest.raises(InvalidType, match="choose"):
+        fhe.compile(of_one_input(), choose=lambda name, found: None)
+
+
+def test_ciphertexts_of_another_step_or_other_keys_are_refused() -> None:
+    """A circuit knows what its outputs can be, as a client does."""
+    network = Network([Node("fc", Linear([[1, 2], [3, -1]]))], input_shape=(2,), input_format=U2)
+    circuit = fhe.compile(network, model="public")
+    circuit.keygen()
+    sent = circuit.encrypt([1, 3])
+    result = circuit.run(sent)
+    assert circuit.decrypt(result).tolist() == [7, 0]
+    for use in (circuit.run, circuit.decrypt):
+        for value in (None, 5, b"x", np.zeros(2)):
+            with pytest.raises(InvalidType, match="expected a ciphertext"):
+                use(value)
+    circuit.keygen(force=True)
+    refused = 0
+    for _ in range(8):  # by chance both integers may be in their ranges
+        try:
+            circuit.decrypt(result)
+        except CircuitError:
+            refused += 1
+        circuit.keygen(force=True)
+    assert refused
+    for n_jobs in (0, 1.5, "two"):
+        with pytest.raises(InvalidArgument, match="n_jobs"):
+            circuit.execute([[1, 3]], n_jobs=n_jobs)
