@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +17,13 @@ import skorch
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils._param_validation import (
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -82,6 +91,20 @@ _PASSED: dict[str, tuple[object, ...]] = {
 }
 
 LEARNED = ("n_features_in_", "feature_names_in_", "input_mean_", "input_scale_")
+
+# What fit takes of the parameters that are no module's: scikit-learn's own description.
+_CONSTRAINTS = {
+    "criterion": [callable, None],
+    "optimizer": [callable],
+    "lr": [Interval(Real, 0.0, None, closed="left")],
+    "max_epochs": [Interval(Integral, 0, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
+    "train_split": [callable, None],
+    "callbacks": [list, tuple, StrOptions({"disable"}), None],
+    "warm_start": ["boolean"],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
 
 _PACKAGE = Path(__file__).parents[1]
 _MAX_SCALED = 1e6  # beyond every code of every input quantizer, and exact in float32
@@ -268,6 +291,9 @@ class Estimator(BaseEstimator):
         classes: ArrayLike | None = None,
         start: nn.Module | None = None,
     ) -> Self:
+        with as_ours("parameters"):
+            name = type(self).__name__
+            validate_parameter_constraints(_CONSTRAINTS, self.get_params(), name)
         if classes is None:
             classes = getattr(self, "classes", None)
         if self.target is not None:
@@ -281,14 +307,15 @@ class Estimator(BaseEstimator):
         inputs = self._standardise(rows)
         seed = self._seed()
         if reset or start is not None:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), as_ours("parameters"):
                 torch.manual_seed(seed)
                 self.training_module_ = start if start is not None else self._build(rows.shape[1])
                 self._prepare(inputs)
             self.history_ = History()
         data = {"x": inputs} if weight is None else {"x": inputs, "sample_weight": weight}
         net = self._make_net(seed, inputs if reset else None)
-        net.initialize()
+        with as_ours("parameters"):
+            net.initialize()
         net.history_ = History([*self.history_])
         if self.max_epochs > 0:
             with torch.random.fork_rng(devices=[]):
@@ -329,9 +356,7 @@ class Estimator(BaseEstimator):
             weight = torch.as_tensor(np.asarray(_to_array(weight, "weight"), dtype=np.float32))
             options["criterion__weight"] = weight
         callbacks = self.callbacks or []
-        if isinstance(callbacks, str):
-            expected = "a list of skorch callbacks, None, or 'disable'"
-            require("callbacks", callbacks, callbacks == "disable", expected)
+        if isinstance(callbacks, str):  # "disable"
             quiet = ("epoch_timer", "schedule", "print_log")  # others keep the integers exact
             options = {**dict.fromkeys(f"callbacks__{name}" for name in quiet), **options}
             callbacks = []
@@ -424,9 +449,32 @@ class Estimator(BaseEstimator):
             self.module_ = module_from_state(*state["module_"])
 
 
-class Classifier(ClassifierMixin):
+class _Scored(ABC):
+    """scikit-learn's score, whatever is brought to it."""
+
+    _metric: ClassVar[Callable[..., float]]
+
+    @abstractmethod
+    def predict(self, X: ArrayLike) -> NDArray[Any]: ...
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Share of right labels, or R2 of the targets, of `predict`; as scikit-learn counts them.
+
+        Raises: InvalidArgument or InvalidType for what scikit-learn refuses, in its words.
+        """
+        predicted = self.predict(X)
+        with as_ours("sample_weight"):
+            if sample_weight is not None:
+                given = _to_array(sample_weight, "sample_weight")
+                sample_weight = _check_sample_weight(given, predicted)
+        with as_ours("y"):
+            return float(self._metric(_to_array(y, "y"), predicted, sample_weight=sample_weight))
+
+
+class Classifier(_Scored, ClassifierMixin):
     """Labels to indices and back."""
 
+    _metric = staticmethod(accuracy_score)
     _classify = True
     _own: ClassVar[tuple[str, ...]] = ("classes_",)
 
@@ -436,6 +484,8 @@ class Classifier(ClassifierMixin):
         labels = column_or_1d(y, warn=True)
         check_classification_targets(labels)
         check_array(labels, ensure_2d=False, dtype=None)
+        numbers = labels.dtype.kind in "biufU" or labels.dtype == object  # words: of no other kind
+        require("y", f"labels of dtype {labels.dtype}", numbers, "numbers, text or truth values")
         if reset:
             self.classes_ = np.unique(labels) if classes is None else unique_labels(classes)
             if len(self.classes_) < 2:
@@ -460,9 +510,10 @@ class Classifier(ClassifierMixin):
         return len(self.classes_)
 
 
-class Regressor(RegressorMixin):
+class Regressor(_Scored, RegressorMixin):
     """Targets to mean 0 and deviation 1, and back."""
 
+    _metric = staticmethod(r2_score)
     _classify = False
     _own: ClassVar[tuple[str, ...]] = ("target_ndim_", "target_mean_", "target_scale_")
 
@@ -511,7 +562,9 @@ def _to_array(data: Any, argument: str) -> Any:
     """Without tensors, and without nullable types but in a frame: its names are still wanted."""
     if isinstance(data, Tensor):
         return data.detach().cpu().numpy()
-    numbers = plain(data, argument)
+    numbers: Any = plain(data, argument)
+    if getattr(data, "dtype", None) == "boolean":  # of pandas: labels keep their type
+        return numbers.astype(bool)
     return data if hasattr(data, "columns") else numbers
 
 
@@ -531,7 +584,8 @@ def as_ours(argument: str) -> Iterator[None]:
     except RefqnnError:
         raise
     except (TypeError, ValueError) as error:
-        kind = InvalidType if isinstance(error, TypeError) else InvalidArgument
+        value = isinstance(error, ValueError)  # scikit-learn has an error that is both
+        kind = InvalidArgument if value else InvalidType
         raise kind(f"{argument}: {error}") from error
 
 

@@ -36,6 +36,7 @@ from refqnn.accumulator import Certificate, certify
 from refqnn.brevitas import exact_accumulators, from_brevitas
 from refqnn.doors import Comparisons, Features, Predictions, softmax
 from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, mismatch
+from refqnn.formats import is_integer
 from refqnn.network import Network
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.training import estimator_files
@@ -54,6 +55,7 @@ from refqnn.training.estimator_files import load, stored
 from refqnn.training.lookups import LookupNet
 from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
 from refqnn.training.progress import WeightTransforms
+from refqnn.training.quantizers import check_number
 
 if TYPE_CHECKING:
     from typing import Self
@@ -180,8 +182,8 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
     def _build(self, n_features: int) -> nn.Module:
         arguments = self._with_prefix("module__")
         weights, bits, limit = (arguments[f"n_{name}_bits"] for name in ("w", "a", "accum"))
-        room = math.inf if limit is None else limit
-        if isinstance(weights, int) and isinstance(bits, int) and room >= bits + 5:
+        room = limit if is_integer(limit) else math.inf
+        if is_integer(weights) and is_integer(bits) and room >= bits + 5:
             # A class survives coarse steps of a feature; a target moves with each of them.
             finer = not self._classify and room >= weights + bits + 2
             arguments.setdefault("n_input_bits", min(8, bits + 1 + finer))
@@ -269,7 +271,7 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
         names = getattr(self, "feature_names_in_", None)
         return None if names is None else tuple(names)
 
-    def _output_door(self, door: Dequantizer) -> Dequantizer:
+    def _output_door(self, door: Dequantizer) -> Predictions:
         raise NotImplementedError
 
     def _check_network(self) -> None:
@@ -496,10 +498,7 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
         """
         check_is_fitted(self)
         fraction = n_prune_neurons_percentage
-        if not 0.0 <= fraction < 1.0:
-            raise InvalidArgument(
-                mismatch("n_prune_neurons_percentage", fraction, "a number in [0, 1)")
-            )
+        check_number("n_prune_neurons_percentage", fraction, 1.0, zero=True)
         require("target", self.target, not isinstance(self.module_, LookupNet), _WHOLE)
         keep = []
         for importance in self.module_.neuron_importance():
@@ -702,13 +701,9 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
         """Probabilities [n, classes] of what `dequantize_output` gives."""
         return softmax(np.asarray(y_preds))
 
-    def _output_door(self, door: Dequantizer) -> Dequantizer:
-        """With the labels, where a file can hold them."""
-        labels = self.classes_
-        if labels.dtype == object and all(isinstance(label, str) for label in labels):
-            labels = labels.astype(str)
-        if labels.dtype.kind not in "biufU":
-            return door
+    def _output_door(self, door: Dequantizer) -> Predictions:
+        """With the labels."""
+        labels = self.classes_.astype(str) if self.classes_.dtype == object else self.classes_
         return Predictions(door.scale, door.offset, door.precision, labels=labels)
 
 
