@@ -55,6 +55,7 @@ __all__ = [
     "Regressor",
     "as_kept",
     "as_ours",
+    "as_outputs",
     "require",
     "warn",
 ]
@@ -86,7 +87,7 @@ _SHARED = ("optimizer", "lr", "max_epochs", "batch_size", "train_split", "verbos
 # Parameters of skorch that may be given too, and where only some values mean something, these.
 _PASSED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("classes", "iterator_train", "iterator_valid", "dataset"), ()),
-    "device": ("cpu",),
+    "device": ("cpu", torch.device("cpu")),
     "predict_nonlinearity": ("auto", None),
 }
 
@@ -347,14 +348,17 @@ class Estimator(BaseEstimator):
         if criterion is None:
             criterion = nn.CrossEntropyLoss if self._classify else nn.MSELoss
         options = {
-            name: value
+            name: value.item() if isinstance(value, np.generic) else value  # torch knows no int64
             for name, value in self.get_params().items()
-            if name.startswith(PREFIXES) and name != "criterion__weight"
+            if name in _SHARED or (name.startswith(PREFIXES) and name != "criterion__weight")
         }
         weight = getattr(self, "criterion__weight", None)
         if weight is not None:
-            weight = torch.as_tensor(np.asarray(_to_array(weight, "weight"), dtype=np.float32))
-            options["criterion__weight"] = weight
+            with as_ours("criterion__weight"):
+                weight = np.asarray(_to_array(weight, "criterion__weight"), dtype=np.float32)
+            fits = not self._classify or weight.shape == (self._n_outputs,)
+            require("criterion__weight", weight, fits, f"{self._n_outputs} numbers, as classes_")
+            options["criterion__weight"] = torch.as_tensor(weight)
         callbacks = self.callbacks or []
         if isinstance(callbacks, str):  # "disable"
             quiet = ("epoch_timer", "schedule", "print_log")  # others keep the integers exact
@@ -372,7 +376,6 @@ class Estimator(BaseEstimator):
             classify=self._classify,
             criterion=criterion,
             callbacks=[*callbacks, *self._callbacks(inputs)],
-            **{name: getattr(self, name) for name in _SHARED},
             **options,
         )
 
@@ -528,8 +531,10 @@ class Regressor(_Scored, RegressorMixin):
         columns = targets.reshape(len(targets), -1)
         if reset:
             self.target_ndim_ = targets.ndim
-            self.target_mean_ = columns.mean(axis=0)
-            deviation = columns.std(axis=0)
+            unit = np.frexp(np.abs(columns).max(axis=0))[1]  # so that no square leaves float64
+            near_one = np.ldexp(columns, -unit)
+            self.target_mean_ = np.ldexp(near_one.mean(axis=0), unit)
+            deviation = np.ldexp(near_one.std(axis=0), unit)
             self.target_scale_ = np.where(deviation > 0.0, deviation, 1.0)
         elif columns.shape[1] != self._n_outputs:
             expected = f"{self._n_outputs} outputs, as before"
@@ -587,6 +592,13 @@ def as_ours(argument: str) -> Iterator[None]:
         value = isinstance(error, ValueError)  # scikit-learn has an error that is both
         kind = InvalidArgument if value else InvalidType
         raise kind(f"{argument}: {error}") from error
+
+
+def as_outputs(values: ArrayLike) -> FloatArray:
+    """Rows [n, outputs] of numbers.  Raises: InvalidArgument, InvalidType."""
+    with as_ours("y_preds"):
+        rows: FloatArray = check_array(_to_array(values, "y_preds"), ensure_min_samples=0)
+    return rows
 
 
 def require(name: str, got: object, holds: bool, expected: str) -> None:

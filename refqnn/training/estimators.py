@@ -46,6 +46,7 @@ from refqnn.training.base import (
     Classifier,
     Estimator,
     Regressor,
+    as_outputs,
     require,
     warn,
 )
@@ -188,7 +189,7 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
             finer = not self._classify and room >= weights + bits + 2
             arguments.setdefault("n_input_bits", min(8, bits + 1 + finer))
         if not self._classify:
-            arguments.setdefault("output_std", 1.0)
+            arguments.setdefault("output_std", 0.5)  # finer steps of targets; tails are far
         return SparseQuantNeuralNetImpl(
             input_dim=n_features, n_outputs=self._n_outputs, **arguments
         )
@@ -699,7 +700,7 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
 
     def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
         """Probabilities [n, classes] of what `dequantize_output` gives."""
-        return softmax(np.asarray(y_preds))
+        return softmax(as_outputs(y_preds))
 
     def _output_door(self, door: Dequantizer) -> Predictions:
         """With the labels."""
@@ -736,7 +737,7 @@ class NeuralNetRegressor(Regressor, _QuantizedEstimator):
 
     def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
         """Targets [n] or [n, outputs], as fit had them, of what `dequantize_output` gives."""
-        y = np.asarray(y_preds)
+        y = as_outputs(y_preds)
         return y[:, 0] if self.target_ndim_ == 1 else y
 
     def _output_door(self, door: Dequantizer) -> Predictions:

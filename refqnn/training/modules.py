@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -59,7 +59,7 @@ def _input_bits(bits: int | None, n_a_bits: int, signed: bool) -> int:
 
 
 def _sizes(hidden_sizes: object) -> tuple[int, ...]:
-    if not isinstance(hidden_sizes, Iterable):
+    if not isinstance(hidden_sizes, Sequence | np.ndarray):
         expected = "integers, one for each hidden layer"
         raise InvalidType(mismatch("hidden_sizes", repr(hidden_sizes), expected))
     return tuple(check_integer("hidden_sizes", size) for size in hidden_sizes)

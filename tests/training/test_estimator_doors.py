@@ -232,7 +232,8 @@ def test_settings_that_make_no_sense_are_refused_before_training(
 ) -> None:
     for name, kind in product(names, (NeuralNetClassifier, NeuralNetRegressor)):
         estimator = kind(**{**QUICK, name: value})
-        with pytest.raises(RefqnnError, match=name.split("__")[-1].replace("fan_in", "")):
+        said = name.split("__")[-1].replace("fan_in", "budgets|max_nonzeros")
+        with pytest.raises(RefqnnError, match=said):
             estimator.fit(X, Y)
 
 
@@ -254,3 +255,40 @@ def test_a_pipeline_of_steps_that_do_not_fit_together(tmp_path) -> None:
     with pytest.raises(ShapeMismatch, match=r"steps of \[4, 4, 3\] features"):
         deploy(pipeline, tmp_path / "c", tmp_path / "s")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        {"criterion__weight": [1.0, 2.0]},
+        {"criterion__weight": "balanced"},
+        {"criterion__reduction": "none"},
+        {"criterion": torch.nn.BCEWithLogitsLoss},
+    ],
+)
+def test_a_criterion_that_does_not_fit_the_classes_is_named(criterion: dict[str, Any]) -> None:
+    with pytest.raises((InvalidArgument, InvalidType), match="criterion"):
+        NeuralNetClassifier(**QUICK, **criterion).fit(X, Y)
+
+
+@pytest.mark.parametrize("outputs", ["a", None, [1, 2, 3], [["a", "b", "c"]], np.zeros((2, 2, 2))])
+def test_outputs_that_make_no_sense(outputs: Any, model: NeuralNetClassifier) -> None:
+    for estimator in (model, NeuralNetRegressor(**QUICK).fit(X, X[:, 0])):
+        with pytest.raises((InvalidArgument, InvalidType), match=r"^y_preds"):
+            estimator.post_processing(outputs)
+
+
+@pytest.mark.parametrize("unit", [2.0**-1010, 2.0**-500, 2.0**500, 2.0**1020])
+def test_the_unit_of_a_target_changes_no_integer(unit: float) -> None:
+    plain, other = (NeuralNetRegressor(**QUICK).fit(X, X[:, 0] * u) for u in (1.0, unit))
+    assert np.array_equal(plain.accumulators(X), other.accumulators(X))
+    assert np.array_equal(plain.predict(X) * unit, other.predict(X))
+
+
+def test_labels_are_kept_with_their_type_or_refused() -> None:
+    truths = pd.Series(Y > 0, dtype="boolean")
+    model = NeuralNetClassifier(**QUICK).fit(X, truths)
+    assert model.predict(X).dtype == bool
+    assert model.score(X, truths) == model.score(X, Y > 0)
+    with pytest.raises(InvalidArgument, match=r"^y.*dtype datetime64"):
+        NeuralNetClassifier(**QUICK).fit(X, np.array(["2024", "2025", "2026"], dtype="M8[D]")[Y])
