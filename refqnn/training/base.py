@@ -119,6 +119,7 @@ class Estimator(BaseEstimator):
     _classify: ClassVar[bool]
     _own: ClassVar[tuple[str, ...]]  # what fit takes from the targets
     _quantized: ClassVar[bool]
+    module_: nn.Module
     target: str | None = None
 
     # -- parameters ------------------------------------------------------------------------------

@@ -336,7 +336,7 @@ def _blocks(module: nn.Module) -> tuple[list[nn.Module], list[_Block]]:
             blocks.append(_Block(name, part, nn.Sequential(), []))
         elif isinstance(part, nn.Flatten) or (isinstance(part, _MOVES) and blocks):
             moves.append(part)
-        elif isinstance(part, _BEHIND) and blocks and not moves:
+        elif isinstance(part, _BEHIND) and blocks and _commutes(part, moves):
             blocks[-1].behind.append(_on_rows(part))
         elif not isinstance(part, _PASSING):
             raise NotCovered(mismatch(f"layer {name}", type(part).__name__, _EXPECTED))
@@ -350,6 +350,12 @@ def _blocks(module: nn.Module) -> tuple[list[nn.Module], list[_Block]]:
     if pools or not isinstance(block.layer, nn.Linear):
         raise NotCovered(mismatch(f"layer {block.name}", "images last", "nn.Linear at the end"))
     return first, blocks
+
+
+def _commutes(part: nn.Module, moves: list[nn.Module]) -> bool:
+    """Whether what stands behind pools is the same before them: the greatest value stays so."""
+    rises = not isinstance(part, _NORMS)
+    return not moves or (rises and all(isinstance(m, nn.MaxPool2d | nn.Flatten) for m in moves))
 
 
 def _require_usual(name: str, part: nn.Module) -> None:

@@ -489,9 +489,10 @@ def check_number(name: str, value: object, below: float = math.inf, *, zero: boo
     within = f"a number in {'[' if zero else '('}0, {below:g})"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidType(mismatch(name, repr(value), within))
-    if not (0.0 < value < below or (zero and value == 0.0)):
+    number = float(value)
+    if not (0.0 < number < below or (zero and number == 0.0)):
         raise InvalidArgument(mismatch(name, value, within))
-    return float(value)
+    return number
 
 
 # --- calibration --------------------------------------------------------------------------------

@@ -158,6 +158,11 @@ def test_modules_as_people_write_them() -> None:
     assert _follows(Images(lambda x: x.view(x.size(0), -1)), images)
     assert _follows(Images(lambda x: torch.flatten(x, 1)), images)
     assert _follows(Images(lambda x: x.reshape(x.shape[0], -1)), images)
+    pooled = [nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Tanh()]
+    assert _follows(nn.Sequential(*pooled, nn.Linear(3, 2)), images)
+    pooled[1] = nn.AvgPool2d(2)  # the mean of what an activation leaves is another
+    with pytest.raises(NotCovered, match="layer 2: got ReLU"):
+        quantize_module(nn.Sequential(*pooled, nn.Linear(3, 2)), images)
     with pytest.raises(NotCovered, match="its forward: got a call of transpose"):
         quantize_module(Images(lambda x: x.transpose(1, 2).flip(1)), images)
     with pytest.raises(NotCovered, match="its forward: got a call of add"):
