@@ -152,7 +152,7 @@ def experiments() -> str:
         ],
         *(
             [
-                f"`defaults`: {name}, no setting touched",
+                f"`defaults`: {name}{', R2' * (name == 'diabetes')}, no setting touched",
                 _peer(name),
                 ours(_default(name)["accuracy"], twin(_default(name)["float_accuracy"])),
                 f"{_default(name)['certified_bits']} bits",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +17,13 @@ import skorch
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils._param_validation import (
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -46,6 +55,7 @@ __all__ = [
     "Regressor",
     "as_kept",
     "as_ours",
+    "as_outputs",
     "require",
     "warn",
 ]
@@ -77,11 +87,25 @@ _SHARED = ("optimizer", "lr", "max_epochs", "batch_size", "train_split", "verbos
 # Parameters of skorch that may be given too, and where only some values mean something, these.
 _PASSED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("classes", "iterator_train", "iterator_valid", "dataset"), ()),
-    "device": ("cpu",),
+    "device": ("cpu", torch.device("cpu")),
     "predict_nonlinearity": ("auto", None),
 }
 
 LEARNED = ("n_features_in_", "feature_names_in_", "input_mean_", "input_scale_")
+
+# What fit takes of the parameters that are no module's: scikit-learn's own description.
+_CONSTRAINTS = {
+    "criterion": [callable, None],
+    "optimizer": [callable],
+    "lr": [Interval(Real, 0.0, None, closed="left")],
+    "max_epochs": [Interval(Integral, 0, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
+    "train_split": [callable, None],
+    "callbacks": [list, tuple, StrOptions({"disable"}), None],
+    "warm_start": ["boolean"],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
 
 _PACKAGE = Path(__file__).parents[1]
 _MAX_SCALED = 1e6  # beyond every code of every input quantizer, and exact in float32
@@ -95,6 +119,7 @@ class Estimator(BaseEstimator):
     _classify: ClassVar[bool]
     _own: ClassVar[tuple[str, ...]]  # what fit takes from the targets
     _quantized: ClassVar[bool]
+    module_: nn.Module
     target: str | None = None
 
     # -- parameters ------------------------------------------------------------------------------
@@ -268,6 +293,9 @@ class Estimator(BaseEstimator):
         classes: ArrayLike | None = None,
         start: nn.Module | None = None,
     ) -> Self:
+        with as_ours("parameters"):
+            name = type(self).__name__
+            validate_parameter_constraints(_CONSTRAINTS, self.get_params(), name)
         if classes is None:
             classes = getattr(self, "classes", None)
         if self.target is not None:
@@ -281,14 +309,15 @@ class Estimator(BaseEstimator):
         inputs = self._standardise(rows)
         seed = self._seed()
         if reset or start is not None:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), as_ours("parameters"):
                 torch.manual_seed(seed)
                 self.training_module_ = start if start is not None else self._build(rows.shape[1])
                 self._prepare(inputs)
             self.history_ = History()
         data = {"x": inputs} if weight is None else {"x": inputs, "sample_weight": weight}
         net = self._make_net(seed, inputs if reset else None)
-        net.initialize()
+        with as_ours("parameters"):
+            net.initialize()
         net.history_ = History([*self.history_])
         if self.max_epochs > 0:
             with torch.random.fork_rng(devices=[]):
@@ -320,18 +349,19 @@ class Estimator(BaseEstimator):
         if criterion is None:
             criterion = nn.CrossEntropyLoss if self._classify else nn.MSELoss
         options = {
-            name: value
+            name: value.item() if isinstance(value, np.generic) else value  # torch knows no int64
             for name, value in self.get_params().items()
-            if name.startswith(PREFIXES) and name != "criterion__weight"
+            if name in _SHARED or (name.startswith(PREFIXES) and name != "criterion__weight")
         }
         weight = getattr(self, "criterion__weight", None)
         if weight is not None:
-            weight = torch.as_tensor(np.asarray(_to_array(weight, "weight"), dtype=np.float32))
-            options["criterion__weight"] = weight
+            with as_ours("criterion__weight"):
+                weight = np.asarray(_to_array(weight, "criterion__weight"), dtype=np.float32)
+            fits = not self._classify or weight.shape == (self._n_outputs,)
+            require("criterion__weight", weight, fits, f"{self._n_outputs} numbers, as classes_")
+            options["criterion__weight"] = torch.as_tensor(weight)
         callbacks = self.callbacks or []
-        if isinstance(callbacks, str):
-            expected = "a list of skorch callbacks, None, or 'disable'"
-            require("callbacks", callbacks, callbacks == "disable", expected)
+        if isinstance(callbacks, str):  # "disable"
             quiet = ("epoch_timer", "schedule", "print_log")  # others keep the integers exact
             options = {**dict.fromkeys(f"callbacks__{name}" for name in quiet), **options}
             callbacks = []
@@ -347,7 +377,6 @@ class Estimator(BaseEstimator):
             classify=self._classify,
             criterion=criterion,
             callbacks=[*callbacks, *self._callbacks(inputs)],
-            **{name: getattr(self, name) for name in _SHARED},
             **options,
         )
 
@@ -424,9 +453,32 @@ class Estimator(BaseEstimator):
             self.module_ = module_from_state(*state["module_"])
 
 
-class Classifier(ClassifierMixin):
+class _Scored(ABC):
+    """scikit-learn's score, whatever is brought to it."""
+
+    _metric: ClassVar[Callable[..., float]]
+
+    @abstractmethod
+    def predict(self, X: ArrayLike) -> NDArray[Any]: ...
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Share of right labels, or R2 of the targets, of `predict`; as scikit-learn counts them.
+
+        Raises: InvalidArgument or InvalidType for what scikit-learn refuses, in its words.
+        """
+        predicted = self.predict(X)
+        with as_ours("sample_weight"):
+            if sample_weight is not None:
+                given = _to_array(sample_weight, "sample_weight")
+                sample_weight = _check_sample_weight(given, predicted)
+        with as_ours("y"):
+            return float(self._metric(_to_array(y, "y"), predicted, sample_weight=sample_weight))
+
+
+class Classifier(_Scored, ClassifierMixin):
     """Labels to indices and back."""
 
+    _metric = staticmethod(accuracy_score)
     _classify = True
     _own: ClassVar[tuple[str, ...]] = ("classes_",)
 
@@ -436,6 +488,8 @@ class Classifier(ClassifierMixin):
         labels = column_or_1d(y, warn=True)
         check_classification_targets(labels)
         check_array(labels, ensure_2d=False, dtype=None)
+        numbers = labels.dtype.kind in "biufU" or labels.dtype == object  # words: of no other kind
+        require("y", f"labels of dtype {labels.dtype}", numbers, "numbers, text or truth values")
         if reset:
             self.classes_ = np.unique(labels) if classes is None else unique_labels(classes)
             if len(self.classes_) < 2:
@@ -460,9 +514,10 @@ class Classifier(ClassifierMixin):
         return len(self.classes_)
 
 
-class Regressor(RegressorMixin):
+class Regressor(_Scored, RegressorMixin):
     """Targets to mean 0 and deviation 1, and back."""
 
+    _metric = staticmethod(r2_score)
     _classify = False
     _own: ClassVar[tuple[str, ...]] = ("target_ndim_", "target_mean_", "target_scale_")
 
@@ -477,8 +532,10 @@ class Regressor(RegressorMixin):
         columns = targets.reshape(len(targets), -1)
         if reset:
             self.target_ndim_ = targets.ndim
-            self.target_mean_ = columns.mean(axis=0)
-            deviation = columns.std(axis=0)
+            unit = np.frexp(np.abs(columns).max(axis=0))[1]  # so that no square leaves float64
+            near_one = np.ldexp(columns, -unit)
+            self.target_mean_ = np.ldexp(near_one.mean(axis=0), unit)
+            deviation = np.ldexp(near_one.std(axis=0), unit)
             self.target_scale_ = np.where(deviation > 0.0, deviation, 1.0)
         elif columns.shape[1] != self._n_outputs:
             expected = f"{self._n_outputs} outputs, as before"
@@ -511,7 +568,9 @@ def _to_array(data: Any, argument: str) -> Any:
     """Without tensors, and without nullable types but in a frame: its names are still wanted."""
     if isinstance(data, Tensor):
         return data.detach().cpu().numpy()
-    numbers = plain(data, argument)
+    numbers: Any = plain(data, argument)
+    if getattr(data, "dtype", None) == "boolean":  # of pandas: labels keep their type
+        return numbers.astype(bool)
     return data if hasattr(data, "columns") else numbers
 
 
@@ -531,8 +590,16 @@ def as_ours(argument: str) -> Iterator[None]:
     except RefqnnError:
         raise
     except (TypeError, ValueError) as error:
-        kind = InvalidType if isinstance(error, TypeError) else InvalidArgument
+        value = isinstance(error, ValueError)  # scikit-learn has an error that is both
+        kind = InvalidArgument if value else InvalidType
         raise kind(f"{argument}: {error}") from error
+
+
+def as_outputs(values: ArrayLike) -> FloatArray:
+    """Rows [n, outputs] of numbers.  Raises: InvalidArgument, InvalidType."""
+    with as_ours("y_preds"):
+        rows: FloatArray = check_array(_to_array(values, "y_preds"), ensure_min_samples=0)
+    return rows
 
 
 def require(name: str, got: object, holds: bool, expected: str) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import count, pairwise
 from typing import TypeVar
 
+import numpy as np
 import torch
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantReLU
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn.utils import parametrize
 from refqnn.accumulator import max_fan_in
 from refqnn.emulate import Accumulator
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
-from refqnn.formats import signed_bits, span_bits
+from refqnn.formats import is_integer, signed_bits, span_bits
 from refqnn.pruning import registers
 from refqnn.training.budget import SignSplit, shrink_
 from refqnn.training.normalization import NORMS, PowerOfTwoNorm
@@ -27,6 +28,7 @@ from refqnn.training.quantizers import (
     RowSparsity,
     add_weight_transform,
     calibrate,
+    check_number,
     fix_weight_transforms,
     weight_transforms,
 )
@@ -194,8 +196,11 @@ class QuantNet(nn.Module):
                 number, one for each row, or None, which leaves the layer dense.
         """
         blocks = self.blocks()
-        if isinstance(budgets, int):
+        if is_integer(budgets):
             budgets = [budgets] * (len(blocks) - 1) + [None]
+        if not isinstance(budgets, Sequence | np.ndarray):
+            expected = "an integer, or one for each linear layer"
+            raise InvalidType(mismatch("budgets", repr(budgets), expected))
         if len(budgets) != len(blocks):
             raise ShapeMismatch(
                 mismatch("budgets", f"{len(budgets)} entries", f"{len(blocks)}, one for each layer")
@@ -257,8 +262,7 @@ class QuantNet(nn.Module):
             fraction: in [0, 1); rounded down to whole neurons.  None: n_prune_neurons_percentage.
         """
         fraction = self.n_prune_neurons_percentage if fraction is None else fraction
-        if not 0.0 <= fraction < 1.0:
-            raise InvalidArgument(mismatch("fraction", fraction, "a number in [0, 1)"))
+        check_number("fraction", fraction, 1.0, zero=True)
         importances = self.neuron_importance()
         for (block, following), importance in zip(pairwise(self.blocks()), importances):
             neurons = len(importance)

@@ -36,6 +36,7 @@ from refqnn.accumulator import Certificate, certify
 from refqnn.brevitas import exact_accumulators, from_brevitas
 from refqnn.doors import Comparisons, Features, Predictions, softmax
 from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, mismatch
+from refqnn.formats import is_integer
 from refqnn.network import Network
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.training import estimator_files
@@ -45,6 +46,7 @@ from refqnn.training.base import (
     Classifier,
     Estimator,
     Regressor,
+    as_outputs,
     require,
     warn,
 )
@@ -54,6 +56,7 @@ from refqnn.training.estimator_files import load, stored
 from refqnn.training.lookups import LookupNet
 from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
 from refqnn.training.progress import WeightTransforms
+from refqnn.training.quantizers import check_number
 
 if TYPE_CHECKING:
     from typing import Self
@@ -180,13 +183,13 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
     def _build(self, n_features: int) -> nn.Module:
         arguments = self._with_prefix("module__")
         weights, bits, limit = (arguments[f"n_{name}_bits"] for name in ("w", "a", "accum"))
-        room = math.inf if limit is None else limit
-        if isinstance(weights, int) and isinstance(bits, int) and room >= bits + 5:
+        room = limit if is_integer(limit) else math.inf
+        if is_integer(weights) and is_integer(bits) and room >= bits + 5:
             # A class survives coarse steps of a feature; a target moves with each of them.
             finer = not self._classify and room >= weights + bits + 2
             arguments.setdefault("n_input_bits", min(8, bits + 1 + finer))
         if not self._classify:
-            arguments.setdefault("output_std", 1.0)
+            arguments.setdefault("output_std", 0.5)  # finer steps of targets; tails are far
         return SparseQuantNeuralNetImpl(
             input_dim=n_features, n_outputs=self._n_outputs, **arguments
         )
@@ -269,7 +272,7 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
         names = getattr(self, "feature_names_in_", None)
         return None if names is None else tuple(names)
 
-    def _output_door(self, door: Dequantizer) -> Dequantizer:
+    def _output_door(self, door: Dequantizer) -> Predictions:
         raise NotImplementedError
 
     def _check_network(self) -> None:
@@ -496,10 +499,7 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
         """
         check_is_fitted(self)
         fraction = n_prune_neurons_percentage
-        if not 0.0 <= fraction < 1.0:
-            raise InvalidArgument(
-                mismatch("n_prune_neurons_percentage", fraction, "a number in [0, 1)")
-            )
+        check_number("n_prune_neurons_percentage", fraction, 1.0, zero=True)
         require("target", self.target, not isinstance(self.module_, LookupNet), _WHOLE)
         keep = []
         for importance in self.module_.neuron_importance():
@@ -700,15 +700,11 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
 
     def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
         """Probabilities [n, classes] of what `dequantize_output` gives."""
-        return softmax(np.asarray(y_preds))
+        return softmax(as_outputs(y_preds))
 
-    def _output_door(self, door: Dequantizer) -> Dequantizer:
-        """With the labels, where a file can hold them."""
-        labels = self.classes_
-        if labels.dtype == object and all(isinstance(label, str) for label in labels):
-            labels = labels.astype(str)
-        if labels.dtype.kind not in "biufU":
-            return door
+    def _output_door(self, door: Dequantizer) -> Predictions:
+        """With the labels."""
+        labels = self.classes_.astype(str) if self.classes_.dtype == object else self.classes_
         return Predictions(door.scale, door.offset, door.precision, labels=labels)
 
 
@@ -741,7 +737,7 @@ class NeuralNetRegressor(Regressor, _QuantizedEstimator):
 
     def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
         """Targets [n] or [n, outputs], as fit had them, of what `dequantize_output` gives."""
-        y = np.asarray(y_preds)
+        y = as_outputs(y_preds)
         return y[:, 0] if self.target_ndim_ == 1 else y
 
     def _output_door(self, door: Dequantizer) -> Predictions:

@@ -27,7 +27,7 @@ from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.training.blocks import FanIn, QuantNet
 from refqnn.training.modules import FloatMLP, SparseQuantNeuralNetImpl
 from refqnn.training.normalization import set_normalization_frozen
-from refqnn.training.quantizers import check_integer
+from refqnn.training.quantizers import check_integer, check_number
 
 __all__ = [
     "DemoConfig",
@@ -106,8 +106,7 @@ def fit(
     targets = _as_targets(y, len(inputs))
     check_integer("epochs", epochs)
     check_integer("batch_size", batch_size)
-    if not (lr > 0.0 and math.isfinite(lr)):
-        raise InvalidArgument(mismatch("lr", lr, "a finite number > 0"))
+    check_number("lr", lr)
     if not 0.0 <= sparsify[0] <= sparsify[1] <= 1.0:
         raise InvalidArgument(mismatch("sparsify", sparsify, "two increasing fractions in [0, 1]"))
     if not 0.0 <= freeze <= 1.0:

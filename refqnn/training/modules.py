@@ -26,7 +26,7 @@ from brevitas.quant import Int8WeightPerTensorFloat, Int16Bias
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from refqnn.errors import FileFormatError, InvalidArgument, ShapeMismatch, mismatch
+from refqnn.errors import FileFormatError, InvalidType, ShapeMismatch, mismatch
 from refqnn.training.blocks import AccumulatorRange, Block, FanIn, QuantNet, weight_codes
 from refqnn.training.lookups import LookupNet
 from refqnn.training.normalization import PowerOfTwoNorm, set_normalization_frozen
@@ -37,6 +37,7 @@ from refqnn.training.quantizers import (
     SignedAct,
     UnsignedAct,
     check_integer,
+    check_number,
 )
 
 __all__ = [
@@ -55,6 +56,23 @@ Activation = Callable[[], nn.Module]
 def _input_bits(bits: int | None, n_a_bits: int, signed: bool) -> int:
     lowest = 2 if signed else 1
     return check_integer("n_input_bits", max(n_a_bits, lowest) if bits is None else bits, lowest, 8)
+
+
+def _sizes(hidden_sizes: object) -> tuple[int, ...]:
+    if not isinstance(hidden_sizes, Sequence | np.ndarray):
+        expected = "integers, one for each hidden layer"
+        raise InvalidType(mismatch("hidden_sizes", repr(hidden_sizes), expected))
+    return tuple(check_integer("hidden_sizes", size) for size in hidden_sizes)
+
+
+def _check_activation(activation: Activation) -> None:
+    try:
+        made: object = activation()
+    except TypeError:
+        made = None
+    if not isinstance(made, nn.Module):
+        expected = "a torch activation class, such as nn.ReLU"
+        raise InvalidType(mismatch("activation_function", repr(activation), expected))
 
 
 def _goes_negative(activation: Activation) -> bool:
@@ -168,21 +186,18 @@ class SparseQuantNeuralNetImpl(QuantNet):
         n_outputs = check_integer("n_outputs", n_outputs)
         if hidden_sizes is None:
             n_layers = check_integer("n_layers", n_layers)
-            if not n_hidden_neurons_multiplier > 0:
-                raise InvalidArgument(
-                    mismatch("n_hidden_neurons_multiplier", n_hidden_neurons_multiplier, "> 0")
-                )
-            hidden = max(1, round(n_hidden_neurons_multiplier * input_dim))
-            hidden_sizes = [hidden] * (n_layers - 1)
-        hidden_sizes = tuple(check_integer("hidden_sizes", size) for size in hidden_sizes)
+            multiplier = check_number("n_hidden_neurons_multiplier", n_hidden_neurons_multiplier)
+            hidden_sizes = [max(1, round(multiplier * input_dim))] * (n_layers - 1)
+        hidden_sizes = _sizes(hidden_sizes)
         n_layers = len(hidden_sizes) + 1
         n_w_bits = check_integer("n_w_bits", n_w_bits, 2, 8)
         if n_accum_bits is not None:
-            check_integer("n_accum_bits", n_accum_bits, 2)
-        if not 0.0 <= n_prune_neurons_percentage < 1.0:
-            raise InvalidArgument(
-                mismatch("n_prune_neurons_percentage", n_prune_neurons_percentage, "in [0, 1)")
-            )
+            n_accum_bits = check_integer("n_accum_bits", n_accum_bits, 2)
+        if table_bits is not None:
+            table_bits = check_integer("table_bits", table_bits)
+        check_number("n_prune_neurons_percentage", n_prune_neurons_percentage, 1.0, zero=True)
+        output_std = check_number("output_std", output_std)
+        _check_activation(activation_function)
         hidden_signed = (
             _goes_negative(activation_function) if quant_signed is None else quant_signed
         )
@@ -294,12 +309,13 @@ class FloatMLP(nn.Module):
         activation_function: Activation = nn.ReLU,
     ) -> None:
         super().__init__()
-        hidden_sizes = tuple(hidden_sizes)
+        hidden_sizes = _sizes(hidden_sizes)
+        _check_activation(activation_function)
         self.arguments = _arguments(FloatMLP, locals())
         parts: list[nn.Module] = []
         width = check_integer("input_dim", input_dim)
         for size in hidden_sizes:
-            parts += [nn.Linear(width, check_integer("hidden_sizes", size), bias=False)]
+            parts += [nn.Linear(width, size, bias=False)]
             parts += [nn.BatchNorm1d(size), activation_function()]
             width = size
         parts.append(nn.Linear(width, check_integer("n_outputs", n_outputs)))

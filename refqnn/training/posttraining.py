@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from torch.fx import Tracer
 from torch.nn.functional import unfold
 
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch, mismatch
@@ -62,9 +63,17 @@ _USUAL: tuple[tuple[tuple[type[nn.Module], ...], dict[str, tuple[object, ...]]],
     ((nn.Flatten,), {"start_dim": (1,), "end_dim": (-1,)}),
     (_NORMS, {"track_running_stats": (True,)}),
 )
+_FUNCTIONS: dict[str, type[nn.Module]] = {
+    **{kind.__name__.lower(): kind for kind in (nn.ReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU)},
+    **{kind.__name__.lower(): kind for kind in (nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh)},
+    **{"leaky_relu": nn.LeakyReLU, "dropout": nn.Identity, "flatten": nn.Flatten},
+    **{"max_pool2d": nn.MaxPool2d, "avg_pool2d": nn.AvgPool2d},
+    **{"adaptive_avg_pool2d": nn.AdaptiveAvgPool2d, "view": nn.Flatten, "reshape": nn.Flatten},
+}
+_SHAPES = ("size", "getattr", "getitem")
 _EXPECTED = (
     "nn.Linear or nn.Conv2d, then batch normalization and nondecreasing activations, then pools "
-    "or nn.Flatten, in an nn.Sequential"
+    "or nn.Flatten, as in an nn.Sequential"
 )
 
 
@@ -81,8 +90,8 @@ def quantize_module(
     Args:
         float_module: `nn.Linear` and `nn.Conv2d`, each followed by batch normalization and
             nondecreasing activations, and then by pools or `nn.Flatten`; the last is `nn.Linear`.
-            In an `nn.Sequential`, or in modules of your own that call their children in order. It
-            is not changed.
+            In an `nn.Sequential`, or in modules of your own whose forward passes one value on,
+            through layers or their functions (`F.relu`, `torch.flatten`, ...). It is not changed.
         X: rows [n, features], or images [n, channels, height, width], to calibrate on, at best the
             training set; no labels.
         n_bits: of weights (narrow) and activations, 2 to 8.
@@ -270,15 +279,45 @@ def _floats(values: Tensor) -> Floats:
     return values.detach().double().numpy()
 
 
-def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers of a module in order, by name; one that is used twice, twice."""
+def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a module by name, in the order in which its forward calls them.
+
+    Functions count as the layers they are.  Where its forward cannot be followed, as its layers
+    were given to it; that it computes no more than they do is checked on the samples.
+    """
+    if _is_layer(module):
+        yield "", module
+        return
+    try:
+        calls = list(Tracer().trace(module).nodes)
+    except Exception:  # of a forward that looks at its values
+        yield from _registered(module)
+        return
+    for call in calls:
+        name = call.target if isinstance(call.target, str) else call.target.__name__
+        if call.op == "call_module":
+            yield name, module.get_submodule(name)
+        elif call.op.startswith("call") and name not in _SHAPES:
+            if name not in _FUNCTIONS:
+                said = mismatch("float_module: its forward", f"a call of {name}", _EXPECTED)
+                raise NotCovered(said)
+            moves = name in ("view", "reshape")
+            settings = {k: v for k, v in call.kwargs.items() if k != "inplace"}
+            yield name, nn.Flatten() if moves else _FUNCTIONS[name](*call.args[1:], **settings)
+
+
+def _is_layer(module: nn.Module) -> bool:
     own = type(module).__module__.startswith("torch.nn.") and type(module) is not nn.Sequential
-    if own or not module._modules:
+    return own or not module._modules
+
+
+def _registered(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    if _is_layer(module):
         yield name, module
         return
     for child, part in module._modules.items():
         if part is not None:
-            yield from _parts(part, f"{name}.{child}" if name else child)
+            yield from _registered(part, f"{name}.{child}" if name else child)
 
 
 def _blocks(module: nn.Module) -> tuple[list[nn.Module], list[_Block]]:
@@ -297,7 +336,7 @@ def _blocks(module: nn.Module) -> tuple[list[nn.Module], list[_Block]]:
             blocks.append(_Block(name, part, nn.Sequential(), []))
         elif isinstance(part, nn.Flatten) or (isinstance(part, _MOVES) and blocks):
             moves.append(part)
-        elif isinstance(part, _BEHIND) and blocks and not moves:
+        elif isinstance(part, _BEHIND) and blocks and _commutes(part, moves):
             blocks[-1].behind.append(_on_rows(part))
         elif not isinstance(part, _PASSING):
             raise NotCovered(mismatch(f"layer {name}", type(part).__name__, _EXPECTED))
@@ -311,6 +350,12 @@ def _blocks(module: nn.Module) -> tuple[list[nn.Module], list[_Block]]:
     if pools or not isinstance(block.layer, nn.Linear):
         raise NotCovered(mismatch(f"layer {block.name}", "images last", "nn.Linear at the end"))
     return first, blocks
+
+
+def _commutes(part: nn.Module, moves: list[nn.Module]) -> bool:
+    """Whether what stands behind pools is the same before them: the greatest value stays so."""
+    rises = not isinstance(part, _NORMS)
+    return not moves or (rises and all(isinstance(m, nn.MaxPool2d | nn.Flatten) for m in moves))
 
 
 def _require_usual(name: str, part: nn.Module) -> None:
@@ -342,18 +387,23 @@ def _check_layers(
     modes = [(part, part.training) for part in module.modules()]
     try:
         with torch.no_grad():
-            y, wanted = module.eval()(rows.clone()), rows
+            y = module.eval()(rows.clone())
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"float_module: fails on X: {error}") from error
+    finally:
+        for part, training in modes:
+            part.training = training
+    try:
+        with torch.no_grad():
+            wanted = rows
             for move in first:
                 wanted = move(wanted)
             for block in blocks:
                 wanted = block.after(block.layer(wanted))
                 for move in block.moves:
                     wanted = move(wanted)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InvalidArgument(f"float_module: fails on X: {error}") from error
-    finally:
-        for part, training in modes:
-            part.training = training
+    except RuntimeError as error:
+        raise NotCovered(f"float_module: its layers, one after the other, fail: {error}") from error
     if not bool(torch.isfinite(wanted).all()):
         raise InvalidArgument(mismatch("float_module", "NaN or infinity on X", "finite numbers"))
     if wanted.ndim != 2:

@@ -103,12 +103,12 @@ class TrainingNet(skorch.NeuralNet):
         if not self.classify:
             y_true = y_true.view_as(y_pred)
         if not isinstance(X, dict) or "sample_weight" not in X:
-            return self.criterion_(y_pred, y_true)
+            return self._losses(y_pred, y_true, ndim=0)
         if not hasattr(self.criterion_, "reduction"):
             expected = "a loss with a `reduction`, so that rows can be weighted"
             raise InvalidArgument(mismatch("criterion", type(self.criterion_).__name__, expected))
         reduction, self.criterion_.reduction = self.criterion_.reduction, "none"
-        losses = self.criterion_(y_pred, y_true)
+        losses = self._losses(y_pred, y_true, ndim=1)
         self.criterion_.reduction = reduction
         weights = to_tensor(X["sample_weight"], device=self.device)
         total = weights
@@ -117,6 +117,17 @@ class TrainingNet(skorch.NeuralNet):
             total = weights * class_weight[y_true]
         losses = losses.flatten(1).mean(dim=1) if losses.ndim > 1 else losses
         return (losses * weights).sum() / total.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+    def _losses(self, y_pred: Tensor, y_true: Tensor, ndim: int) -> Tensor:
+        """What the criterion says.  Raises: InvalidArgument where it does not fit the targets."""
+        name = type(self.criterion_).__name__
+        try:
+            losses: Tensor = self.criterion_(y_pred, y_true)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InvalidArgument(f"criterion: {name}: {error}") from error
+        if ndim == 0 and losses.ndim:
+            raise InvalidArgument(mismatch("criterion", f"{losses.ndim}-d of {name}", "one number"))
+        return losses
 
     def train_step_single(self, batch: Any, **fit_params: object) -> dict[str, Tensor]:
         if not self.module_.training:

@@ -53,6 +53,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
-from refqnn.formats import IntFormat
+from refqnn.formats import IntFormat, is_integer
 
 __all__ = [
     "ConstPowerOfTwoWeight",
@@ -470,13 +471,28 @@ def _code_range(bit_width: int, signed: bool, narrow_range: bool) -> tuple[int, 
 
 
 def check_integer(name: str, value: object, lowest: int = 1, highest: float = math.inf) -> int:
-    """The value.  Raises: InvalidType, InvalidArgument unless it is an int in the range."""
+    """The value.  Raises: InvalidType, InvalidArgument unless it is an integer in the range."""
     within = f">= {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_integer(value):
         raise InvalidType(mismatch(name, repr(value), f"an integer {within}"))
     if not lowest <= value <= highest:
         raise InvalidArgument(mismatch(name, value, f"an integer {within}"))
-    return value
+    return int(value)
+
+
+def check_number(name: str, value: object, below: float = math.inf, *, zero: bool = False) -> float:
+    """The value.  Raises: InvalidType, InvalidArgument unless it is a number in (0, below).
+
+    Args:
+        zero: whether it may be 0.
+    """
+    within = f"a number in {'[' if zero else '('}0, {below:g})"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidType(mismatch(name, repr(value), within))
+    number = float(value)
+    if not (0.0 < number < below or (zero and number == 0.0)):
+        raise InvalidArgument(mismatch(name, value, within))
+    return number
 
 
 # --- calibration --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 from sklearn.datasets import load_iris
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from refqnn import storage
 from refqnn.errors import InvalidArgument, InvalidType, RefqnnError, ShapeMismatch
 from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, deploy, folded, progress
 from refqnn.training.estimators import FloatNeuralNetClassifier
@@ -69,6 +72,9 @@ def doors(model: NeuralNetClassifier) -> dict[str, Callable[[Any], object]]:
         "predict of the regressor": regressor.predict,
         "partial_fit": lambda rows: model.partial_fit(rows, Y),
         "prune": lambda rows: model.prune(rows, Y, 0.2),
+        "score": lambda rows: model.score(rows, Y),
+        "score of the twin": lambda rows: twin.score(rows, Y),
+        "score of the regressor": lambda rows: regressor.score(rows, X[:, 0]),
         "quantize_input of a pipeline's network": network.quantize_input,
         "predict of a pipeline's network": network.predict,
     }
@@ -143,6 +149,13 @@ def test_labels_that_make_no_sense(kind: str, model: NeuralNetClassifier) -> Non
             model.partial_fit(X, BAD_LABELS[kind])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", sorted(BAD_LABELS.keys() - {"one class"}))
+def test_labels_that_nothing_can_be_scored_against(kind: str, model: NeuralNetClassifier) -> None:
+    with pytest.raises((InvalidArgument, InvalidType), match=r"^y"):
+        model.score(X, BAD_LABELS[kind])
+
+
 def test_labels_of_another_type_than_before(model: NeuralNetClassifier) -> None:
     with pytest.raises((InvalidArgument, InvalidType), match=r"^y.*(label|type)"):
         model.partial_fit(X, IRIS.target_names[Y])
@@ -168,12 +181,68 @@ def test_targets_that_make_no_sense(kind: str) -> None:
         NeuralNetRegressor(**QUICK).fit(X, BAD_TARGETS[kind])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", BAD_TARGETS)
+def test_targets_that_nothing_can_be_scored_against(kind: str) -> None:
+    regressor = NeuralNetRegressor(**QUICK).fit(X, X[:, 0])
+    with pytest.raises((InvalidArgument, InvalidType), match=r"^y"):
+        regressor.score(X, BAD_TARGETS[kind])
+
+
 @pytest.mark.parametrize(
     "weight", [X, np.full(150, -1.0), np.full(150, np.nan), ["a"] * 150, Y[:9]]
 )
-def test_weights_that_make_no_sense(weight: Any) -> None:
+def test_weights_that_make_no_sense(weight: Any, model: NeuralNetClassifier) -> None:
     with pytest.raises((InvalidArgument, InvalidType), match=r"^sample_weight"):
         NeuralNetClassifier(**QUICK).fit(X, Y, sample_weight=weight)
+    if np.size(weight) != 150 or weight[0] != -1.0:  # scores may subtract
+        with pytest.raises((InvalidArgument, InvalidType), match=r"^sample_weight"):
+            model.score(X, Y, sample_weight=weight)
+
+
+def test_scores_are_those_of_scikit_learn(model: NeuralNetClassifier) -> None:
+    weight, both = np.arange(150), X[:, :2]
+    assert model.score(X, Y, weight) == accuracy_score(Y, model.predict(X), sample_weight=weight)
+    assert model.score(torch.from_numpy(X), pd.Series(Y, dtype="Int64")) == model.score(X, Y)
+    regressor = NeuralNetRegressor(**QUICK).fit(X, both)
+    assert regressor.score(X, both, weight) == r2_score(
+        both, regressor.predict(X), sample_weight=weight
+    )
+
+
+SETTINGS = {
+    "numbers": ("lr", "batch_size", "max_epochs", "module__n_layers", "module__output_std"),
+    "bits": ("module__n_w_bits", "module__n_a_bits", "module__n_accum_bits", "module__table_bits"),
+    "sizes": ("module__hidden_sizes", "module__fan_in", "module__n_hidden_neurons_multiplier"),
+    "objects": (
+        "criterion",
+        "optimizer",
+        "callbacks",
+        "train_split",
+        "module__activation_function",
+    ),
+    "others": ("random_state", "module__n_prune_neurons_percentage", "optimizer__unknown"),
+}
+
+
+@pytest.mark.parametrize("names", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("value", ["words", -2, 1.5j, float("nan"), {}, object(), np.zeros(3)])
+def test_settings_that_make_no_sense_are_refused_before_training(
+    names: tuple[str, ...], value: Any
+) -> None:
+    for name, kind in product(names, (NeuralNetClassifier, NeuralNetRegressor)):
+        estimator = kind(**{**QUICK, name: value})
+        said = name.split("__")[-1].replace("fan_in", "budgets|max_nonzeros")
+        with pytest.raises(RefqnnError, match=said):
+            estimator.fit(X, Y)
+
+
+def test_settings_may_be_numbers_of_numpy() -> None:
+    settings = {"max_epochs": 1, "batch_size": 8, "module__n_layers": 3, "n_accum_bits": 9}
+    of_numpy = {name: np.int64(value) for name, value in settings.items()}
+    rest = {"lr": np.float32(0.5), "random_state": np.int64(3), "verbose": 0}
+    models = [NeuralNetRegressor(**given, **rest).fit(X, X[:, 0]) for given in (settings, of_numpy)]
+    assert len({storage.to_bytes(model.network_) for model in models}) == 1
 
 
 def test_a_pipeline_of_steps_that_do_not_fit_together(tmp_path) -> None:
@@ -186,3 +255,40 @@ def test_a_pipeline_of_steps_that_do_not_fit_together(tmp_path) -> None:
     with pytest.raises(ShapeMismatch, match=r"steps of \[4, 4, 3\] features"):
         deploy(pipeline, tmp_path / "c", tmp_path / "s")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        {"criterion__weight": [1.0, 2.0]},
+        {"criterion__weight": "balanced"},
+        {"criterion__reduction": "none"},
+        {"criterion": torch.nn.BCEWithLogitsLoss},
+    ],
+)
+def test_a_criterion_that_does_not_fit_the_classes_is_named(criterion: dict[str, Any]) -> None:
+    with pytest.raises((InvalidArgument, InvalidType), match="criterion"):
+        NeuralNetClassifier(**QUICK, **criterion).fit(X, Y)
+
+
+@pytest.mark.parametrize("outputs", ["a", None, [1, 2, 3], [["a", "b", "c"]], np.zeros((2, 2, 2))])
+def test_outputs_that_make_no_sense(outputs: Any, model: NeuralNetClassifier) -> None:
+    for estimator in (model, NeuralNetRegressor(**QUICK).fit(X, X[:, 0])):
+        with pytest.raises((InvalidArgument, InvalidType), match=r"^y_preds"):
+            estimator.post_processing(outputs)
+
+
+@pytest.mark.parametrize("unit", [2.0**-1010, 2.0**-500, 2.0**500, 2.0**1020])
+def test_the_unit_of_a_target_changes_no_integer(unit: float) -> None:
+    plain, other = (NeuralNetRegressor(**QUICK).fit(X, X[:, 0] * u) for u in (1.0, unit))
+    assert np.array_equal(plain.accumulators(X), other.accumulators(X))
+    assert np.array_equal(plain.predict(X) * unit, other.predict(X))
+
+
+def test_labels_are_kept_with_their_type_or_refused() -> None:
+    truths = pd.Series(Y > 0, dtype="boolean")
+    model = NeuralNetClassifier(**QUICK).fit(X, truths)
+    assert model.predict(X).dtype == bool
+    assert model.score(X, truths) == model.score(X, Y > 0)
+    with pytest.raises(InvalidArgument, match=r"^y.*dtype datetime64"):
+        NeuralNetClassifier(**QUICK).fit(X, np.array(["2024", "2025", "2026"], dtype="M8[D]")[Y])

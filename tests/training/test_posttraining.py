@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from refqnn import certify, datasets, exact
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch
@@ -117,6 +119,63 @@ def test_every_layer_counts_whatever_stands_between() -> None:
     assert _follows(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 5), relu, nn.Linear(5, 2)), X)
     assert _follows(nn.Sequential(nn.Linear(4, 8), relu, nn.Linear(8, 5), relu), X)
     assert _follows(nn.Sequential(square, relu, square, relu, nn.Linear(4, 2)), X)
+
+
+def test_modules_as_people_write_them() -> None:
+    """Functions beside layers, a forward in another order than __init__, blocks of one's own."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int, out: int) -> None:
+            super().__init__()
+            self.norm, self.fc = nn.BatchNorm1d(out), nn.Linear(width, out)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.relu(self.norm(self.fc(x)))
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out, self.relu = nn.Linear(5, 2), nn.ReLU()
+            self.blocks, self.last = nn.Sequential(Block(4, 8), Block(8, 6)), nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = functional.dropout(self.blocks(x), 0.5, training=self.training)
+            return self.out(self.relu(torch.tanh(self.last(x))))
+
+    class Images(nn.Module):
+        def __init__(self, flat: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            super().__init__()
+            self.fc, self.conv = nn.Linear(12, 2), nn.Conv2d(1, 3, 3, padding=1)
+            self.flat = flat
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.flat(functional.max_pool2d(self.conv(x).relu(), 2)))
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    assert _follows(Dense(), rng.normal(size=(300, 4)).astype(np.float32))
+    images = rng.normal(size=(300, 1, 4, 4)).astype(np.float32)
+    assert _follows(Images(lambda x: x.view(x.size(0), -1)), images)
+    assert _follows(Images(lambda x: torch.flatten(x, 1)), images)
+    assert _follows(Images(lambda x: x.reshape(x.shape[0], -1)), images)
+    pooled = [nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Tanh()]
+    assert _follows(nn.Sequential(*pooled, nn.Linear(3, 2)), images)
+    pooled[1] = nn.AvgPool2d(2)  # the mean of what an activation leaves is another
+    with pytest.raises(NotCovered, match="layer 2: got ReLU"):
+        quantize_module(nn.Sequential(*pooled, nn.Linear(3, 2)), images)
+    with pytest.raises(NotCovered, match="its forward: got a call of transpose"):
+        quantize_module(Images(lambda x: x.transpose(1, 2).flip(1)), images)
+    with pytest.raises(NotCovered, match="its forward: got a call of add"):
+        quantize_module(_Residual(), images[:, 0, 0])
+
+
+class _Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(functional.relu(self.fc(x)) + x)
 
 
 def test_a_module_that_is_more_than_its_layers_is_refused() -> None:
