@@ -526,7 +526,7 @@ def peers_table() -> str:
     rows = [
         [
             "integers equal those of the trained module",
-            "all, at every quantizer",
+            f"all, at every quantizer: {brevitas_modules()}",
             f"classes on {between((100 * share for share in equal), 3)} %",
             "is the module",
             "",

@@ -24,12 +24,12 @@ fall on either side.  Under `exact_accumulators()` the codes are equal; without 
 must lie inside the near-tie certificate that `verify_against` computes (refqnn.brevitas.verify).
 
 Refused by name are: tensors that are read after something was written into them in place; float
-functions of two quantized tensors (products of activations, attention), and functions of several
-values at once (softmax, layer normalization) in front of further layers; functions that are NaN for
-an integer that is possible; float functions of the input that neither rise nor fall; control flow
-that depends on data; weights that are not quantized; scales that depend on the data; minifloats and
-scales for groups of values; learned, stochastic and delayed rounding; weights of more than 32 bits
-and activations of more than 16.
+functions of two quantized tensors (products of activations, attention; functions of one tensor that
+meet again are one function), and functions of several values at once (softmax, layer normalization)
+in front of further layers; functions that are NaN for an integer that is possible; float functions
+of the input that neither rise nor fall; control flow that depends on data; weights that are not
+quantized; scales that depend on the data; minifloats and scales for groups of values; learned,
+stochastic and delayed rounding; weights of more than 32 bits and activations of more than 16.
 
 Functions that only move values become `Gather` (refqnn.brevitas.movement), float arithmetic before
 the first quantizer, rising or falling, becomes its thresholds (refqnn.brevitas.door), and what

@@ -292,8 +292,10 @@ def _count(function: Handler, x: Tensor, y: Tensor, args: Any, kwargs: Any) -> T
         names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
         given = dict(zip((*names, "divisor_override"), args)) | kwargs
         return average_divisors(tuple(x.shape[2:]), **given)
-    if y.ndim < x.ndim:
-        return torch.tensor(float(x[0, 0].numel() // y[0, 0].numel()))
+    if function in (torch.sum, Tensor.sum):
+        return torch.ones(())
+    if function in (torch.mean, Tensor.mean):
+        return torch.tensor(float(x.numel() // y.numel()))
     return adaptive_divisors(tuple(x.shape[2:]), tuple(y.shape[2:]))
 
 
@@ -345,6 +347,8 @@ _EXACT: dict[Any, Handler] = {
     torch.cat: _concatenate,
     torch.concat: _concatenate,
     torch.stack: partial(_concatenation, function=torch.stack),
+    torch.sum: _pool(torch.sum, None),
+    Tensor.sum: _pool(Tensor.sum, None),
     torch.mean: _pool(torch.mean, None),
     Tensor.mean: _pool(Tensor.mean, None),
     F.avg_pool1d: _pool(F.avg_pool1d, None),

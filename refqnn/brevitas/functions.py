@@ -77,7 +77,9 @@ def is_kind(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return any(isinstance(module, k) and type(module).forward is k.forward for k in kinds)
 
 
-def not_elementwise(function: Callable[[Tensor], Any], shape: Shape) -> str | None:
+def not_elementwise(
+    function: Callable[[Tensor], Any], shape: Shape, dtype: torch.dtype = torch.float32
+) -> str | None:
     """Why a function of [n, *shape] is not one of each value alone (and its channel), or None.
 
     A probe: half of the values are exchanged, and the results of the other half must stay; equal
@@ -85,7 +87,12 @@ def not_elementwise(function: Callable[[Tensor], Any], shape: Shape) -> str | No
     """
     generator = torch.Generator().manual_seed(0)
     samples = (4, *shape)
-    x, other = (torch.randn(samples, generator=generator) * 3 for _ in range(2))
+
+    def normal(shape: Shape) -> Tensor:
+        x = torch.randn(shape, generator=generator) * 3
+        return x > 0 if dtype == torch.bool else x.to(dtype)
+
+    x, other = normal(samples), normal(samples)
     try:
         with torch.no_grad():
             y = function(x.clone())  # the function may work in place
@@ -97,7 +104,7 @@ def not_elementwise(function: Callable[[Tensor], Any], shape: Shape) -> str | No
                 if not torch.allclose(changed[keep], y[keep], rtol=1e-5, atol=1e-6, equal_nan=True):
                     return "is not a function of one value at a time"
             column = (1, shape[0], *(1,) * (len(shape) - 1))
-            single = torch.randn(column, generator=generator)
+            single = normal(column)
             z = function(single.expand(samples).contiguous())
             first = z[(slice(0, 1), slice(None), *(slice(0, 1),) * (len(shape) - 1))]
             if not torch.allclose(z, first.expand(samples), rtol=1e-5, atol=1e-6, equal_nan=True):

@@ -494,7 +494,7 @@ class Layers:
         Returns: None when it is not and `required` is false.  Raises: NotCovered when required.
         """
         kind: Any = part if isinstance(part, nn.Module) else getattr(part, "__name__", str(part))
-        problem = not_elementwise(function, value.shape)
+        problem = not_elementwise(function, value.shape, value.dtype)
         shaped = problem == POSITIONS and value.node is None  # a door may have an axis of its own
         if problem is not None and not shaped:
             if required:
@@ -502,6 +502,8 @@ class Layers:
             return None
         single = not isinstance(part, nn.Module) and part in SINGLE_FUNCTIONS
         own = per_channel or shaped
+        with torch.no_grad():
+            dtype = function(value.zeros(1)).dtype
         step = Step(
             name,
             function,
@@ -511,12 +513,14 @@ class Layers:
             kind=kind if isinstance(kind, str) else type(kind).__name__,
             affine=affine(kind, function, value.shape),
         )
-        return self._then(value, step, kind)
+        return self._then(value, step, kind, dtype)
 
-    def _then(self, value: Value, step: Step, part: nn.Module) -> Value:
+    def _then(
+        self, value: Value, step: Step, part: nn.Module, dtype: torch.dtype = torch.float32
+    ) -> Value:
         if step.per_channel and value.pending is not None and value.node is not None:
             self.program.in_place(value, step.name, part)
-        return value.then(step)
+        return value.then(step, dtype)
 
     def _quantized(self, value: Value, name: str, part: nn.Module) -> Value:
         if value.node is None:
@@ -592,6 +596,25 @@ class Layers:
         sizes = x.shape[1:]
         pooled = self.adaptive_pool(x, [1] * len(sizes), name, "mean")
         return pooled if keep else self.move(lambda t: t.flatten(1), pooled, name, "mean")
+
+    def reduced(self, x: Value, axes: set[int], name: str, keep: bool, *, mean: bool) -> Value:
+        """The sum or the mean over some axes of a sample, counted from 1."""
+        label, sizes = "mean" if mean else "sum", dict(enumerate(x.shape, 1))
+        kept = [axis for axis in sizes if axis not in axes]
+        shape = [1 if axis in axes else size for axis, size in sizes.items()]
+        if not keep:
+            shape = [sizes[axis] for axis in kept]
+        if not shape:
+            raise refuse(name, label, "leaves no axis but the batch; pass keepdim=True")
+        order = (0, *kept, *sorted(axes))
+        rows = math.prod(sizes[axis] for axis in kept)
+        x = self.move(
+            lambda t: t.permute(order).reshape(len(t), rows, -1), x, f"{name}.order", label
+        )
+        pooled = self.global_average(x, name, keep=False)
+        if not mean:
+            pooled = replace(pooled, divisor=pooled.divisor / x.shape[1])
+        return self.move(lambda t: t.reshape(len(t), *shape), pooled, f"{name}.shape", label)
 
     def _sum_pool(
         self, x: Value, window: Any, divisor: Tensor, name: str, part: nn.Module | str

@@ -79,6 +79,7 @@ class Value:
         pending: flat positions [*shape] in the node (or the float input) that the values stand at;
             None where they are those of the node.  The formula's channels are the node's.
         storage, writes: where the module keeps it, and how often that had been changed by then.
+        dtype: of the module's tensor, as torch.bool for comparisons.
     """
 
     node: str | None
@@ -93,6 +94,7 @@ class Value:
     pending: NDArray[np.int64] | None = None
     storage: Storage = field(default_factory=Storage)
     writes: int = 0
+    dtype: torch.dtype = torch.float32
 
     def within(self, other: Value | None) -> Value:
         """The value, in the memory of another one or (None) in memory of its own."""
@@ -109,14 +111,21 @@ class Value:
 
     def decode(self, integers: Tensor) -> Tensor:
         """The float32 value of integers [n, *shape]."""
-        value = self.first(integers)
-        for step in self.steps:
-            value = step.function(value)
-        return value
+        return self.behind(self.first(integers))
 
-    def then(self, step: Step) -> Value:
+    def behind(self, x: Tensor) -> Tensor:
+        """What the steps make of float32 [n, *shape]."""
+        for step in self.steps:
+            x = step.function(x)
+        return x
+
+    def then(self, step: Step, dtype: torch.dtype = torch.float32) -> Value:
         """The value behind one more function."""
-        return replace(self, steps=(*self.steps, step), format=None)
+        return replace(self, steps=(*self.steps, step), format=None, dtype=dtype)
+
+    def zeros(self, samples: int) -> Tensor:
+        """What the module's tensor could be, [samples, *shape]."""
+        return torch.zeros(samples, *self.shape, dtype=self.dtype)
 
     @property
     def per_channel(self) -> bool:

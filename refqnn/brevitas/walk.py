@@ -256,9 +256,9 @@ class _Walker:
             return self.layers.join(target, list(args[0]), name, dim)
         if len(values) == 2 and target in _ADDITIONS | _SUBTRACTIONS and not kwargs:
             sign = 1 if target in _ADDITIONS else -1
-            return self.layers.add(values, (1, sign), name)
-        if target is torch.mean:
-            return self._mean(name, args, kwargs)
+            return self._sum(target, sign, name, args, values)
+        if target in (torch.mean, torch.sum):
+            return self._reduced(target.__name__, name, args, kwargs)
         lowered = self.layers.functional(target, name, args, kwargs)
         if lowered is not NotImplemented:
             return lowered
@@ -271,7 +271,7 @@ class _Walker:
         if not isinstance(args[0], Value):
             return self._univariate(getattr(Tensor, method), name, args, kwargs, values)
         if method in _SIZE_METHODS:
-            return getattr(_example(args[0]), method)(*args[1:], **kwargs)
+            return getattr(args[0].zeros(SAMPLES), method)(*args[1:], **kwargs)
         if method in METHODS:
             return self._moved(getattr(Tensor, method), name, args, kwargs)
         if method in ("clone", "contiguous", "detach", "float", "dequantize"):
@@ -280,31 +280,48 @@ class _Walker:
             return replace(args[0], scale=torch.ones(()), zero_point=0)
         if method in ("add", "add_", "sub", "sub_") and len(values) == 2 and not kwargs:
             sign = 1 if method.startswith("add") else -1
-            return self.layers.add(values, (1, sign), name)
-        if method == "mean":
-            return self._mean(name, args, kwargs)
+            return self._sum(getattr(Tensor, method), sign, name, args, values)
+        if method in ("mean", "sum"):
+            return self._reduced(method, name, args, kwargs)
         if not hasattr(Tensor, method):
             raise refuse(name, method, "is not an operation on one value at a time")
         return self._univariate(getattr(Tensor, method), name, args, kwargs, values)
 
+    def _sum(
+        self, target: Callable[..., Any], sign: int, name: str, args: Any, values: list[Value]
+    ) -> Value:
+        """Integers of two tensors added, or else one function of the integers that both have."""
+        try:
+            return self.layers.add(values, (1, sign), name)
+        except NotCovered:
+            if _common(values) is None:
+                raise
+            return self._univariate(target, name, args, {}, values)
+
     def _univariate(
         self, target: Callable[..., Any], name: str, args: Any, kwargs: Any, values: list[Value]
     ) -> Value:
-        if len(values) > 1:
+        several = len(values) > 1
+        value = _common(values) if several else values[0]
+        if value is None:
             reason = "a float operation on two quantized tensors is not a function of one integer"
             raise refuse(name, _label(target), reason)
 
         def function(x: Tensor) -> Any:
             def put(argument: Any) -> Any:
-                return x if isinstance(argument, Value) else argument
+                if not isinstance(argument, Value):
+                    return argument
+                return argument.behind(x.clone()) if several else x
 
             return target(*_mapped(args, put), **_mapped(kwargs, put))
 
         constants = any(isinstance(a, Tensor) and a.numel() > 1 for a in _flat((args, kwargs)))
-        result = self.layers.function(
-            values[0], function, name, target, required=True, per_channel=constants
-        )
+        own = constants or (several and any(v.per_channel for v in values))
+        result = self.layers.function(value, function, name, target, required=True, per_channel=own)
         assert result is not None
+        if several:  # not known to be a product or a sum by its name
+            step = replace(result.steps[-1], kind="", affine=None)
+            return replace(result, steps=(step,))
         return result
 
     def _attribute_of(self, value: Any, attribute: str, name: str) -> Any:
@@ -322,7 +339,7 @@ class _Walker:
             if attribute in ("signed", "signed_t"):
                 return value.format.signed
         if attribute in ("shape", "ndim", "dtype", "device"):
-            return getattr(_example(value), attribute)
+            return getattr(value.zeros(SAMPLES), attribute)
         raise refuse(name, f"attribute {attribute}", "is not known before the module runs")
 
     def _moved(self, target: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
@@ -330,15 +347,33 @@ class _Walker:
             lambda x: target(x, *args[1:], **kwargs), args[0], name, _label(target)
         )
 
-    def _mean(self, name: str, args: Any, kwargs: Any) -> Value:
-        value = args[0]
+    def _reduced(self, method: str, name: str, args: Any, kwargs: Any) -> Value:
+        """The sum or mean over axes of the samples."""
+        value, rank = args[0], len(args[0].shape) + 1
         dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
         keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
-        rank = len(value.shape) + 1
-        axes = {dims % rank} if isinstance(dims, int) else {d % rank for d in dims or ()}
-        if rank < 3 or axes != set(range(2, rank)):
-            raise refuse(name, "mean", f"over axes {dims}; expected all spatial axes")
-        return self.layers.global_average(value, name, keep)
+        axes = {dims % rank} if isinstance(dims, int) else {d % rank for d in dims or range(rank)}
+        if 0 in axes:
+            raise refuse(name, method, f"over axes {dims}: mixes samples")
+        if method == "mean" and rank > 2 and axes == set(range(2, rank)):
+            return self.layers.global_average(value, name, keep)
+        return self.layers.reduced(value, axes, name, keep, mean=method == "mean")
+
+
+def _common(values: list[Value]) -> Value | None:
+    """The integers that all the values are functions of, as floats without a function; or None."""
+    first = values[0]
+    if any(v is not first for v in values) and not any(v.steps for v in values):
+        return None  # of two quantizers: a product of activations, though of equal ones
+    for v in values:
+        same = (v.node, v.shape, v.zero_point) == (first.node, first.shape, first.zero_point)
+        if not same or v.pending is not first.pending or v.sign is not first.sign:
+            return None
+        if not (torch.equal(v.scale, first.scale) and torch.equal(v.divisor, first.divisor)):
+            return None
+        if any(step.shaped for step in v.steps):
+            return None
+    return replace(first, steps=(), format=None, dtype=torch.float32, exclusive=False)
 
 
 def _label(target: Any) -> str:
@@ -383,7 +418,7 @@ def _effects(
 
     def probe(argument: Any) -> Any:
         if isinstance(argument, Value):
-            tensor = torch.zeros(SAMPLES, *argument.shape)
+            tensor = argument.zeros(SAMPLES)
         elif isinstance(argument, Tensor):
             tensor = argument.clone()
         else:
@@ -420,11 +455,6 @@ def _check_fresh(node: fx.Node, prefix: str, arguments: Any) -> None:
             reason = f"reads a tensor that {value.storage.writers[-1]} has changed in place; "
             remedy = "read the result of that operation, or one that makes a new tensor"
             raise refuse(f"{prefix}{node.name}", str(node.target), reason + remedy)
-
-
-def _example(value: Value) -> Tensor:
-    """A tensor of the value's shape, for a batch of `SAMPLES`."""
-    return torch.zeros(SAMPLES, *value.shape)
 
 
 def _flat(tree: Any) -> list[Any]:

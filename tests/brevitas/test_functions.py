@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import brevitas.nn as qnn
 import brevitas.quant as bq
 import pytest
 import torch
-from strict_parts import QT, STRICT, STRICT_WEIGHT, Forward, assert_exact, ready, relu, signed
+from strict_parts import (
+    QT,
+    STRICT,
+    STRICT_WEIGHT,
+    Forward,
+    assert_exact,
+    assert_explained,
+    ready,
+    relu,
+    signed,
+)
 from torch import Tensor, nn
 
 from refqnn import brevitas, load
@@ -46,6 +57,99 @@ def test_functions_directly_on_codes(function: Any) -> None:
     fc = qnn.QuantLinear(4, 3, bias=False, **STRICT_WEIGHT)
     out = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=5)
     assert_exact(*ready(Forward(function, quant=quant, fc=fc, out=out), 4))
+
+
+def _leaky(v: Tensor) -> Tensor:
+    return torch.where(v > 0, v, v * 0.25)
+
+
+OF_ONE: list[Callable[[Tensor], Tensor]] = [
+    lambda v: v * torch.sigmoid(v),
+    lambda v: v * (v > 0),
+    lambda v: v * v,
+    lambda v: v - torch.tanh(v),
+    lambda v: v + torch.relu(v + 1.0) - torch.relu(v * 2.0),
+    lambda v: v.add(v.abs().sqrt()),
+    _leaky,
+    lambda v: torch.where(v > 0.5, 2.0, -1.0),
+    lambda v: torch.where(v > 0.5, torch.ones_like(v), torch.zeros_like(v)),
+    lambda v: ((v > -1) & (v < 1)).float(),
+    lambda v: torch.logical_or(v > 1, v < -1).float() + v,
+    lambda v: v.masked_fill(v < 0, 0.25),
+    lambda v: torch.max(v, torch.zeros_like(v)),
+    lambda v: torch.maximum(torch.sin(v), torch.cos(v)),
+    lambda v: torch.minimum(v, torch.tensor([0.5, -0.5, 1.0])) * v,
+]
+
+
+@pytest.mark.parametrize("on_codes", [False, True])
+@pytest.mark.parametrize("function", OF_ONE)
+def test_several_functions_of_one_tensor_are_one_function(
+    function: Callable[[Tensor], Tensor], on_codes: bool
+) -> None:
+    """Branches that meet again before a quantizer, masks, activations written by hand."""
+    plain = {"return_quant_tensor": False, "bit_width": 4}
+    parts = {
+        "quant": signed(),
+        "fc": qnn.QuantLinear(4, 3, bias=True, **STRICT_WEIGHT),
+        "codes": qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, **plain),
+        "out": signed(5),
+    }
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        v = m.fc(m.quant(x))
+        return m.out(function(m.codes(v) if on_codes else v))
+
+    assert_explained(*ready(Forward(forward, **parts), 4))
+
+
+def test_functions_of_different_tensors_stay_refused() -> None:
+    parts = {"quant": signed(), "fc": fc_like(4), "other": fc_like(4), "out": signed(5)}
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        a = m.quant(x)
+        return m.out(m.fc(a) * torch.sigmoid(m.other(a)))
+
+    module, x = ready(Forward(forward, **parts), 4)
+    with pytest.raises(NotCovered, match=r"^mul .*two quantized tensors"):
+        from_brevitas(module, x)
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dim", [1, 2, 3, -1, (1, 2), (1, 3), (2, 3), (-1, 1)])
+@pytest.mark.parametrize("mean", [False, True])
+def test_sums_and_means_over_axes_of_the_samples(mean: bool, dim: Any, keepdim: bool) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        codes = m.quant(x)
+        return m.out((torch.mean if mean else torch.sum)(codes, dim, keepdim=keepdim))
+
+    plain = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=3, return_quant_tensor=False)
+    assert_explained(*ready(Forward(forward, quant=plain, out=signed(6)), 2, 3, 5))
+
+
+def test_sums_at_the_end_and_of_float_scales() -> None:
+    quant = qnn.QuantIdentity(bit_width=4, return_quant_tensor=False)
+    module, x = ready(Forward(lambda m, x: m.quant(x).sum(dim=1), quant=quant), 4, 5)
+    network = assert_explained(module, x)
+    assert network.shapes[network.output] == (5,)
+    everything = Forward(
+        lambda m, x: m.out(m.quant(x).sum((1, 2), True)), quant=quant, out=signed()
+    )
+    assert_explained(*ready(everything, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda v: v.sum(), "sum.*mixes samples"),
+        (lambda v: v.mean((0, 1)), "mean.*mixes samples"),
+        (lambda v: v.sum(1), "pass keepdim=True"),
+    ],
+)
+def test_sums_that_leave_no_samples_are_refused(function: Any, message: str) -> None:
+    module, x = ready(Forward(lambda m, x: function(m.quant(x).value), quant=signed()), 4)
+    with pytest.raises(NotCovered, match=message):
+        from_brevitas(module, x)
 
 
 @pytest.mark.parametrize(

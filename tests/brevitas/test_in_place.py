@@ -253,6 +253,13 @@ def _changed_by_a_module(m: Any, x: Tensor) -> Tensor:
     return m.out(a) + m.out(b)
 
 
+def _masked(m: Any, x: Tensor) -> Tensor:
+    a = m.act(m.fc(m.quant(x)))
+    y = torch.zeros_like(a)
+    y[a > 0.5] = 1.0
+    return m.out(y)
+
+
 def _changed_inside_a_part(m: Any, x: Tensor) -> Tensor:
     a = m.act(m.fc(m.quant(x)))
     b = m.part(a)
@@ -280,6 +287,7 @@ def _in_place_parts() -> dict[str, nn.Module]:
         (_clamped, "^out .*clamp_ has changed in place"),
         (_view_changed, "^out .*mul_ has changed in place"),
         (_changed_by_a_module, "^out .*relu has changed in place"),
+        (_masked, "^out .*setitem has changed in place"),
         (_changed_inside_a_part, "^out.*mul_ has changed in place"),
     ],
 )
