@@ -110,7 +110,9 @@ class RandomImage(RandomGraph):
         if op in ("Exp", "Softplus"):
             self.add("Clip", [self.last, *(self.const(v, "FLOAT") for v in (-4, 4))], "FLOAT")
         self.add(op, [self.last], "FLOAT", **FUNCTIONS[op])
+        scales, self.scales = self.scales, (0.3, 0.7)  # where an approximation makes no tie
         self.quantize()
+        self.scales = scales
 
     def steps(self) -> None:
         """Operators on one value that only floats or only signed integers have, and choices."""
@@ -291,7 +293,7 @@ class RandomImage(RandomGraph):
         told = {"kernel_shape": kernel, "strides": strides}
         ends = [list(p) for p in zip(*pads)]
         auto = self.rng.random()
-        if auto < 0.2:
+        if auto < 0.2 and all(s <= k for s, k in zip(strides, kernel)):  # else it pads less than 0
             told["auto_pad"] = str(self.rng.choice(("SAME_UPPER", "SAME_LOWER")))
             places = [-(-n // s) for n, s in zip(spatial, strides)]
         elif auto < 0.3:
@@ -376,7 +378,7 @@ class RandomImage(RandomGraph):
         self.add("BatchNormalization", [self.last, *given], "FLOAT", epsilon=0.0)
 
     def matrix(self) -> None:
-        if len(self.shape) == 3:
+        if len(self.shape) == 3:  # not covered: a matrix product of rows of rows
             return
         x, dtype, n = self.last, self.dtype, self.shape[-1]
         out = int(self.rng.integers(1, 4))

@@ -204,6 +204,45 @@ def test_the_order_of_rounding_and_zero_point(op):
     check(model, X, floats=False)
 
 
+# The kernels of QLinearAdd and QLinearAveragePool round in several ways, a sigmoid is approximated.
+APART = {"QLinearAdd", "QLinearAveragePool", "QLinearSigmoid", "MatMulInteger", "ConvInteger"}
+
+
+@pytest.mark.parametrize("op", [op for op in ORDER if op not in APART])
+def test_decimal_scales_in_the_order_of_the_runtime(op):
+    """Many values lie beside a tie, on either side of it by the order of the float operations."""
+    text, values, attributes, shape = ORDER[op]
+    rng = np.random.default_rng(4)
+    X = np.stack([np.roll(np.arange(256), 77 * i) for i in range(int(np.prod(shape)))], axis=1)
+    X = X.reshape(256, *shape).astype(np.uint8)
+    for _ in range(12):
+        s, r, t = (rng.integers(1, 21, 3) / 10).astype(np.float32)
+        scales = {"s": s, "r": r, "t": np.float32(t * (30 if op == "QLinearMul" else 1))}
+        given = {**Z, **Y, **values, **scales, "k": np.uint8(rng.integers(256))}
+        lines: list[Any] = [(f"{op} {text}", given, attributes)]
+        if op == "QuantizeLinear":
+            lines = [("DequantizeLinear x s z -> f", {}), (f"{op} f t k -> y", given)]
+        check(build(lines, "UINT8", "UINT8", shape), X, floats=False)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"strides": [2, 1]}, {"auto_pad": "SAME_UPPER", "strides": [2, 3]}, {"auto_pad": "VALID"},
+     {"pads": [0, 0, 0, 1]}, {"auto_pad": "SAME_LOWER"}],
+)  # fmt: skip
+def test_an_average_of_all_positions_rounds_before_its_zero_point(attributes):
+    """Without padding the runtime takes its global average; with padding it does not."""
+    for t in (TWO, np.float32(0.7)) if "pads" not in attributes else (TWO,):
+        values = {**S, **Z, **Y, "t": t}
+        told = {"kernel_shape": [2, 3], **attributes}
+        if told.get("auto_pad") == "SAME_LOWER":  # here padded: sums of powers of two alone
+            values["t"] = TWO
+        model = build([("QLinearAveragePool x s z t k -> y", values, told)], "UINT8", "UINT8",
+                      (2, 2, 3))  # fmt: skip
+        X = np.random.default_rng(3).integers(0, 256, (400, 2, 2, 3)).astype(np.uint8)
+        check(model, X, floats=False)
+
+
 POOLS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "average of rows": ("AveragePool", {"kernel_shape": [3]}, (2, 7)),
     "average of rows, padding counted": (
