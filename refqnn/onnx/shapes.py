@@ -293,7 +293,8 @@ def _resize(r: Program, c: Context) -> Value:
         raise NotCovered(f"{c.where}: scales {[float(s) for s in scales]}, expected integers")
     mode = c.attribute("mode", "nearest")
     if mode != "nearest" or where not in _CENTRES or nearest not in _NEAREST:
-        raise NotCovered(f"{c.where}: {mode}, {nearest}, {where}; expected nearest")
+        expected = f"nearest, {' or '.join(_CENTRES)}"
+        raise NotCovered(f"{c.where}: {mode}, {nearest}, {where}; expected {expected}")
     half = _CENTRES[where]
     r.check_size([d * int(s) for d, s in zip(full, scales)], c.where)
 
