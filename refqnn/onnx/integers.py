@@ -4,22 +4,25 @@ What each does to the sum it computes, in order, one float32 operation a sign:
 
     QLinearConv, QLinearMatMul, QGemm    acc * fl32(s_x * s_w / s_y), round, + zero, saturate
     QLinearAdd                           x * s_x + y * s_y, / s, + zero, round, saturate
-    QLinearMul                           x * s_x * y * s_y, / s, + zero, round, saturate
+    QLinearMul                           x * y * fl32(s_x * s_y / s), + zero, round, saturate
     QLinearAveragePool                   sum / n * s_x, / s, + zero, round, saturate
-    QLinearGlobalAveragePool             sum * s_x / n, / s, round, + zero, saturate
+      of all positions, without padding  as QLinearGlobalAveragePool
+    QLinearGlobalAveragePool             sum * fl32(s_x / (s * n)), round, + zero, saturate
     QLinearConcat, QLinearLeakyRelu      f(x * s_x), / s, round, + zero, saturate
     QLinearSigmoid                       f(x * s_x), / s, round, + zero, saturate
     MatMulInteger, ConvInteger           acc, which must not wrap in 32 bits
     RequantShift (of PULP's tools)       floor((acc * mul + add) / div), saturate
 
 `x` is a code less its zero point; rounding is half to even.  QuantizeLinear adds its zero point
-after rounding, QONNX's Quant before it.
+after rounding, QONNX's Quant before it.  How QLinearAdd and QLinearAveragePool round their floats
+on the way differs from kernel to kernel: at scales that are no powers of two a code beside a tie
+may differ by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -37,7 +40,7 @@ from refqnn.onnx.quantization import (
     scale_of,
 )
 from refqnn.onnx.shapes import joined
-from refqnn.onnx.sums import averaged, convolution, dense, mean_over_positions
+from refqnn.onnx.sums import averaged, convolution, dense, total_over_positions, window_of
 from refqnn.onnx.values import (
     Constant,
     Grid,
@@ -91,11 +94,17 @@ def _requantized_sum(r: Program, c: Context, y: Scaled, first: int) -> Quantized
     factor = np.asarray(s_x * s_w / s_y, dtype=np.float32)
     if factor.size not in (1, y.shape[0]):
         raise ShapeMismatch(f"{c.where}: {factor.size} scales for {y.shape[0]} channels")
+    return _times(c, y, factor, first + 1)
+
+
+def _times(c: Context, y: Scaled, factor: Array, index: int, zero_first: bool = False) -> Quantized:
+    """round(y * factor) with the zero point at `index`, saturated."""
     scaled = y.then("Mul", along_channels(factor.reshape(-1), y.shape, c.where))
     unit = np.ones((1,) * len(y.shape), dtype=np.float32)
-    zeros = along_channels(integer_zero(c, first + 1).reshape(-1), y.shape, c.where)
-    dtype = _type(c, first + 1)
-    return Quantized(scaled, unit, zeros, *limits_of(c, dtype), dtype=dtype, name=c.name)
+    zeros = along_channels(integer_zero(c, index).reshape(-1), y.shape, c.where)
+    dtype = _type(c, index)
+    lo, hi = limits_of(c, dtype)
+    return Quantized(scaled, unit, zeros, lo, hi, zero_first=zero_first, dtype=dtype, name=c.name)
 
 
 def _type(c: Context, index: int) -> str:
@@ -150,22 +159,35 @@ def _requantized(c: Context, x: Scaled, index: int, zero_first: bool = False) ->
     return Quantized(x, scale, zero, lo, hi, zero_first=zero_first, dtype=dtype, name=c.name)
 
 
-def _qlinear_binary(step: str) -> Handler:
-    def handle(r: Program, c: Context) -> Value:
-        a, b = _operand(r, c, 0), _operand(r, c, 3)
-        if isinstance(a, Grid):
-            a, b = b, a
-        if isinstance(a, Grid):
-            raise NotCovered(f"{c.where}: both operands are constants")
-        if isinstance(b, Grid):
-            y = a.then(step, operand_of(c, a, b))
-        elif step == "Add":
-            y = add_activations(r, c, a, b, +1, name=f"{c.name}_acc")
-        else:
-            y = product_of(r, c, a, b)
-        return _requantized(c, y, 6, zero_first=True)
+def _qlinear_add(r: Program, c: Context) -> Value:
+    a, b = _operands(r, c)
+    if isinstance(b, Grid):
+        y = a.then("Add", operand_of(c, a, b))
+    else:
+        y = add_activations(r, c, a, b, +1, name=f"{c.name}_acc")
+    return _requantized(c, y, 6, zero_first=True)
 
-    return handle
+
+def _operands(r: Program, c: Context) -> tuple[Scaled, Scaled | Grid]:
+    """Two activations, or one and a constant."""
+    a, b = _operand(r, c, 0), _operand(r, c, 3)
+    if isinstance(a, Grid):
+        a, b = b, a
+    if isinstance(a, Grid):
+        raise NotCovered(f"{c.where}: both operands are constants")
+    return a, b
+
+
+def _qlinear_mul(r: Program, c: Context) -> Value:
+    """The product of the integers, times one float."""
+    a, b = _operands(r, c)
+    s_a, s_b, s_y = (_one_scale(c, i) for i in (1, 4, 6))
+    a = replace(a, scale=one(a.shape))
+    if isinstance(b, Grid):
+        y = a.then("Mul", operand_of(c, a, Constant(b.codes)))
+    else:
+        y = product_of(r, c, a, replace(b, scale=one(b.shape)))
+    return _times(c, y, np.asarray(s_a * s_b / s_y), 7, zero_first=True)
 
 
 def _qlinear_concat(r: Program, c: Context) -> Value:
@@ -173,21 +195,39 @@ def _qlinear_concat(r: Program, c: Context) -> Value:
     return _requantized(c, joined(r, c, values, name=f"{c.name}_joined"), 0)
 
 
-def _qlinear_unary(
-    function: Callable[[Program, Context, Scaled], Scaled], zero_first: bool = False
-) -> Handler:
-    """Dequantize, a float function, quantize."""
+def _global_average(r: Program, c: Context) -> Value:
+    _channels_first(c)
+    return _mean_of_all(r, c, _activation(r, c))
 
-    def handle(r: Program, c: Context) -> Value:
-        if c.attribute("channels_last", 0):
-            raise NotCovered(f"{c.where}: channels in the last axis")
-        return _requantized(c, function(r, c, _activation(r, c)), 3, zero_first)
 
-    return handle
+def _average_pool(r: Program, c: Context) -> Value:
+    _channels_first(c)
+    x, kernel = _activation(r, c), tuple(c.attribute("kernel_shape", [0]))
+    if kernel == x.shape[1:] and not any(map(sum, window_of(c, x, kernel)[1])):
+        return _mean_of_all(r, c, x)
+    return _requantized(c, averaged(r, c, x), 3, zero_first=True)
+
+
+def _mean_of_all(r: Program, c: Context, x: Scaled) -> Quantized:
+    """The sum of the integers over all positions, times one float."""
+    s_x, s_y = (_one_scale(c, i) for i in (1, 3))
+    total = total_over_positions(r, c, replace(x, scale=one(x.shape)))
+    return _times(c, total, np.asarray(s_x / (s_y * np.float32(prod(x.shape[1:])))), 4)
+
+
+def _channels_first(c: Context) -> None:
+    if c.attribute("channels_last", 0):
+        raise NotCovered(f"{c.where}: channels in the last axis")
 
 
 def _qlinear_step(step: str, **defaults: float) -> Handler:
-    return _qlinear_unary(lambda r, c, x: x.then(step, *constants_of(c, x, defaults)))
+    """Dequantize, a float function, quantize."""
+
+    def handle(r: Program, c: Context) -> Value:
+        x = _activation(r, c)
+        return _requantized(c, x.then(step, *constants_of(c, x, defaults)), 3)
+
+    return handle
 
 
 def _qgemm(r: Program, c: Context) -> Value:
@@ -243,11 +283,11 @@ TABLE: dict[str, Handler] = {
     "QLinearConv": _qlinear_conv,
     "QLinearMatMul": _qlinear_matmul,
     "com.microsoft.QGemm": _qgemm,
-    "com.microsoft.QLinearAdd": _qlinear_binary("Add"),
-    "com.microsoft.QLinearAveragePool": _qlinear_unary(averaged, zero_first=True),
+    "com.microsoft.QLinearAdd": _qlinear_add,
+    "com.microsoft.QLinearAveragePool": _average_pool,
     "com.microsoft.QLinearConcat": _qlinear_concat,
-    "com.microsoft.QLinearGlobalAveragePool": _qlinear_unary(mean_over_positions),
+    "com.microsoft.QLinearGlobalAveragePool": _global_average,
     "com.microsoft.QLinearLeakyRelu": _qlinear_step("LeakyRelu", alpha=0.01),
-    "com.microsoft.QLinearMul": _qlinear_binary("Mul"),
+    "com.microsoft.QLinearMul": _qlinear_mul,
     "com.microsoft.QLinearSigmoid": _qlinear_step("Sigmoid"),
 }

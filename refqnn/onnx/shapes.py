@@ -180,7 +180,12 @@ def _pad(r: Program, c: Context) -> Value:
         return replace(v, pad=tuple(pairs[2:]))
     if v.zero.denominator != 1:
         v = r.centred(v, c.name)
-    fill = _fill(c, v, float(value))
+    fill = _fill(v, float(value))
+    if fill is None:  # the values as those of a node have a code for each
+        v, *_ = r.affine(v, c.where, c.name)
+        fill = _fill(v, float(value))
+    if fill is None:
+        raise NotCovered(f"{c.where}: it pads with {value}, which no code stands for")
     if spatial and (v.is_integers if v.integer else v.is_plain):
         return replace(v, pad=tuple(pairs[2:]), pad_code=fill)
     if not spatial and any(p.size > 1 for p in v.parameters):
@@ -188,8 +193,8 @@ def _pad(r: Program, c: Context) -> Value:
     return r.pad(v, pairs[1:], fill, c.name)
 
 
-def _fill(c: Context, v: Scaled, value: float) -> int:
-    """The code that stands for `value` in every channel."""
+def _fill(v: Scaled, value: float) -> int | None:
+    """The code that stands for `value` in every channel, if there is one."""
     codes = [v.zero]
     unclipped = replace(v, steps=tuple(s for s in v.steps if s.op != "Relu"))
     if unclipped.is_affine and np.isfinite(value):
@@ -200,7 +205,7 @@ def _fill(c: Context, v: Scaled, value: float) -> int:
         whole = code.denominator == 1 and abs(code) < 2**31
         if whole and (v.values(np.full((1, 1), int(code))) == np.float32(value)).all():
             return int(code)
-    raise NotCovered(f"{c.where}: it pads with {value}, which no code stands for")
+    return None
 
 
 def _gather(r: Program, c: Context) -> Value:
@@ -288,7 +293,8 @@ def _resize(r: Program, c: Context) -> Value:
         raise NotCovered(f"{c.where}: scales {[float(s) for s in scales]}, expected integers")
     mode = c.attribute("mode", "nearest")
     if mode != "nearest" or where not in _CENTRES or nearest not in _NEAREST:
-        raise NotCovered(f"{c.where}: {mode}, {nearest}, {where}; expected nearest")
+        expected = f"nearest, {' or '.join(_CENTRES)}"
+        raise NotCovered(f"{c.where}: {mode}, {nearest}, {where}; expected {expected}")
     half = _CENTRES[where]
     r.check_size([d * int(s) for d, s in zip(full, scales)], c.where)
 

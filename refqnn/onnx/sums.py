@@ -34,7 +34,14 @@ from refqnn.ops import (
     SumPool2d,
 )
 
-__all__ = ["TABLE", "averaged", "convolution", "dense", "mean_over_positions"]
+__all__ = [
+    "TABLE",
+    "averaged",
+    "convolution",
+    "dense",
+    "total_over_positions",
+    "window_of",
+]
 
 Array = NDArray[Any]
 Pads = tuple[tuple[int, int], ...]
@@ -106,7 +113,7 @@ def _gemm(r: Program, c: Context) -> Value:
     return dense(r, c, r.scaled(c), weights, bias, alpha=Fraction(float(alpha)))
 
 
-def _window(
+def window_of(
     c: Context, x: Scaled, kernel: tuple[int, ...]
 ) -> tuple[tuple[int, ...], Pads, tuple[int, ...]]:
     """strides, padding, dilations of a convolution or pooling."""
@@ -163,7 +170,7 @@ def convolution(
         raise NotCovered(f"{c.where}: a convolution over {axes} axes")
     if x.pad and _pads_itself(c, zeros=x.pad_code is None):
         x = r.unpadded(x, c.name)
-    strides, padding, dilations = _window(c, x, weight.shape[2:])
+    strides, padding, dilations = window_of(c, x, weight.shape[2:])
     groups = c.attribute("group", 1)
     if groups < 1 or weight.shape[0] % groups or x.shape[0] % groups:
         raise FileFormatError(f"{c.where}: group {groups} does not divide the channels")
@@ -197,7 +204,7 @@ def _conv_transpose(r: Program, c: Context) -> Value:
     if isinstance(value, Grid):
         w = value.map(by_output)
     weight, scale = r.weights(w, c.where)
-    strides, padding, dilations = _window(c, x, weight.shape[2:])
+    strides, padding, dilations = window_of(c, x, weight.shape[2:])
     extra = tuple(c.attribute("output_padding", [0, 0]))
     if x.zero:
         x = r.centred(x, c.name)
@@ -217,7 +224,7 @@ def _pooling(c: Context, x: Scaled, kernel: tuple[int, ...]) -> Window:
     """(kernel, strides, padding), with the padding at the ends that ceil_mode asks for."""
     if len(kernel) not in (1, 2) or min(kernel) < 1 or max(kernel) > 2**16:
         raise NotCovered(f"{c.where}: pooling with kernel {kernel}, expected one or two sizes")
-    strides, padding, dilations = _window(c, x, kernel)
+    strides, padding, dilations = window_of(c, x, kernel)
     if set(dilations) != {1}:
         raise NotCovered(f"{c.where}: pooling with dilation")
     if c.attribute("ceil_mode", 0):
@@ -348,11 +355,11 @@ def _count(c: Context, x: Comparison, axes: list[int] | None, keep: bool) -> Val
 
 def _sum_over_positions(r: Program, c: Context) -> Scaled:
     x = r.scaled(c)
-    total = _total(r, c, x)
+    total = total_over_positions(r, c, x)
     return r.within(total, x.dtype, c.where) if x.integer else total
 
 
-def _total(r: Program, c: Context, x: Scaled) -> Scaled:
+def total_over_positions(r: Program, c: Context, x: Scaled) -> Scaled:
     """The sum over all positions, [channels, 1, ...]."""
     if len(x.shape) < 2:
         raise NotCovered(f"{c.where}: global pooling of samples of shape {x.shape}")
@@ -368,12 +375,8 @@ def _global_average(r: Program, c: Context) -> Value:
     x = r.scaled(c)
     if x.integer:
         raise NotCovered(f"{c.where}: a mean of integers")
-    return mean_over_positions(r, c, x)
-
-
-def mean_over_positions(r: Program, c: Context, x: Scaled) -> Scaled:
     divisor = np.full((1,) * len(x.shape), prod(x.shape[1:]), dtype=np.float32)
-    return replace(_total(r, c, x), base="FLOAT").then("Div", divisor)
+    return replace(total_over_positions(r, c, x), base="FLOAT").then("Div", divisor)
 
 
 TABLE: dict[str, Handler] = {

@@ -174,7 +174,8 @@ class _Writer:
             operands = [self.tensors[name] for name in inputs_of(node)]
             write = _WRITERS.get(type(node.op))
             if write is None:
-                raise NotCovered(f"{where}: it has no ONNX form here")
+                remedy = "write the nodes in front of it: network.with_nodes(...)"
+                raise NotCovered(f"{where}: it has no ONNX form here; {remedy}")
             self._know(node.name, write(self, node.name, node.op, *operands))
         result = self.tensors[self.network.output]
         if self.floats:

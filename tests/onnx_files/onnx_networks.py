@@ -12,11 +12,14 @@ from refqnn.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
+    Gather,
     GlobalSumPool,
     Linear,
     Lookup,
     MaxPool2d,
+    Rescale,
     Reshape,
     SumPool2d,
 )
@@ -193,7 +196,7 @@ class RandomNetwork:
         if hi - lo > 4000 or rng.random() < 0.25:
             self.requantize(lo, hi)
             return
-        pick = rng.integers(10)
+        pick = rng.integers(12)
         if pick < 3 and rank == 1:
             bias = rng.integers(-9, 10, 3) if rng.random() < 0.5 else None
             self.add(Linear(rng.integers(-3, 4, (3, channels)), bias))
@@ -218,9 +221,47 @@ class RandomNetwork:
             self.add(Add((int(rng.integers(-3, 4)) or 1, 1)), self.last, self.last)
         elif pick == 9 and channels < 6:
             self.add(Concat(), self.last, self.last)
+        elif pick == 10:
+            shape = rng.integers(1, 5, rng.integers(1, 4))
+            index = rng.integers(-1, np.prod(self.shape), shape)
+            self.add(Gather(index, self.shape, int(rng.integers(-3, 4))))
+        elif pick == 11 and rank == 3 and np.prod(self.shape) < 200:
+            self.transposed(channels)
+
+    def transposed(self, channels: int) -> None:
+        rng = self.rng
+        groups = channels if rng.random() < 0.5 else 1
+        of_group = int(rng.integers(1, 3))
+        bias = rng.integers(-9, 10, groups * of_group) if rng.random() < 0.5 else None
+        stride, dilation = (tuple(int(v) for v in rng.integers(1, 3, 2)) for _ in range(2))
+        pads, extra = (((0, 1), (1, 0))[i] for i in rng.integers(0, 2, 2))
+        weight = rng.integers(-2, 3, (channels, of_group, 2, 2))
+        extra = tuple(min(e, max(ends) - 1) for e, ends in zip(extra, zip(stride, dilation)))
+        self.add(ConvTranspose2d(weight, bias, stride, (pads, (0, 0)), extra, dilation, groups))
+
+    def rescale(self) -> None:
+        """To the left and to the right, one rounding or two; now and then to more than 8 bits."""
+        rng = self.rng
+        fmt = IntFormat(
+            int(rng.integers(2, 17 if rng.random() < 0.3 else 9)), bool(rng.integers(2))
+        )
+        modes = rng.choice([m.value for m in Rounding], 2)
+
+        def each(lo: int, hi: int) -> Any:
+            return rng.integers(lo, hi, self.shape[0] if rng.random() < 0.5 else None)
+
+        shift = each(1, 8)
+        twice = {"first_rounding": modes[1], "first_shift": int(np.min(shift)) // 2}
+        self.add(
+            Rescale(each(0, 90), shift, fmt, modes[0], each(-3, 4), each(-9, 9),
+                    **(twice if rng.random() < 0.3 else {}))
+        )  # fmt: skip
 
     def requantize(self, lo: int, hi: int) -> None:
         rng = self.rng
+        if rng.random() < 0.25:
+            self.rescale()
+            return
         fmt = IntFormat(int(rng.integers(1, 5)), bool(rng.integers(2)), narrow=False)
         rows = self.shape[0] if rng.random() < 0.5 else 1
         if rng.random() < 0.5:

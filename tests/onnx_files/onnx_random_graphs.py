@@ -18,15 +18,25 @@ SCALES = (0.25, 0.5, 1.0, 2.0)
 class RandomGraph:
     """One tensor after the other, each an operator on the last (or on it and an earlier one)."""
 
+    opset = 19
+
     def __init__(self, rng: np.random.Generator, size: int, scales: tuple[float, ...] = SCALES):
         self.rng, self.scales = rng, scales
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
-        self.width = int(rng.integers(1, 4))
+        self.shape = self.given = self.first_shape()
         self.input_type = str(rng.choice(EIGHT))
         self.last, self.dtype = "x", self.input_type
         while len(self.nodes) < size or self.last == "x":
             getattr(self, "after_" + ("floats" if self.dtype == "FLOAT" else "integers"))()
+
+    def first_shape(self) -> tuple[int, ...]:
+        return (int(self.rng.integers(1, 4)),)
+
+    @property
+    def width(self) -> int:
+        """The channels."""
+        return self.shape[0]
 
     def const(self, values: Any, dtype: str) -> str:
         array = np.asarray(values)
@@ -155,15 +165,15 @@ class RandomGraph:
     def model(self) -> Any:
         kinds = [getattr(TensorProto, d) for d in (self.input_type, self.dtype)]
         doors = [
-            helper.make_tensor_value_info(name, kind, ["n", self.width])
-            for name, kind in zip(("x", self.last), kinds)
+            helper.make_tensor_value_info(name, kind, ["n", *shape])
+            for name, kind, shape in zip(("x", self.last), kinds, (self.given, self.shape))
         ]
         graph = helper.make_graph(self.nodes, "g", [doors[0]], [doors[1]], self.initializers)
-        opsets = [helper.make_opsetid("", 19), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
     def samples(self, n: int) -> np.ndarray:
         limits = np.iinfo(DTYPES[self.input_type])
-        X = self.rng.integers(limits.min, limits.max + 1, (n, self.width))
+        X = self.rng.integers(limits.min, limits.max + 1, (n, *self.given))
         X[0], X[1] = limits.min, limits.max
         return X.astype(DTYPES[self.input_type])
