@@ -500,6 +500,32 @@ def onnx_killed() -> str:
     return f"{_strength('onnx', 'total', 'onnx')} of the {_strength('onnx', 'total', 'mutants')}"
 
 
+def _of_those_that_differ(kind: str) -> str:
+    rows = _strength(kind).values()
+    killed = sum(row["killed"] for row in rows)
+    return f"{killed:,} of {killed + sum(len(r['told']) + r['unargued'] for r in rows):,}"
+
+
+@figure
+def mechanical_killed() -> str:
+    return _of_those_that_differ("mechanical")
+
+
+@figure
+def foreign_killed() -> str:
+    return _of_those_that_differ("foreign")
+
+
+@figure
+def tosa_table() -> str:
+    rows = [
+        [name, *(str(found[key]) for key in ("made", "run", "equal", "different")),
+         str(sum(found["not_expressible"].values()))]
+        for name, found in results("tosa")["operators"].items()
+    ]  # fmt: skip
+    return table(["operator", "tests", "run", "equal", "different", "no nodes of ours do it"], rows)
+
+
 # --- against the peers --------------------------------------------------------------------------
 
 

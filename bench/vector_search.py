@@ -37,7 +37,7 @@ from refqnn.errors import RefqnnError
 NETWORKS = ("network", "predict")
 SECONDS = 0.3  # of the processor, for one question of one mutant
 MEMORY = 4 * 2**30
-QUESTIONS = {"r": 40, "x": 30}  # of each sampler, asked where the vectors tell nothing
+QUESTIONS = {"r": 40, "x": 30, "w": 100}  # of each sampler, asked where the vectors tell nothing
 LARGEST = 4_000  # characters of a question
 ENOUGH = 6  # questions that tell a mutant, to choose from
 WRONG = (RefqnnError, ValueError, TypeError, ArithmeticError, LookupError,
@@ -223,7 +223,7 @@ def surveyed(kind: str, operation: str) -> dict[str, Any]:
     mutants, outside = mechanical_mutants(operation) if kind == "mechanical" else (
         list(foreign.mutants(operation)), 0)  # fmt: skip
     found = examined(mutants, operation)
-    reasons = Counter(alike.argument(name) for name in found.alike)
+    reasons = Counter(alike.argument(name, operation) for name in found.alike)
     unargued = reasons.pop("", 0) if kind == "mechanical" else 0
     return {
         "mutants": len(mutants),
@@ -234,7 +234,9 @@ def surveyed(kind: str, operation: str) -> dict[str, Any]:
         "unargued": unargued,
         "arguments": dict(sorted(reasons.items())) if kind == "mechanical" else {},
         "cover": [v.id for v in cover(found.told)],
-        "open": [n for n in found.alike if kind == "mechanical" and not alike.argument(n)],
+        "open": [
+            n for n in found.alike if kind == "mechanical" and not alike.argument(n, operation)
+        ],
     }
 
 

@@ -138,7 +138,7 @@ _THRESHOLDS = {
 _EACH = "[] or [1] for all channels, or [channels]"
 _ZERO_POINT = Field("int", "added after rounding")
 _WEIGHT = Field("int_tensor", "[out, in]")
-_BIAS = Field("int_tensor", "[out], in units of the accumulator", optional=True)
+_BIAS = Field("int_tensor", "[out], in units of the accumulator; null: 0", optional=True)
 _OPERANDS = Field("int_tensors", "one tensor per operand, [n, channels, ...]")
 _RANGE = "lowest and highest value, inclusive"
 
@@ -169,6 +169,7 @@ _BUDGETS = {
     "N_max": Field("int_tensor", "how large N may be [out]"),
 }
 _IMAGES = {"x": Field("int_tensor", "[n, channels, height, width]")}
+_NAMED = Field("int_tensor", "of the node that network names as its output")
 _NETWORK = {
     "network": Field("network", "nodes in topological order; each an operation of this suite")
 }
@@ -288,7 +289,7 @@ _ALL = [
             "first_rounding": Field(
                 "choice", "mode of a first rounding", optional=True, choices=MODES
             ),
-            "first_shift": Field("int", "of the first rounding"),
+            "first_shift": Field("int", "of the first rounding and read with it alone, 0 to shift"),
         },
         _ACC,
         _CODES,
@@ -434,7 +435,7 @@ _ALL = [
         _POOL,
         _IMAGES,
         {"y": Field("int_tensor", "[n, channels, ...]")},
-        "greatest value of each window; positions outside x do not take part",
+        "greatest value of each window, positions as conv1d with d = 1; only what lies in x counts",
         node="MaxPool2d",
     ),
     Operation(
@@ -442,7 +443,7 @@ _ALL = [
         {**_POOL, "pad_code": Field("int", "value of padded positions")},
         _IMAGES,
         _SUM,
-        "sum of each window; positions outside x count as pad_code",
+        "sum of each window, positions as conv1d with d = 1; outside x all is pad_code",
         node="SumPool2d",
     ),
     Operation(
@@ -455,7 +456,7 @@ _ALL = [
     ),
     Operation(
         "add",
-        {"multipliers": Field("ints", "one nonzero integer per operand", optional=True)},
+        {"multipliers": Field("ints", "one nonzero integer per operand; null: 1", optional=True)},
         {"operands": _OPERANDS},
         _SUM,
         "acc = sum_i multipliers[i] * operands[i]",
@@ -606,7 +607,7 @@ _ALL = [
         "network",
         _NETWORK,
         {"codes": Field("int_tensor", "[n, *input_shape]")},
-        {"output": Field("int_tensor", "the last node")},
+        {"output": _NAMED},
         "the nodes in order; results named after nodes are compared too where they are given",
         traces=True,
     ),
@@ -614,18 +615,18 @@ _ALL = [
         "predict",
         {
             **_NETWORK,
-            "scale": _SCALE,
-            "zero_point": Field("int_tensor", "[]"),
+            "scale": Field("float_tensor", "positive, one number"),
+            "zero_point": Field("int_tensor", "one code"),
             "rounding": _ROUNDING,
-            "output_scale": Field("float_tensor", "[] or [channels]"),
-            "output_offset": Field("float_tensor", "[] or [channels]"),
+            "output_scale": Field("float_tensor", "[], or [channels] of the output, its axis 1"),
+            "output_offset": Field("float_tensor", "[], or [channels] of the output, its axis 1"),
         },
         {"x": Field("float_tensor", "[n, *input_shape]")},
         {"y": Field("float_tensor", "output * output_scale + output_offset, each in float32")},
-        "quantize (float32), network, then one float32 product and one float32 sum",
+        "quantize (float32, input_format), network, then one float32 product and one float32 sum",
         {
             "codes": Field("int_tensor", "quantized inputs"),
-            "output": Field("int_tensor", "the last node"),
+            "output": _NAMED,
         },
     ),
 ]

@@ -165,7 +165,7 @@ def _samples(name: str) -> Precondition:
 
 
 def _rows(name: str) -> Precondition:
-    return _must(f"{name}-rows", f"{name} is [out, ...] with at least one value", SHAPE,
+    return _must(f"{name}-rows", f"{name} is [out, ...], two axes or more, with a value", SHAPE,
                  lambda a: getattr(a, name).ndim >= 2 and getattr(a, name).size > 0,
                  _of(name, lambda v: v[0]), _of(name, lambda v: v[:0]))
 
@@ -252,8 +252,13 @@ def _channel_axis(name: str) -> Precondition:
 
         return change
 
-    return _must("axis", f"{name} has the axis of a scale [channels], and as many channels there",
-                 SHAPE, lambda a: _has_axis(a, getattr(a, name)), *map(asks, (0, -1, 5, -5)))
+    def one(a: Arguments) -> Values:
+        return {"scale": _TWO[:1], "axis": max(range(getattr(a, name).ndim),
+                                               key=getattr(a, name).shape.__getitem__)}
+
+    return _must("axis", f"where axis is given and scale has an axis, {name} has that axis, and as "
+                 "many channels there as there are scales", SHAPE,
+                 lambda a: _has_axis(a, getattr(a, name)), *map(asks, (0, -1, 5, -5)), one)
 
 
 _TWO = np.array([0.5, 0.25], dtype=np.float32)
@@ -535,7 +540,8 @@ def _network(**changes: object) -> Change:
 
 
 _NETWORK = (
-    _must("parameters", "the parameters of every node satisfy what its operation asks of them", "",
+    _must("parameters", "the parameters of every node, one after the other, satisfy what its "
+          "operation asks of them by themselves", "",
           _nodes_hold, _node(0, bias=np.array([1])), _node(1, bits=0),
           _node(3, multipliers=(3, 0)), _node(0, bias=np.array([2**63] * 2, dtype=object))),
     _must("zero-points", "x_zero_point and weight_zero_point of linear are 0 inside a network",
@@ -580,19 +586,28 @@ _ON_THE_WAY = _must(
     RANGE, None, _far)
 
 
+_AT_THE_DOOR = {
+    "scale-channels": "scale is one number",
+    "scale": "scale is positive and finite in float32",
+    "zero_point": "zero_point lies in input_format",
+    "zero_point-count": "zero_point is one code",
+}
+
+
 def _of_network(rule: Precondition) -> Precondition:
     """What a door asks, of the door of a network: one scale, the format of the input."""
     def door(a: Arguments) -> Arguments:
         return SimpleNamespace(**{**vars(a), **a.network["input_format"], "axis": None})
 
     assert rule.holds is not None
+    sentence = _AT_THE_DOOR.get(rule.name, rule.sentence)
     holds, breaks = rule.holds, []
     for change in rule.breaks:
         if callable(change):
             breaks.append(lambda a, change=change: change(door(a)))
         elif change.get("axis") is None:
             breaks.append(lambda a, change=change: {k: change[k] for k in change if k != "axis"})
-    return replace(rule, holds=lambda a: holds(door(a)), breaks=tuple(breaks))
+    return replace(rule, sentence=sentence, holds=lambda a: holds(door(a)), breaks=tuple(breaks))
 
 
 def _per_output(a: Arguments) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import pytest
 from refqnn.conformance import load_vectors
 from refqnn.conformance.making.cases import asked
 from refqnn.conformance.making.chosen import MORE
+from refqnn.conformance.making.extreme import extreme
 from refqnn.conformance.making.roomy import roomy, spoiled
 from refqnn.conformance.making.samplers import SAMPLERS, sample
 from refqnn.conformance.mutants import KERNELS
@@ -122,7 +124,7 @@ def test_every_array_is_narrowed_cell_by_cell(bench: Any) -> None:
 
 @pytest.mark.parametrize("operation", SAMPLERS)
 def test_questions_are_the_same_for_the_same_seed(operation: str) -> None:
-    for draw in (roomy, spoiled):
+    for draw in (roomy, spoiled, extreme):
         for seed in (1, 2):
             try:
                 once = draw(operation, seed)
@@ -145,6 +147,28 @@ def test_larger_questions_pass_what_loops_are_unrolled_by() -> None:
     assert {n for n in lengths if n > 16 and n % 4}
     batches = {len(roomy("linear", seed)["x"]) for seed in range(1, 80)}
     assert max(batches) > 4
+
+
+def test_extreme_questions_reach_both_ends() -> None:
+    seeds = range(1, 100)
+    for operation in ("check_codes", "quantize", "dequantize"):
+        formats = [extreme(operation, seed) for seed in seeds]
+        assert {1, 32} <= {f["bits"] for f in formats}
+        assert any(f["bits"] == 32 and f["narrow"] and f["signed"] for f in formats)
+    sums = [extreme("linear", seed) for seed in seeds]
+    assert max(abs(int(v)) for q in sums for v in q["weight"].flat) > 2**61
+    for operation in ("conv2d", "conv_transpose2d", "max_pool2d"):
+        shapes = [extreme(operation, seed)["x"].shape for seed in seeds]
+        assert all(max(shape[axis] for shape in shapes) > 128 for axis in (2, 3))
+    assert {1, 64} <= {extreme("accumulate", seed)["accumulator_bits"] for seed in seeds}
+
+
+def test_every_rule_is_a_pattern_with_an_argument(bench: Any) -> None:
+    alike = bench("alike")
+    for *_, pattern, why in (*alike.RULES, *alike.OF_OPERATIONS):
+        assert re.compile(pattern)
+        assert why
+    assert alike.argument("steps:1 wrap: a + b -> __narrowed__(a + b, 'int8')") == ""
 
 
 def test_the_questions_that_came_later_are_in_files_of_their_own() -> None:

@@ -128,6 +128,7 @@ def test_no_object_of_a_schema_is_open(path: Path) -> None:
         ("iris-mlp", "iris", {"Linear"}),
         ("checkerboard-mlp", "checkerboard", {"Linear"}),
         ("digits-cnn", "digits", {"Conv2d", "Linear"}),
+        ("digits-int8", "digits", {"Conv2d", "MaxPool2d", "Linear"}),
     ],
 )
 def test_trained_networks_know_their_data(name: str, data: str, kinds: set[str]) -> None:

@@ -23,11 +23,12 @@ from refqnn.conformance.making.case import node as _node
 from refqnn.conformance.making.case import single as _single
 from refqnn.conformance.making.case import slug as _slug
 from refqnn.conformance.making.chosen import CHOSEN, MORE
+from refqnn.conformance.making.extreme import extreme
 from refqnn.conformance.making.networks import describe, trained_cases
 from refqnn.conformance.making.realistic import INPUT_ZERO, mobile_network, words_network
 from refqnn.conformance.making.roomy import roomy, spoiled
 from refqnn.conformance.making.samplers import Stream, sample
-from refqnn.conformance.making.wide import rescales, wide_network
+from refqnn.conformance.making.wide import left_open, rescales, wide_network
 from refqnn.conformance.operations import MODES, OPERATIONS, Values
 from refqnn.conformance.specification import broken_questions, first_broken
 from refqnn.conformance.suite import vectors_path
@@ -49,16 +50,16 @@ def all_cases() -> list[Case]:
     )
 
 
-_DRAWS = {"r": roomy, "x": spoiled}
+_DRAWS = {"r": roomy, "x": spoiled, "w": extreme}
 
 
 def asked(operation: str, seed: int | str) -> Case:
-    """The question of a seed: a number, or a letter (s: as that, r: larger, x: spoiled) and four
-    digits."""
+    """The question of a seed: a number, or a letter (s: as that, r: larger, x: spoiled, w: at the
+    ends of what may be) and four digits."""
     identity = f"{_slug(operation)}-{seed:0>4}"
-    draw, number = _DRAWS.get(str(seed)[0], sample), int(str(seed).lstrip("srx"))
+    draw, number = _DRAWS.get(str(seed)[0], sample), int(str(seed).lstrip("srxw"))
     arguments = draw(operation, number)
-    broken = first_broken(operation, arguments) if draw is spoiled else None
+    broken = first_broken(operation, arguments) if draw in (spoiled, extreme) else None
     return Case(identity, operation, arguments, "chosen by search", broken and broken[0])
 
 
@@ -95,7 +96,7 @@ def hand_made() -> tuple[Case, ...]:
              _requantize_by_mode, _requantize_edges, _requantize_refused, rescales, _sums,
              _accumulators, _staged, _convolutions, _transposed, _gathers, _pools, _joins, _widths,
              _fan_ins, _sign_budgets, _projections, _small_networks, _trained_networks,
-             _requantize_unread, _realistic_networks)  # fmt: skip
+             _requantize_unread, _realistic_networks, left_open)  # fmt: skip
     return tuple(case for part in parts for case in part())
 
 

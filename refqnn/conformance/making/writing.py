@@ -281,7 +281,8 @@ def _operations_text() -> str:
                 kind += " or null" if field.optional else ""
                 lines.append(f"| {name} | {role} | {kind} | {field.doc} |")
         killed, wanted, _ = scores[operation.name]
-        lines += ["", f"Mutants killed: {killed} of {wanted}."]
+        node = " Also a node of networks." if operation.node else ""
+        lines += ["", f"Mutants killed: {killed} of {wanted}.{node}"]
     lines += ["", "# Error codes", "", "| code | meaning |", "| --- | --- |"]
     lines += [f"| {code} | {text} |" for code, text in ERROR_CODES.items()]
     lines += ["", "# Flags", "", "| flag | bug | what is done wrong | effect | mutants killed |"]

@@ -125,8 +125,10 @@ def fan_in_mask(
     check: bool = True,
 ) -> Values:
     weight = np.asarray(weight)
-    if weight.ndim < 2 or weight.size == 0 or (check and fan_in < 0):
-        raise Rejected("invalid_parameter", "weight or fan_in")
+    if weight.ndim < 2 or weight.size == 0:
+        raise Rejected("shape_mismatch", "weight")
+    if check and fan_in < 0:
+        raise Rejected("invalid_parameter", "fan_in")
     table = rows(weight)
     mask = np.zeros(table.shape, dtype=object)
     for k, row in enumerate(table.tolist()):
