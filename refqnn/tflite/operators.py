@@ -450,6 +450,8 @@ def _by_lines(r: Reader, op: Operator, x: Tensor, y: Tensor) -> NDArray[np.int64
         m = int(real)
     elif r.profile.optimized:
         raise NotCovered(f"the optimized kernel, which takes the scale {scale}, is not told here")
+    if not m:
+        raise NotCovered(f"its input's scale, {scale}, has no multiplier of 15 bits")
     check_32(2**15, float(m))
     v = (x.codes * m + (1 << shift >> 1)) >> shift
     i, bits = np.arange(256), 8 if tanh else 9

@@ -132,6 +132,8 @@ def test_every_code_of_a_curve(tmp_path: Path, kind: str) -> None:
     for scale in own:
         with pytest.raises(NotCovered, match="the optimized kernel, which takes the scale"):
             from_tflite(curve(kind, scale), "xnnpack")
+    with pytest.raises(NotCovered, match="no multiplier of 15 bits"):
+        from_tflite(curve(kind, 1e-20))
 
 
 # --- 32 bits ------------------------------------------------------------
