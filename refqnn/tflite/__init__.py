@@ -42,10 +42,12 @@ of the type (kernel_util.cc, CalculateActivationRangeQuantized).
 (q - z) * 2**20 is rescaled by s / t, and the sum or difference by t / (2**20 s_y); three times
 "double", in 16 bits with 2**15.  XNNPACK (src/microparams-init.c, src/qs8-vadd): k = 20 - floor(
 log2(max(s_a, s_b) / s_y)), multipliers s_a / s_y * 2**k and s_b / s_y * 2**k rounded half even, one
-sum, / 2**k rounded half up; ratios outside [2**-10, 2**8) go to the optimized kernels.  MUL:
-(a - z_a)(b - z_b) rescaled by s_a * s_b / s_y, that product and quotient in float32, but in float64
-in cmsis_nn (tensorflow/tflite-micro: micro/kernels/mul_common.cc); "double", or float32 under
-XNNPACK, which takes x * x as a function of one code: v = s_x * (x - z_x), then
+sum, / 2**k rounded half up; ratios outside [2**-10, 2**8) go to the optimized kernels.  In 16 bits,
+where all scales are powers of two (within 1/1000 of the logarithm) and the options do not deny it
+(pot_scale_int16): an operand is divided by s_y / s, rounded half away, and added; not in cmsis_nn.
+MUL: (a - z_a)(b - z_b) rescaled by s_a * s_b / s_y, that product and quotient in float32, but in
+float64 in cmsis_nn (tensorflow/tflite-micro: micro/kernels/mul_common.cc); "double", or float32
+under XNNPACK, which takes x * x as a function of one code: v = s_x * (x - z_x), then
 v * v * (1 / s_y) + z_y, each step in float32, rounded half even.
 The optimized vectors hold a rescaled product of MUL in 16 bits and let z_y wrap it: a model whose
 codes reach so far is refused.
@@ -66,11 +68,13 @@ LEAKY_RELU: by s_x / s_y from 0 on, by |alpha| * s_x / s_y below, "double", with
 up (src/qs8-vlrelu), where both lie in [2**-8, 2**7].  LOGISTIC, TANH: float32 of s_x * (q - z_x),
 the function, times 1 / s_y, rounded half away (activations.cc, PopulateLookupTable); LOGISTIC is
 1 / (1 + exp), each step in float32.  exp and tanh are taken in float64 and rounded once, which gave
-the tables of LiteRT wherever compared.
+the tables of LiteRT wherever compared.  In 16 bits both are lines between 256 sigmoids of i / 24 in
+units of 2**-16, rounded to nearest but for 44 that are one above (internal/common.h; measured); the
+optimized kernels, which take inputs of scale 2**-12, and of TANH 2**-11, otherwise, are not told.
 HARD_SWISH: 16-bit fixed point (internal/reference/hard_swish.h).  QUANTIZE from codes to codes:
-"double" (internal/reference/requantize.h); optimized: vectors of 16 values round half up at the
-end, the last n modulo 16 of a tensor half away; XNNPACK: 8 bits behind the point, as above
-(src/qs8-vcvt).
+"double" (internal/reference/requantize.h); optimized, from 8 bits to 8 bits: vectors of 16 values
+round half up at the end, the last n modulo 16 of a tensor half away; XNNPACK, where the type stays
+the same: 8 bits behind the point, as above (src/qs8-vcvt).
 
 **Floats to codes**, where the file begins with a QUANTIZE: x / s in float32, rounded half away
 (internal/reference/quantize.h).  XNNPACK, and the optimized kernels in vectors of 8 values: x times
@@ -89,23 +93,32 @@ XNNPACK: a table of float32 exponentials (internal/optimized/optimized_ops.h).
 SQUEEZE, EXPAND_DIMS) keeps codes; operands of other scales than the output's are refused.
 
 **Types.**  int8 is meant above; uint8 is the same, but for DEPTHWISE_CONV_2D, "double" everywhere.
-In int16 (with int8 weights) XNNPACK takes nothing, and of the optimized kernels one differs: sums
-without a bias or with one of 64 bits are rescaled in the way "reduced" (internal/common.cc),
-everything else "double"; FULLY_CONNECTED in float64, but in the optimized kernels double_up with no
-bias or one of 32 bits, and in cmsis_nn "reduced".  Refused:
+In int16 (with int8 weights) XNNPACK takes nothing, and of the optimized kernels few differ.  Sums
+without a bias or with one of 64 bits are rescaled in the way "reduced" (internal/common.cc), those
+with a bias of 32 bits "double", CONV_2D in the optimized kernels double_up; LiteRT reads 32 bits
+where the options declare them (quantized_bias_type), and 64 elsewhere.  FULLY_CONNECTED: float64,
+but in the optimized kernels double_up with no bias or one of 32 bits, and in cmsis_nn "reduced".
+Refused:
 
-    INT16  FULLY_CONNECTED  with a bias of INT32, which tflite_ref and cmsis_nn read as 64 bits
+    INT16  CONV_2D          with a bias of INT32 that is not declared, which LiteRT reads as 64 bits
+    INT16  DEPTHWISE_CONV_2D  with a bias of INT32, which no kernel takes
+    INT16  FULLY_CONNECTED  with a bias of INT32, in cmsis_nn; one not declared, in tflite_ref
+    INT16  TRANSPOSE_CONV   with a bias of INT32 that is not declared; any but in tflite_ref
     INT16  HARD_SWISH       no kernel computes it
-    INT16  LOGISTIC         its kernel interpolates in a table of 256 sigmoids that no formula gives
     INT16  RELU_N1_TO_1     no kernel computes it
     INT16  SOFTMAX          its kernel interpolates between 513 exponentials and 513 inverses
-    INT16  TANH             its kernel interpolates in a table of 256 sigmoids that no formula gives
     UINT8  TRANSPOSE_CONV   in the optimized kernel, which is not told here
 
+**Beyond fixed point**, where kernels wrap, end their process or refuse a file, it is refused:
+codes or sums that a gain above 1 takes beyond 32 bits, a last multiplier of ADD of 1 or more, an
+end of an activation beyond 32 bits, HARD_SWISH with a multiplier below 2**-16, SOFTMAX of
+tflite_ref with beta * s below 2**-26, int8 weights with zero points (but for FULLY_CONNECTED of one
+scale), an activation fused to CONCATENATION.
+
 **Measured** with LiteRT, every tensor, 0 differences in each of the first three profiles: 1,000
-inputs (random, extremes, walks) of hello_world, micro_speech, keyword spotting and anomaly
-detection, 82,916,000 values a profile; 1,056 generated models of all operators in int8, 9,735,296
-values over the three.  The slow tests go on from there.
+inputs (random, extremes, a narrow range, walks) of hello_world, micro_speech, keyword spotting,
+anomaly detection, ResNet and visual wake words, 460,540,000 values a profile; 1,056 generated
+models of all operators in int8, 9,735,296 values over the three.  The slow tests go on from there.
 
 **cmsis_nn was compared with no processor**, but with its published loops, told a second time in
 Python integers by the tests: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, ADD, SUB, MUL, both pools

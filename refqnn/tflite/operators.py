@@ -37,6 +37,7 @@ from refqnn.tflite.reader import Imported, Movement, Reader, our_order
 from refqnn.tflite.rescaling import (
     Target,
     Way,
+    check_32,
     eighth_bits,
     fixed_point,
     gain,
@@ -62,6 +63,9 @@ def _weights(op: Operator, bias_at: int = 2) -> tuple[NDArray[np.int64], NDArray
     """Integer weights less their zero points, the output channels first, and the bias."""
     w = _operand(op, 1)
     axis = w.axis if w.scale.size > 1 else 0
+    read = op.kind == "FULLY_CONNECTED" and w.scale.size == 1
+    if w.type == "INT8" and w.zero_point.any() and not read:
+        raise NotCovered("its weights have zero points, which the kernels refuse or pass over")
     zero = w.zero_point.reshape(-1, *(1,) * (len(w.shape) - 1 - axis))
     weights = w.constant.astype(np.int64) - zero
     channels = w.shape[-1] if op.kind == "DEPTHWISE_CONV_2D" else w.shape[0]
@@ -252,21 +256,53 @@ def add(r: Reader, op: Operator) -> None:
         zero, clip = target.zero_point, target.clip
         code = Rescale(1, shift, y.format, zero_point=zero, offset=offset, clip=clip)
         return r.add(Requantize.from_rescale(code), [acc], y)
-    twice = 2 * max(float(s_a), float(s_b))
-    shift = 15 if y.type == "INT16" else 20
+    tables, real = _terms(r, op, a, b)
     terms = [
-        r.step(_scaled(t, twice, shift), [source], y, f"term {i}")
-        for i, (t, source) in enumerate(zip((a, b), sources), 1)
+        r.step(Lookup(table[None], t.format.q_min), [source], y, f"term {i}")
+        for i, (t, table, source) in enumerate(zip((a, b), tables, sources), 1)
     ]
     acc = r.step(Add((1, sign)), terms, y, "sum")
-    real = twice / (2**shift * float(s_y))
     r.add(requantize(np.array([real]), target, "double", r.ends(acc)), [acc], y)
 
 
-def _scaled(t: Tensor, twice: float, shift: int) -> Lookup:
-    scale, zero = t.quantizer
-    table = rescaled((t.codes - zero) << shift, float(scale) / twice)
-    return Lookup(table[None], t.format.q_min)
+def _terms(r: Reader, op: Operator, a: Tensor, b: Tensor) -> tuple[list[NDArray[np.int64]], float]:
+    """What each operand adds to a sum, by its code, and the gain of the sum."""
+    (y,) = op.outputs
+    if y.type == "INT16" and r.profile.shifted_sums and op.options and op.options.PotScaleInt16():
+        shifts = _shifts(a, b, y)
+        if shifts:
+            return [round_ratio(t.codes, 2**s, "half_away") for t, s in zip((a, b), shifts)], 1.0
+    s_a, s_b, s_y = (float(t.quantizer[0]) for t in (a, b, y))
+    twice, shift = 2 * max(s_a, s_b), 15 if y.type == "INT16" else 20
+    tables = [
+        rescaled((t.codes - t.quantizer[1]) << shift, s / twice) for t, s in ((a, s_a), (b, s_b))
+    ]
+    real = twice / (2**shift * s_y)
+    if real >= 1:
+        raise NotCovered(mismatch("the last of its multipliers", f"{real:g}", "less than 1"))
+    return tables, real
+
+
+def _shifts(a: Tensor, b: Tensor, y: Tensor) -> list[int]:
+    """Bits by which the kernels shift two operands; none unless all scales are powers of two.
+
+    Raises: NotCovered.
+    """
+    powers = _powers_of_two(*(t.quantizer[0] for t in (a, b, y)))
+    if not powers or any(t.quantizer[1] for t in (a, b, y)):
+        return []
+    shifts = [powers[2] - p for p in powers[:2]]
+    if min(shifts) != 0:
+        got = "scales 2**{}, 2**{}, output 2**{}".format(*powers)
+        raise NotCovered(mismatch("its operands", got, "one as its output, one not above it"))
+    return [min(s, 31) for s in shifts]
+
+
+def _powers_of_two(*scales: np.float32) -> list[int]:
+    """Their logarithms, rounded; none where one, in float32, is 1/1000 off an integer."""
+    logs = np.log(np.array(scales)) / np.log(np.float32(2))
+    whole = np.rint(logs)
+    return [] if (abs(logs - whole) >= 1e-3).any() else whole.astype(int).tolist()
 
 
 def multiply(r: Reader, op: Operator) -> None:
@@ -357,6 +393,8 @@ def hard_swish(r: Reader, op: Operator) -> None:
     )
     if e_out > 0:
         raise NotCovered("its output scale is below 1/128 of its input scale")
+    if min(e_out, e_relu) < -15:
+        raise NotCovered("a multiplier below 2**-16, which the kernel's 16 bits cannot shift")
     hires = (x.codes - z_x) * 128
     product = round_ratio(hires * m_out, 2**15, "half_up")
     gate = _int16(hires * 2 ** max(e_relu - 1, 0))
@@ -379,6 +417,8 @@ def transcendental(r: Reader, op: Operator) -> None:
     """A table made in float32."""
     x, (y,) = _operand(op, 0), op.outputs
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
+    if y.type == "INT16":
+        return r.table(op, r.value(x), _by_lines(r, op, x, y))
     v = (s_x * (x.codes - z_x).astype(np.float32)).astype(np.float64)
     if op.kind == "TANH":
         value = np.tanh(v).astype(np.float32)
@@ -389,11 +429,47 @@ def transcendental(r: Reader, op: Operator) -> None:
     r.table(op, r.value(x), _saturated(y, codes))
 
 
+# Where the kernels' table of sigmoids is one above the nearest integer.
+_ONE_ABOVE = [4, 8, 12, 14, 15, 16, 17, 19, 20, 21, 22, 25, 27, 28, 29, 30, 31, 33, 34, 35, 37, 39]
+_ONE_ABOVE += [40, 41, 43, 44, 45, 46, 49, 50, 54, 62, 63, 64, 66, 82, 86, 93, 100, 103, 112, 116]
+_ONE_ABOVE += [135, 255]
+
+
+def _by_lines(r: Reader, op: Operator, x: Tensor, y: Tensor) -> NDArray[np.int64]:
+    """Sigmoids of i / 24 in units of 2**-16, and lines between; tanh(v) = 2 sigmoid(2 v) - 1."""
+    tanh, (scale, zero) = op.kind == "TANH", x.quantizer
+    if zero or y.quantizer != (np.float32(2.0**-15), 0):
+        raise NotCovered("in 16 bits its zero points are 0, and its output's scale is 2**-15")
+    powers = _powers_of_two(scale)
+    left = powers[0] + 12 if powers else -1
+    m, shift = 3 << max(left, 0), 0  # v in units of 1 / (24 * 512), of TANH 1 / (48 * 256)
+    if left not in (0, 1)[: 1 + tanh]:
+        real = 12_288 * float(scale)
+        while real <= 32_767 / 2 and shift <= 30:
+            real, shift = 2 * real, shift + 1
+        m = int(real)
+    elif r.profile.optimized:
+        raise NotCovered(f"the optimized kernel, which takes the scale {scale}, is not told here")
+    if not m:
+        raise NotCovered(f"its input's scale, {scale}, has no multiplier of 15 bits")
+    check_32(2**15, float(m))
+    v = (x.codes * m + (1 << shift >> 1)) >> shift
+    i, bits = np.arange(256), 8 if tanh else 9
+    table = np.rint(2**16 / (1 + np.exp(-i / 24))).astype(np.int64) + np.isin(i, _ONE_ABOVE)
+    at, rest = np.minimum(abs(v) >> bits, 254), abs(v) % 2**bits
+    line = (table[at] << bits) + rest * (table[at + 1] - table[at])
+    if tanh:
+        line = np.where(abs(v) >> bits > 254, 0xFFFF << 8, line) - 2**23
+        return np.where(v >= 0, line + 2**7, 2**7 - 1 - line) >> 8
+    line = np.where(abs(v) >> bits > 254, 0x7FFF << 10, line)
+    return np.where(v >= 0, line + 2**9, 2**25 + 2**9 - 1 - line) >> 10
+
+
 def quantize(r: Reader, op: Operator) -> None:
     x, (y,) = _operand(op, 0), op.outputs
     (s_x, z_x), (s_y, z_y) = x.quantizer, y.quantizer
     d, real, source = x.codes - z_x, float(s_x) / float(s_y), r.value(x)
-    if r.way(op) == "float32" and _in_eighth_bits(s_x / s_y):
+    if r.way(op) == "float32" and x.type == y.type and _in_eighth_bits(s_x / s_y):
         return r.table(op, source, _saturated(y, z_y + eighth_bits(d, s_x / s_y)))
     away, up = (_saturated(y, z_y + rescaled(d, real, way)) for way in ("double", "double_up"))
     if r.way(op) == "double" or np.array_equal(away, up):
@@ -497,6 +573,8 @@ def _part(i: int, count: int, axis: int, v: NDArray[np.int64]) -> NDArray[np.int
 def concatenation(r: Reader, op: Operator) -> None:
     (y,) = op.outputs
     _same_scales(op)
+    if op.options.FusedActivationFunction():
+        raise NotCovered("an activation is fused to it, which the kernels refuse")
     axis = op.options.Axis() + len(y.shape) * (op.options.Axis() < 0)
     if axis == 0:
         raise NotCovered("it joins batches")
@@ -505,12 +583,11 @@ def concatenation(r: Reader, op: Operator) -> None:
         source = r.value(_operand(op, i))
         first = r.move(source, lambda v: v.swapaxes(axis, -1))
         sources.append(r.step(first, [source], y, f"part {i}") if first else source)
-    target = r.target(op, op.options.FusedActivationFunction())
-    joined = r.step(Concat(), sources, y, "joined") if axis + 1 < len(y.shape) else None
-    if joined is None:
-        return _clip(r, op, Concat(), sources, target)
+    if axis + 1 == len(y.shape):
+        return r.add(Concat(), sources, y)
+    joined = r.step(Concat(), sources, y, "joined")
     back = r.move(joined, lambda v: v.swapaxes(axis, -1)) or Reshape(r.ranges[joined].shape)
-    _clip(r, op, back, [joined], target)
+    r.add(back, [joined], y)
 
 
 # --- others -----------------------------------------------------------------------------------
@@ -522,11 +599,16 @@ def softmax(r: Reader, op: Operator) -> None:
     if y.quantizer != (np.float32(2.0**-y.format.bits), y.format.q_min):
         raise NotCovered(f"its output has scale {y.quantizer[0]}, zero point {y.quantizer[1]}")
     beta = np.float32(op.options.Beta())
-    if r.profile.float_softmax:
+    if r.profile.optimized:
         powers = -scale * beta * np.arange(x.format.levels, dtype=np.float32)
         exponentials = np.exp(powers.astype(np.float64)).astype(np.float32)
         return r.add(Softmax(exponentials, y.format), [r.value(x)], y)
-    m, e = multiplier(min(float(beta) * float(scale) * 2**26, 2.0**31 - 1))
+    real = float(beta) * float(scale) * 2**26
+    if not real > 1:
+        raise NotCovered(
+            mismatch("beta times its input scale", f"{real / 2**26:g}", "above 2**-26")
+        )
+    m, e = multiplier(min(real, 2.0**31 - 1))
     d = np.arange(min((31 << 26) >> e, x.format.levels - 1) + 1)
     table = exp_of_negative(round_ratio((-d << e) * m, 2**31, "half_up"), 5)
     r.add(Softmax(table, y.format), [r.value(x)], y)
@@ -558,6 +640,9 @@ def mean(r: Reader, op: Operator) -> None:
         node = requantize(gains, shifted, way, r.ends(acc), vector=16)
     else:
         real = np.array([float(s_x) / float(s_y)])
+        check_32(
+            max(map(abs, r.ranges[acc].ends)), float(real[0]) / 2 ** min(n.bit_length() - 1, 32)
+        )
         node = Requantize.from_rescale(fixed_point(real, target, terms=n, zero=n * z_x))
     if len(y.shape) == 2:
         return r.add(node, [acc], y)

@@ -23,8 +23,8 @@ from refqnn.ops.base import Interval, Shape
 from refqnn.quantizers import Dequantizer, Quantizer
 from refqnn.rounding import round_float
 from refqnn.tflite.doors import input_door
-from refqnn.tflite.files import Model, Operator, Tensor
-from refqnn.tflite.profiles import SUMS, Profile
+from refqnn.tflite.files import Model, Operator, Tensor, import_tflite
+from refqnn.tflite.profiles import DECLARED, SUMS, Profile
 from refqnn.tflite.rescaling import Target, Way
 
 __all__ = ["Imported", "Movement", "Reader", "file_order", "our_order"]
@@ -181,17 +181,18 @@ class Reader:
     def way(self, op: Operator) -> Way:
         """How an operator rescales its sums."""
         kind, (y, *_) = op.kind, op.outputs
-        if y.type == "INT16":  # XNNPACK takes none, and no kernel is optimized
-            bias = next((t.type for t in op.inputs[2:] if t is not None and t.data is not None), "")
-            if kind == "FULLY_CONNECTED":
-                return self._fully_connected_16(bias)
-            return "reduced" if kind in SUMS and bias != "INT32" else "double"
+        if "INT16" in {t.type for t in (*op.inputs, y) if t is not None}:  # XNNPACK takes none
+            return self._sum_16(op) if kind in SUMS else "double"
         if y.type == "UINT8" and kind == "DEPTHWISE_CONV_2D":
             return "double"  # XNNPACK takes none, and the optimized kernel has no vectors
         return self.profile.ways.get(kind, "double")
 
-    def _fully_connected_16(self, bias: str) -> Way:
-        ways = self.profile.fully_connected_16
+    def _sum_16(self, op: Operator) -> Way:
+        bias = next((t.type for t in op.inputs[2:] if t is not None and t.data is not None), "")
+        declared = getattr(op.options, "QuantizedBiasType", int)()
+        if bias in ("", "INT32") and declared == import_tflite().TensorType.INT32:
+            bias = DECLARED
+        ways = self.profile.sums_16[op.kind]
         if bias not in ways:
             raise NotCovered(f"it is not covered for INT16 with a bias of {bias}")
         return ways[bias]
@@ -208,9 +209,7 @@ class Reader:
         scale, zero = y.quantizer
         lo, hi = y.format.q_min, y.format.q_max
         low, high = _activation(activation)
-        code = [
-            None if v is None else zero + _half_away(np.float32(v) / scale) for v in (low, high)
-        ]
+        code = [None if v is None else zero + _quotient(np.float32(v), scale) for v in (low, high)]
         if code[0] is not None:
             lo = min(max(lo, code[0]), hi)
         if code[1] is not None:
@@ -291,15 +290,19 @@ def _activation(number: int) -> tuple[float | None, float | None]:
     return known[number]
 
 
-def _half_away(value: np.float32) -> int:
-    return int(round_float(np.asarray(value), "half_away"))
+def _quotient(end: np.float32, scale: np.float32) -> int:
+    """Rounded half away.  Raises: NotCovered where the kernels' 32 bits do not hold it."""
+    with np.errstate(over="ignore"):
+        quotient = round_float(end / scale, "half_away")
+    if not abs(quotient) < 2**31:
+        got = f"{end} over the scale {scale}"
+        raise NotCovered(mismatch("an end of its activation", got, "a quotient of 32 bits"))
+    return int(quotient)
 
 
 _NO_KERNEL = "no kernel computes it"
-_BY_TABLE = "its kernel interpolates in a table of 256 sigmoids that no formula gives"
 _NOT_OF = {
     "INT16": {
-        **dict.fromkeys(("LOGISTIC", "TANH"), _BY_TABLE),
         "HARD_SWISH": _NO_KERNEL,
         "RELU_N1_TO_1": _NO_KERNEL,
         "SOFTMAX": "its kernel interpolates between 513 exponentials and 513 inverses",

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.errors import NotCovered, mismatch
 from refqnn.formats import IntFormat
 from refqnn.ops import Requantize, Rescale
 from refqnn.ops.base import IntArray
@@ -35,6 +36,7 @@ from refqnn.rounding import Rounding, round_float, round_fraction, round_ratio
 __all__ = [
     "Target",
     "Way",
+    "check_32",
     "eighth_bits",
     "fixed_point",
     "gain",
@@ -115,13 +117,22 @@ def fixed_point(
 
 
 def rescaled(values: IntArray, real: float, way: Way = "double") -> NDArray[np.int64]:
-    """Integers [n] times a gain, in 32 bits.
+    """Integers [n] times a gain, in 32 bits.  Raises: NotCovered where these do not hold them.
 
     >>> rescaled(np.array([-4, -2, 3]), 0.25).tolist()
     [-1, -1, 1]
     """
+    check_32(int(np.abs(values).max(initial=0)), real)
     op = fixed_point(np.array([real]), _WIDE, way)
     return np.asarray(op.forward(np.asarray(values)[:, None])[:, 0], dtype=np.int64)
+
+
+def check_32(most: int, real: float) -> None:
+    """Raises: NotCovered where the kernels' shift to the left, for gains above 1, wraps."""
+    exponent = max(0, frexp(real)[1])
+    if exponent and most << exponent >= 2**31:
+        got = f"values up to {most} times {real:g}"
+        raise NotCovered(mismatch("rescaling", got, "32 bits, beyond which the kernel wraps"))
 
 
 def eighth_bits(values: IntArray, real: np.float32) -> NDArray[np.int64]:
@@ -146,7 +157,12 @@ def requantize(
     Args:
         acc: least and greatest accumulator of each channel.
         vector: channels that "mixed" takes at one time.
+
+    Raises: NotCovered.
     """
+    if way != "float32":
+        for most, real in np.broadcast(np.maximum(-acc[0], acc[1]), gains):
+            check_32(int(most), float(real))
     if way in ("float32", "float64"):
         unique, which = np.unique(gains, return_inverse=True)
         op = _floats(unique, target, int(acc[0].min()), int(acc[1].max()))

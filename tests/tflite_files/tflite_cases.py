@@ -202,7 +202,8 @@ def one(rng: Rng, kind: str, options: str = "", values: Any = None, same: bool =
     s, z = scale(rng), zero(rng)
     s_y, z_y = (s, z) if same else (float(np.float32(s * 2.0 ** rng.uniform(-2, 2))), zero(rng))
     if kind in ("LOGISTIC", "TANH"):
-        s_y, z_y = (2.0**-8, -128) if kind == "LOGISTIC" else (2.0**-7, 0)
+        whole = 2.0**-8 if kind == "LOGISTIC" and _TYPE[0] != "int16" else 2.0**-7
+        s_y, z_y = whole, -128 if kind == "LOGISTIC" else 0
     tensors = [T(shape, s, z), T(shape, s_y, z_y)]
     return model(tensors, [O(kind, [0], [1], options, values or {})], [0], [1])
 
