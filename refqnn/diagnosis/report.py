@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
+from refqnn.display import Shown
 from refqnn.network import Difference
 
 __all__ = ["Applied", "Diagnosis", "Explanation", "Finding"]
@@ -107,7 +108,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Shown):
     """What `refqnn.diagnose` found.
 
     Attributes:
