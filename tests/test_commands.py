@@ -356,6 +356,12 @@ def test_progress_is_plain_where_there_is_no_terminal(net: Network) -> None:
     assert result.stderr.strip() == ""
 
 
+def test_the_doctor_does_not_pass_on_what_packages_warn_of() -> None:
+    words = [sys.executable, "-m", "refqnn", "doctor"]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
 def test_a_stage_is_told_once() -> None:
     program = (
         "from refqnn.commands.console import Bars\n"

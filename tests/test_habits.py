@@ -15,6 +15,7 @@ import pytest
 
 import refqnn
 from refqnn import (
+    Accumulator,
     Add,
     AffineQuantizer,
     Dequantizer,
@@ -23,6 +24,7 @@ from refqnn import (
     Network,
     Node,
     Requantize,
+    Stage,
     SymmetricQuantizer,
     certify,
     extras,
@@ -152,13 +154,17 @@ def test_a_notebook_shows_tables_without_what_names_smuggle() -> None:
     overflow = find_overflow(net, bits=5, certificate=certificate)
     part = net.diff({"input": [[7, 0]], EVIL: [[0, 0]]})
     assert part is not None
-    for shown in (net, certificate, overflow, part):
+    diagnosis = refqnn.diagnose(net, {"input": [[7, 0]], EVIL: [[0, 0]]}, budget_s=0)
+    staged = certify(net, accumulator=Accumulator([Stage(4)]))
+    for shown in (net, certificate, overflow, part, diagnosis, staged):
         page = Tags(shown._repr_html_())
         assert "script" not in page.tags
         assert "<script>alert(1)</script>&\\x1b[31m" in page.text
         assert "\x1b" not in page.text
     assert "\x1b" not in repr(net) + str(net) + str(certificate)
     assert Tags(net._repr_html_()).tags.count("tr") == 1 + 1 + len(net)
+    verdict = refqnn.certify_class(net, [1, 2])
+    assert Tags(verdict._repr_html_()).text == str(verdict)
 
 
 def test_a_network_without_ranges_is_shown_by_its_repr() -> None:

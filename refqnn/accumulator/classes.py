@@ -23,6 +23,7 @@ from refqnn.accumulator.bounds import HI, Proof
 from refqnn.accumulator.certificate import certify
 from refqnn.accumulator.deciding import decided
 from refqnn.accumulator.domain import Domain
+from refqnn.display import Shown
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import Node, inputs_of
@@ -37,7 +38,7 @@ _FIRST_LOOK_S = 0.2  # for each rival, before any of them is searched in earnest
 
 
 @dataclass(frozen=True, eq=False)
-class ClassVerdict:
+class ClassVerdict(Shown):
     """Does the class stay what it is?
 
     Attributes:

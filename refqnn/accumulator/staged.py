@@ -465,19 +465,23 @@ class _Layer:
         codes, size = found.witness.reshape(-1), found.witness.size
         tries = min(_TRIES, 2**26 // self.terms)
         while size:
+            before = codes
             for start in range(0, len(codes), size):
-                target = zero[start : start + size]
-                while tries > 0 and (codes[start : start + size] != target).any():
+                part, failed = slice(start, start + size), None
+                target = zero[part]
+                while tries > 0 and (codes[part] != target).any():
                     smaller, tries = codes.copy(), tries - 1
-                    smaller[start : start + size] = target
+                    smaller[part] = target
                     better = self._again(number, smaller, found)
                     if better is not None:
                         codes, found = smaller, better
-                    elif size > 1 or abs(codes[start] - target[0]) <= step:
+                    else:
+                        failed = target
+                    if failed is None or size > 1 or abs(codes[start] - failed[0]) <= step:
                         break
-                    else:  # half of the way that is left
-                        target = target + (codes[start] - target) // (2 * step) * step
-            size //= 2
+                    target = failed + (codes[part] - failed) // (2 * step) * step
+            if size > 1 or codes is before:  # one that grew smaller may let another one
+                size //= 2
         return found
 
     def _again(self, number: int, codes: NDArray[np.int64], found: StageSum) -> StageSum | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -51,8 +52,10 @@ def _extra(name: str) -> dict[str, object]:
 def _loads(name: str) -> str:
     """ "yes", or the error of the first import that fails: packages may not fit together."""
     try:
-        for module in EXTRAS[name].values():
-            import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other people's packages
+            for module in EXTRAS[name].values():
+                import_module(module)
     except Exception as error:  # of other people's packages, anything
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return "yes"

@@ -394,6 +394,7 @@ def diff(
         X = console.load_array(inputs)
         parting = tflite.compare_runtimes(a, first, second, X, input=read.door, output=read.stop)
         console.show(*str(parting).splitlines())
+        console.print_json(json_file, {"equal": parting.first is None, **vars(parting)})
         raise SystemExit(console.DIFFERENT if parting.first else 0)
     samples = None if inputs is None else console.load_array(inputs)
     if dump is not None and tflite.is_tflite(a):

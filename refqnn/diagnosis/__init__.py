@@ -72,7 +72,8 @@ def diagnose(
     A profile explains a value that it computes from the given values before it; which of them do is
     told of equal values too (`Diagnosis.profiles`).
 
-    Raises: InvalidArgument, InvalidType, ShapeMismatch, FileFormatError.
+    Raises: InvalidArgument, where nothing given can be computed from what else is, too;
+        InvalidType, ShapeMismatch, FileFormatError.
 
     >>> from refqnn import IntFormat, Linear, Node, Requantize
     >>> fc1 = Node("fc1", Linear([[7, -2], [1, 3]], [40, -9]))
@@ -98,6 +99,9 @@ def diagnose(
         raise InvalidType(mismatch("catalogue", repr(catalogue), "a list of Deviation"))
     found = _Walk(network, given, catalogue, budget, _same_program(network, profiles))
     found.walk()
+    if not found.equal and not found.findings:
+        expected = 'a value beside what it is computed from: the name "input" too, or inputs='
+        raise InvalidArgument(mismatch("dump", f"names {sorted(given)}", expected))
     return Diagnosis(
         tuple(found.findings), tuple(found.equal), tuple(found.unchecked), notes, found.follow
     )

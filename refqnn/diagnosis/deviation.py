@@ -27,7 +27,7 @@ class Deviation:
     Exactly one of the five functions is given; each returns None where it says nothing.
 
     Args:
-        name: unique in a catalogue.
+        name: unique among those of a kind in a catalogue.
         sentence: what the other implementation does, after "it".
         kinds: of the nodes it applies to; empty for all.
         operands: (op, x) -> what is read in the place of the operands x, [n, *shape] each.

@@ -105,23 +105,23 @@ def _by_rule(
 
 
 def _rethresholded(
-    change: Callable[[Requantize, IntArray, IntArray], Requantize | None],
+    *changes: Callable[[Requantize, IntArray, IntArray], Requantize | None],
 ) -> Callable[[Any, Operands, IntArray], Fit | None]:
-    """Other thresholds, where enough values ask for them."""
+    """Other thresholds, the first for which enough values ask."""
 
     def fit(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
         if not op.format.q_min <= theirs.min() <= theirs.max() <= op.format.q_max:
             return None
-        made = change(op, x[0], theirs)
-        if made is None:
-            return None
-        moved = made.thresholds.astype(object) - op.thresholds.astype(object)
-        rows = np.flatnonzero((moved != 0).any(axis=1)).tolist()
-        constants = sum(len(set(moved[row].tolist()) - {0}) for row in rows)
-        if not _believed(x, op.forward(*x), theirs, constants):
-            return None
-        shown = {row: _movement(moved[row].tolist()) for row in rows}
-        return made.forward(*x), f"thresholds moved: {_listed(shown)}"
+        for made in (change(op, x[0], theirs) for change in changes):
+            if made is None:
+                continue
+            moved = made.thresholds.astype(object) - op.thresholds.astype(object)
+            rows = np.flatnonzero((moved != 0).any(axis=1)).tolist()
+            constants = sum(len(set(moved[row].tolist()) - {0}) for row in rows)
+            if _believed(x, op.forward(*x), theirs, constants):
+                shown = {row: _movement(moved[row].tolist()) for row in rows}
+                return made.forward(*x), f"thresholds moved: {_listed(shown)}"
+        return None
 
     return fit
 
@@ -200,13 +200,13 @@ FITS = [
         "has another scale and offset for each channel, as batch norm on the statistics of a batch",
         _CODES,
         fit=_rethresholded(_free_scale),
-        level=2,
+        level=3,  # beside any other thresholds: a scale is one guess of what moved them
     ),
     Deviation(
         "thresholds_changed",
         "has other thresholds",
         _CODES,
-        fit=_rethresholded(forms.free),
+        fit=_rethresholded(forms.free, _free_scale),
         level=3,
     ),
     Deviation("table_changed", "has another table", frozenset({"Lookup"}), fit=_entries, level=2),

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
+from refqnn.display import Shown
 from refqnn.network import Difference
 
 __all__ = ["Applied", "Diagnosis", "Explanation", "Finding"]
 
-_CERTAIN_FROM = 8  # values that an explanation gets right and the node does not
+_CERTAIN_FROM = 8  # values for each deviation that an explanation gets right and the node does not
 _SHOWN = 20  # explanations in words
 _NO_PROFILE = "none of the profiles alone"
 
@@ -71,10 +72,12 @@ class Finding:
 
     @property
     def certain(self) -> bool:
-        """One explanation alone, after all were tried, that at least eight wrong values support."""
+        """One explanation alone, after all were tried, and eight wrong values for each of its
+        deviations."""
         support = self.wrong if self.support is None else self.support
         tried = self.exhausted and not self.open
-        return len(self.explanations) == 1 and tried and support >= _CERTAIN_FROM
+        needed = _CERTAIN_FROM * max(map(len, self.explanations), default=1)
+        return len(self.explanations) == 1 and tried and support >= needed
 
     @property
     def names(self) -> frozenset[str]:
@@ -107,7 +110,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Shown):
     """What `refqnn.diagnose` found.
 
     Attributes:

@@ -85,3 +85,25 @@ def test_an_accumulator_of_no_node_that_sums(name: str) -> None:
 def test_a_preset_by_something_else_than_a_name() -> None:
     with pytest.raises(InvalidArgument, match="int32"):
         Accumulator.preset(["int32"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_witness_is_as_small_as_single_codes_can_make_it(seed: int) -> None:
+    """One register, so what is wrong is harmful: no code of it can move a step towards 0."""
+    rng = np.random.default_rng(seed)
+    n, bits = int(rng.integers(1, 6)), int(rng.integers(2, 5))
+    network = Network(
+        [Node("fc", Linear(rng.integers(-7, 8, (2, n)), rng.integers(-6, 7, 2)))],
+        input_shape=(n,),
+        input_format=IntFormat(bits, signed=bool(seed % 2)),
+    )
+    for overflow in ("wrap", "saturate"):
+        accumulator = Accumulator([Stage(5, overflow=overflow)], bias="first")
+        (report,) = certify(network, accumulator=accumulator).stages
+        if report.found is None:
+            continue
+        codes = report.found.witness
+        nearer = codes - np.diag(np.sign(codes))[codes != 0]
+        if report.found.harmful and len(nearer):
+            right = network.trace(nearer)["fc"]
+            assert (network.trace(nearer, accumulator=accumulator)["fc"] == right).all()

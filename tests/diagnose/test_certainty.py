@@ -68,6 +68,31 @@ def test_repeated_samples_are_no_support(times: int) -> None:
     assert finding.support == min(4, finding.wrong)
 
 
+def test_a_pair_needs_more_support_than_one() -> None:
+    """Outputs 1 and 2 are equal on these four: all moved on by one looks like 0 and 1 exchanged."""
+    codes = np.array([[0, 7, 0, k] for k in (7, 6, 5, 0)])
+    fc = Linear([[5, -2, 2, 6], [-4, 7, 5, 5], [4, 6, -6, 5]], [-2, 0, 7])
+    network = Network([Node("fc", fc)], input_shape=(4,), input_format=U4)
+    theirs = network.forward(codes)[:, [1, 0, 2]]
+    few = [d for d in CATALOGUE if d.name in ("bias_late", "weight_rotated", "bias_dropped")]
+    (finding,) = diagnose(network, {"fc": theirs}, codes, catalogue=few).findings
+    assert [{a.name for a in e} for e in finding.explanations] == [{"bias_late", "weight_rotated"}]
+    assert (finding.support, finding.certain) == (8, False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_scale_is_not_certain_where_other_thresholds_would_do(seed: int) -> None:
+    """A device that keeps even codes alone: monotone, and no scale of anything."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 16, (rng.integers(3, 12), 5))
+    act = Node("act", Requantize.from_shift(3, IntFormat(2, signed=False), "half_up"))
+    network = Network([FC1, act], input_shape=(5,), input_format=U4)
+    trace = network.trace(codes)
+    theirs = {"fc1": trace["fc1"], "act": trace["act"] // 2 * 2}
+    for finding in diagnose(network, theirs, codes, budget_s=1).findings:
+        assert not finding.certain or finding.names != {"affine_changed"}
+
+
 def test_constants_behind_values_that_are_not_given() -> None:
     """Where a hidden value is always saturated, a wrong one looks like another bias behind it."""
     hidden = Node("fc1", Linear(0 * LINEAR1.weight + 1, np.array([0, 64, 99, -500])))

@@ -112,6 +112,14 @@ def test_without_the_input() -> None:
     assert "act1: not checked" in str(found)
 
 
+@pytest.mark.parametrize("names", [["fc1"], ["act2"], ["input"]])
+def test_what_cannot_be_checked_at_all_is_not_ok(names: list[str]) -> None:
+    network, x = mlp(), samples(mlp(), 30)
+    trace = network.trace(x)
+    with pytest.raises(InvalidArgument, match=r"expected a value beside what it is computed from"):
+        diagnose(network, {name: trace[name] for name in names})
+
+
 def test_few_values_are_never_certain() -> None:
     network = mlp()
     x = samples(network, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,10 @@ def test_commands(files: tuple[str, str], tmp_path: Path) -> None:
     parted = runner.invoke(main, ["diff", file, *two, "--inputs", x])
     assert parted.exit_code == 1
     assert "accumulator: -1\n1 of 12 outputs differ, and 0 of 3 classes" in parted.output
+    told = json.loads(
+        runner.invoke(main, ["diff", file, *two, "--inputs", x, "--json", "-"]).stdout
+    )
+    assert (told["equal"], told["outputs"], told["first"]["index"]) == (False, 1, [1, 0])
     same = runner.invoke(main, ["diff", file, *two[:2] * 2, "--inputs", x])
     assert (same.exit_code, same.output) == (0, "equal on 3 samples\n")
     for wrong in ([file], [file, *two[:2]], [file, file, *two]):
