@@ -24,6 +24,7 @@ from refqnn import (
     signed_bits,
 )
 from refqnn.accumulator import NoOverflow, Overflow, Unknown
+from refqnn.accumulator.search import _question
 from refqnn.emulate import Emulated
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType
 
@@ -87,6 +88,15 @@ def test_no_time_means_unknown_never_no_overflow(monkeypatch):
     if isinstance(answer, Unknown):
         assert answer.neurons
         assert "unknown" in str(answer)
+
+
+@pytest.mark.parametrize("best", [None, *range(-40, 40)])
+def test_a_question_lies_above_the_best_and_within_the_bound(best):
+    """Else an answer would say nothing, or loosen the bound."""
+    for bound in range(-40 if best is None else best + 1, 70):
+        value = _question(best, bound)
+        assert value <= bound
+        assert best is None or best < value
 
 
 def test_no_neuron_is_begun_when_the_time_is_over(monkeypatch):
