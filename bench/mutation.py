@@ -11,7 +11,7 @@ because of it.  Both are kept when the sample is run again.
 
     python bench/mutation.py                     # 700 mutants at random: an hour on one core
     python bench/mutation.py --all               # each of them: a day
-    python bench/mutation.py --again             # the survivors alone, with the tests of today
+    python bench/mutation.py --again             # the survivors alone, by more of today's tests
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ TESTS = [
     *(f"tests/brevitas/test_{name}.py" for name in ("from_brevitas", "functions", "movement")),
     *MODULES,  # their doctests
 ]
-SECONDS, EXAMPLES = 4.0, 10
+SECONDS, AGAIN, EXAMPLES = 4.0, 40.0, 10
 
 # Of these signs no operator of cosmic-ray makes anything.
 _PLAIN = {*"()[]{},.:=;\n", "\r\n"}
@@ -273,11 +273,11 @@ class Run:
             lines[names[path]] = data.contexts_by_lineno(path)
         return self._failed, seconds, lines
 
-    def reaching(self, mutant: Mutant) -> list[str]:
+    def reaching(self, mutant: Mutant, seconds: float) -> list[str]:
         """Fastest first; every test of the module where no test runs the line itself."""
         lines = self._lines.get(mutant.module, {})
         tests = lines.get(mutant.place[0]) or {t for some in lines.values() for t in some}
-        chosen, left = [], SECONDS
+        chosen, left = [], seconds
         for test in sorted(tests, key=lambda test: self.seconds[test]):
             left -= self.seconds[test]
             if left < 0 and chosen:
@@ -287,7 +287,7 @@ class Run:
 
     # --- mutants
 
-    def kill(self, mutant: Mutant) -> str:
+    def kill(self, mutant: Mutant, seconds: float = SECONDS) -> str:
         """What killed it, or nothing."""
         path = str(ROOT / mutant.module)
         old = compile(text_of(mutant.module), path, "exec", dont_inherit=True)
@@ -295,7 +295,7 @@ class Run:
             new = compile(mutant.source, path, "exec", dont_inherit=True)
         except SyntaxError:
             return "syntax"
-        tests = self.reaching(mutant)
+        tests = self.reaching(mutant, seconds)
         killer = apart(self._killer, mutant, old, new, tests)
         return "time" if killer is None else str(killer)
 
@@ -453,7 +453,7 @@ def _survivors() -> list[tuple[str, dict[str, Any]]]:
 
 
 def again(run: Run) -> None:
-    """Runs the survivors that are not equivalent, found anew by their change."""
+    """Runs the survivors that are not equivalent, found anew by their change, by more tests."""
     stored = json.loads(RESULTS.read_text())
     run.look()
     for module, found in stored["modules"].items():
@@ -466,7 +466,7 @@ def again(run: Run) -> None:
                 if m.operator == each["operator"] and m.change == each["change"]
             )
             mutant = next(mutants, None)
-            each["killed_by"] = (mutant and run.kill(mutant)) or None
+            each["killed_by"] = (mutant and run.kill(mutant, AGAIN)) or None
             print(f"{module}:{each['line']}: {each['killed_by'] or 'lives'}", flush=True)
     write(stored["modules"], stored["seed"])
 

@@ -576,6 +576,8 @@ def test_every_end_that_intervals_call_exact_has_its_input():
         Node("codes", Requantize.from_shift(1, IntFormat(3, signed=True)), ("conv1",)),
         Node("joined", Concat(), ("conv2", "input", "codes", "conv0", "input")),
         Node("turned", Gather(rng.permutation(5 * size).reshape(10, 2, 3), (10, 2, 3))),
+        Node("padded", Gather.pad(shape, 1, fill=-1), ("input",)),
+        Node("behind", Conv2d(rng.integers(-3, 4, (1, 2, 2, 2))), ("padded",)),
         Node("greatest", MaxPool2d((1, 2), 1), ("input",)),
         Node("again", Concat(), ("turned", "joined")),
         Node("flat", Flatten()),

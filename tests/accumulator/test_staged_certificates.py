@@ -370,16 +370,17 @@ def test_a_bias_outside_changes_no_verdict(bias, enumerated, domain, monkeypatch
     assert verdicts[0] == verdicts[1]
 
 
-@pytest.mark.parametrize("where", ["first", "last", "outside"])
+@pytest.mark.parametrize("where", ["first", "last"])
 @pytest.mark.parametrize("when", ["step", "end"])
-@pytest.mark.parametrize("bias", [-70, -40, -1, 0, 1, 2, 30])
-def test_a_question_about_one_sum_is_about_that_sum(bias, when, where, monkeypatch):
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("bias", [-40, 0, 1, 2])
+def test_a_question_about_one_sum_is_about_that_sum(bias, sign, when, where, monkeypatch):
     """x and 30 - x of a hidden layer: only the network of the one sum tells what two stages hold,
     and it must hold the bias where that stands, no later and no earlier."""
     nodes = [
         Node("fc1", Linear([[1, 1], [-1, -1]], [0, 30])),
         Node("act", Requantize.from_shift(0, UINT8)),
-        Node("fc2", Linear([[1, 1, 0]], [bias]), ("both",)),
+        Node("fc2", Linear([[sign, sign, 0]], [bias * sign]), ("both",)),
     ]
     nodes.insert(2, Node("both", Concat(), ("act", "one")))
     nodes.insert(2, Node("one", Linear([[1, 0]]), ("input",)))
@@ -388,6 +389,7 @@ def test_a_question_about_one_sum_is_about_that_sum(bias, when, where, monkeypat
     accumulator = {"fc2": Accumulator(stages, bias=where)}
     truth = certify(network, accumulator=accumulator)
     narrow_work(monkeypatch)
+    monkeypatch.setattr("refqnn.accumulator.staged.sampled", lambda *_: iter(()))  # ask, not try
     proved = certify(network, method="interval", accumulator=accumulator, budget_s=5.0)
     assert [r.verdict for r in proved.stages] == [r.verdict for r in truth.stages]
     proved.verify(network, allow_trusted=True)

@@ -280,3 +280,12 @@ def test_a_mean_that_is_not_listed_is_refused():
         mean_by_count((64, 9, 9), 3, 1, rounding="half_even", **many)
     with pytest.raises(NotCovered, match="bits"):
         mean_by_count((1, 2**16, 1), (2**16, 1), rounding="half_away", codes=INT32, format=INT32)
+
+
+@pytest.mark.parametrize("multiplier", [0, 1, 5])
+@pytest.mark.parametrize("zero_point", range(-3, 5))
+def test_listed_thresholds_of_any_multiplier_and_zero_point(multiplier, zero_point):
+    """0 times anything is the zero point, which may be any code or none."""
+    rescale = Rescale(multiplier, 3, IntFormat(2, False), "half_up", zero_point)
+    acc = np.arange(-40, 41)[:, None]
+    assert (Requantize.from_rescale(rescale).forward(acc) == rescale.forward(acc)).all()
