@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from math import prod
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,7 +113,9 @@ def compile(
     """
     the_network(network)
     for name, value in (("p_error", p_error), ("global_p_error", global_p_error)):
-        if value is not None and not (isinstance(value, Real) and 0.0 < value < 1.0):
+        if value is not None and not (
+            isinstance(value, (int, float, np.floating)) and 0.0 < value < 1.0
+        ):
             expected = "a probability between 0 and 1, or None: results are exact without a search"
             raise InvalidArgument(mismatch(name, value, expected))
     if not is_integer(trials) or trials < 0:
