@@ -116,7 +116,7 @@ def compile(
     chances = (("p_error", p_error), ("global_p_error", global_p_error))
     for name, value in chances:
         if value is not None and not (
-            isinstance(value, (float, np.floating)) and 0.0 < value < 1.0
+            isinstance(value, (int, float, np.floating)) and 0.0 < value < 1.0
         ):
             expected = "a probability between 0 and 1, or None: results are exact without a search"
             raise InvalidArgument(mismatch(name, value, expected))
