@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from math import prod
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,16 +113,11 @@ def compile(
         form; CertificateError for a certificate of another network or of a part of its inputs.
     """
     the_network(network)
-    chances: tuple[tuple[str, object], ...]
-    chances = (("p_error", p_error), ("global_p_error", global_p_error))
-    for name, value in chances:
-        if value is not None and not (
-            isinstance(value, (int, float, np.floating)) and 0.0 < value < 1.0
-        ):
+    asked: dict[str, object] = {"p_error": p_error, "global_p_error": global_p_error}
+    for name, value in asked.items():
+        if value is not None and not (isinstance(value, Real) and 0.0 < float(value) < 1.0):
             expected = "a probability between 0 and 1, or None: results are exact without a search"
-            raise InvalidArgument(mismatch(name, value, expected))
-    if not is_integer(trials) or trials < 0:
-        raise InvalidArgument(mismatch("trials", repr(trials), "an integer >= 0"))
+            raise InvalidArgument(mismatch(name, repr(value), expected))
     choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
         ("parameters", parameters, PARAMETERS),
         ("security", security, tuple(FAILURE)),
@@ -131,10 +127,18 @@ def compile(
     for name, choice, known in choices:
         if not isinstance(choice, (str, int, np.integer)) or choice not in known:
             raise InvalidArgument(mismatch(name, repr(choice), f"one of {known}"))
+    if not is_integer(trials) or trials < 0:
+        raise InvalidArgument(mismatch("trials", repr(trials), "an integer >= 0"))
+    if not (choose is None or callable(choose)):
+        raise InvalidType(mismatch("choose", repr(choose), "a function, or None"))
     for name in options:
         if name not in backend.OPTIONS:
             expected = backend.NEEDLESS.get(name, f"one of {backend.OPTIONS}")
             raise InvalidArgument(mismatch("option", repr(name), expected))
+    try:
+        fhe.Configuration(compress_evaluation_keys=compress_keys, **options)
+    except TypeError as error:
+        raise InvalidType(f"options: {error}") from error
     if p_error is None and global_p_error is None:
         global_p_error = FAILURE[security]
     input_levels = input_levels and model == "public"

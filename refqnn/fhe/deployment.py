@@ -18,6 +18,7 @@ from refqnn.doors import Predictions
 from refqnn.errors import (
     CircuitError,
     InvalidArgument,
+    InvalidType,
     NotCompiled,
     ShapeMismatch,
     mismatch,
@@ -62,6 +63,11 @@ class FHEModelDev:
             raise InvalidArgument(mismatch("via_mlir", True, "False: save on the server's machine"))
         if self.model is None:
             raise NotCompiled(mismatch("model", None, "a compiled estimator"))
+        if not hasattr(type(self.model), "fhe_circuit"):
+            got = type(self.model).__name__
+            raise InvalidType(
+                mismatch("model", got, "an estimator of ours; deploy takes a pipeline")
+            )
         there = [name for name in (CLIENT, SERVER) if (self.path_dir / name).exists()]
         if there:
             raise InvalidArgument(mismatch("path_dir", f"{there} in it", "a folder without them"))

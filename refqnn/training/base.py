@@ -293,9 +293,7 @@ class Estimator(BaseEstimator):
         classes: ArrayLike | None = None,
         start: nn.Module | None = None,
     ) -> Self:
-        with as_ours("parameters"):
-            name = type(self).__name__
-            validate_parameter_constraints(_CONSTRAINTS, self.get_params(), name)
+        self._check_settings()
         if classes is None:
             classes = getattr(self, "classes", None)
         if self.target is not None:
@@ -327,6 +325,16 @@ class Estimator(BaseEstimator):
         self.history_ = History([{**row, "batches": []} for row in net.history_])
         self.on_train_end(net, rows, targets)
         return self
+
+    def _check_settings(self) -> None:
+        """Raises: InvalidArgument for a parameter of skorch's that makes no sense."""
+        for name, constraint in _CONSTRAINTS.items():
+            value = getattr(self, name)
+            try:
+                validate_parameter_constraints({name: constraint}, {name: value}, "fit")
+            except ValueError as error:  # The 'lr' parameter of fit must be ... . Got -1 instead.
+                expected = str(error).partition(" must be ")[2].rpartition(". Got ")[0]
+                raise InvalidArgument(mismatch(name, repr(value), expected)) from error
 
     def _train_for_encryption(
         self, X: ArrayLike, y: ArrayLike | None, *others: Any, **named: Any

@@ -189,7 +189,7 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
             finer = not self._classify and room >= weights + bits + 2
             arguments.setdefault("n_input_bits", min(8, bits + 1 + finer))
         if not self._classify:
-            arguments.setdefault("output_std", 0.5)  # finer steps of targets; tails are far
+            arguments.setdefault("output_std", 1.0)
         return SparseQuantNeuralNetImpl(
             input_dim=n_features, n_outputs=self._n_outputs, **arguments
         )

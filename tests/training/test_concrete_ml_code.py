@@ -74,6 +74,9 @@ def test_compile_names_all_that_it_cannot_honour(model: NeuralNetClassifier) -> 
         InvalidArgument, match=r"p_error: got 0.*results are exact without a search"
     ):
         model.compile(p_error=0.0)
+    for words in ("often", [0.5], 1j):
+        with pytest.raises(InvalidArgument, match="global_p_error: got"):
+            model.compile(global_p_error=words)
     for asked in ("rounding_threshold_bits", "n_bits"):  # the network alone says the same
         with pytest.raises(InvalidArgument, match=asked) as said:
             refqnn_fhe.compile(model.network_, **{asked: 6})
@@ -84,6 +87,9 @@ def test_compile_names_all_that_it_cannot_honour(model: NeuralNetClassifier) -> 
         model.compile(network=3)
     with pytest.raises(InvalidArgument, match="enable_unsafe_features: got True"):
         model.compile(configuration=fhe.Configuration(enable_unsafe_features=True))
+    for wrong in ({"verbose": "very"}, {"show_mlir": 2}, {"trials": 1.5}, {"choose": "first"}):
+        with pytest.raises((InvalidArgument, InvalidType), match=next(iter(wrong))):
+            model.compile(**wrong)
     with pytest.raises(InvalidType, match="configuration: got int"):
         model.compile(IRIS.data, 3)
 

@@ -354,6 +354,8 @@ def test_the_calls_of_concrete_ml(tmp_path: Path) -> None:
     with pytest.raises(NotCompiled):
         fhe.FHEModelDev(tmp_path / "folder", model).save()
     assert not (tmp_path / "folder").exists()
+    with pytest.raises(InvalidType, match="model: got StandardScaler"):
+        fhe.FHEModelDev(tmp_path / "folder", preprocessing.StandardScaler()).save()
     model.compile(X, security="ind-cpa")
     fhe.FHEModelDev(tmp_path / "folder", model).save()
     with pytest.raises(InvalidArgument, match=r"client\.zip"):
