@@ -363,8 +363,9 @@ class _Walker:
 def _common(values: list[Value]) -> Value | None:
     """The integers that all the values are functions of, as floats without a function; or None."""
     first = values[0]
-    if any(v is not first for v in values) and not any(v.steps for v in values):
-        return None  # of two quantizers: a product of activations, though of equal ones
+    plain = not any(v.steps for v in values)
+    if plain and (first.node is None or any(v is not first for v in values)):
+        return None  # products of the input, or of what two quantizers made of it
     for v in values:
         same = (v.node, v.shape, v.zero_point) == (first.node, first.shape, first.zero_point)
         if not same or v.pending is not first.pending or v.sign is not first.sign:

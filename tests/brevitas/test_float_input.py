@@ -213,6 +213,23 @@ def test_several_inputs_in_one_tensor() -> None:
     assert_exact(*ready(module, 6))
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: torch.where(x > 0, x, x * 0.25),
+        lambda x: torch.maximum(x * 0.5, x - 1),
+        lambda x: x + torch.relu(x),
+    ],
+)
+def test_branches_of_the_input_that_rise_together(before: Any) -> None:
+    module = Forward(
+        lambda m, x: m.fc(m.q(before(x))),
+        q=signed(),
+        fc=qnn.QuantLinear(4, 2, bias=False, **STRICT_WEIGHT),
+    )
+    assert_exact(*ready(module, 4))
+
+
 # --- refused ------------------------------------------------------------------------------------
 
 
