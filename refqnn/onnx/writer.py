@@ -174,7 +174,7 @@ class _Writer:
             operands = [self.tensors[name] for name in inputs_of(node)]
             write = _WRITERS.get(type(node.op))
             if write is None:
-                remedy = "write the nodes in front of it: network.with_nodes(...)"
+                remedy = "a network of the nodes in front of it is written"
                 raise NotCovered(f"{where}: it has no ONNX form here; {remedy}")
             self._know(node.name, write(self, node.name, node.op, *operands))
         result = self.tensors[self.network.output]

@@ -118,7 +118,7 @@ class RandomImage(RandomGraph):
         """Operators on one value that only floats or only signed integers have, and choices."""
         x, dtype, pick = self.last, self.dtype, self.rng.integers(7)
         if dtype != "FLOAT":
-            super().after_integers() if dtype not in EIGHT and pick else self.threshold()
+            super().after_integers() if dtype not in EIGHT and pick else self.same()
         elif pick == 0:
             self.add("PRelu", [x, self.const(self.integers(1, 4) / 4, dtype)], dtype)
         elif pick == 1:
@@ -141,11 +141,11 @@ class RandomImage(RandomGraph):
         elif pick == 4:
             self.add("Dropout", [x], dtype)
         elif pick == 5:
-            self.threshold()
+            self.same()
         else:
             super().after_floats()
 
-    def threshold(self) -> None:
+    def same(self) -> None:
         self.add("Identity", [self.last], self.dtype)
 
     def count(self) -> None:

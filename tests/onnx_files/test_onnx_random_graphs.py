@@ -32,6 +32,7 @@ REASONS = (
     "too many to list", "more than 32 bits", "quantize it first", "are not all in",
     "different ways", "does not depend on x", "quantize each operand first",
     "varies inside a channel", "no code stands for", "times a matrix",
+    "scales of their own",
 )  # fmt: skip
 
 
