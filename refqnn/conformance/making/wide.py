@@ -16,7 +16,7 @@ from refqnn.conformance.making.case import (
     ints,
     slug,
 )
-from refqnn.conformance.operations import MODES
+from refqnn.conformance.operations import MODES, Values
 from refqnn.formats import IntFormat
 from refqnn.network import Network, Node
 from refqnn.ops import Add, Linear, Rescale
@@ -92,7 +92,9 @@ def rescales() -> Iterator[Case]:
 
 def left_open() -> Iterator[Case]:
     """Where one value stands beside a list, at the last shift, ties at one half, infinite codes."""
-    rows, channels = np.arange(-6, 6).reshape(2, 3, 2), {"axis": 1, "zero_point": np.array(3)}
+    rows = np.arange(-6, 6).reshape(2, 3, 2)
+    channels: Values = {"axis": 1, "zero_point": np.array(3)}
+    tens: Values = {"acc": 10 * rows, **fmt(4, True)}
     three = floats(0.5, 0.25, 2)
     yield ask("quantize", "one-zero-point", "a scale for each channel, one zero point for all",
               x=(rows / 2).astype(np.float32), scale=three, **channels)
@@ -101,11 +103,11 @@ def left_open() -> Iterator[Case]:
     for name, signed in (("signed", True), ("unsigned", False)):
         yield ask("quantize", f"infinite-{name}-32", "infinities are the ends of 32 bits",
                   x=floats(np.inf, -np.inf), **fmt(32, signed))
-    ones = partial(ask, "requantize_multiplier", acc=10 * rows, **fmt(4, True))
+    ones = partial(ask, "requantize_multiplier")
     yield ones("one-mantissa", "a shift for each channel, one mantissa for all",
-               mantissa=np.array(3), shift=ints(3, 4, 5))
+               mantissa=np.array(3), shift=ints(3, 4, 5), **tens)
     yield ones("one-shift", "a mantissa for each channel, one shift for all",
-               mantissa=ints(3, 5, 9), shift=np.array(4))
+               mantissa=ints(3, 5, 9), shift=np.array(4), **tens)
     yield ask("requantize_shift", "last-shift", "halves of 2^62", shift=62, **fmt(2, True),
               acc=column(2**61, 2**61 - 1, -(2**61), -(2**61) - 1, 2**62, -(2**62)))
     for mode in ("half_away", "half_toward_zero", "half_up", "half_down", "half_even"):
