@@ -92,6 +92,11 @@ RULES = [
     (r"requantize_scale: b / t -> |accumulate: int\(bias\[k\]\) -> |thresholds: q_max -> |"
      r"len\(values\) -> values|two_sided|order=order",
      "a hook that in the right kernel does not read it"),
+    (r"reshape\(-1\) -> |: values\(x|\.flat\) -> |places\(|result\(y\)|extras\(|: tuple\(|i <= -1$|"
+     r"reshape.*: 1 -> 2$|(global_sum_pool|<lambda>|flatten|project): 1 -> 2$",
+     "the same as a tuple, flat or not; any negative length is what is left; hooks hand on"),
+    (r"w > 0 -> w >= 0$|abs\(hi\) -> hi$|needs\[\d\] <= |need > room|<= 0$|codes\) <= budget -> ",
+     "a weight of 0 adds nothing; at the very bound both ways give the same"),
     (r"(_cut: range|range\(1, len\(descending).* \+ 1", "an empty sum behind all the others is 0"),
     (r"finish\((.*)\) -> finish\(|last\((.*)\) -> last\(", "of a sum, whichever is first; the hook "
      "reads no more"),
@@ -106,7 +111,7 @@ OF_OPERATIONS = [
      "formats whose thresholds are listed have 8 bits or so; wider ones are those of rescale"),
     ("conv1d", r"conv1d: |conv2d: (.*(\b[hiu]\b|0 -> |2 -> |1 -> )|x.ndim)|(stride|dilation)\[0\]",
      "conv1d is run as conv2d of one row"),
-    ("project", r"round_value|row_budgets|sign_budgets|bits|outside",
+    ("project", r"round_value|(row|sign)_budgets|bits|outside|<lambda>: ([st] \* |half|a // b)",
      "project rounds half to even alone; its budgets are asked as sign_budgets"),
     ("binarize", "narrowed|object", "codes are 1 and -1"),
 ]  # fmt: skip

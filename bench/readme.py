@@ -516,16 +516,6 @@ def foreign_killed() -> str:
     return _of_those_that_differ("foreign")
 
 
-@figure
-def tosa_table() -> str:
-    rows = [
-        [name, *(str(found[key]) for key in ("made", "run", "equal", "different")),
-         str(sum(found["not_expressible"].values()))]
-        for name, found in results("tosa")["operators"].items()
-    ]  # fmt: skip
-    return table(["operator", "tests", "run", "equal", "different", "no nodes of ours do it"], rows)
-
-
 # --- against the peers --------------------------------------------------------------------------
 
 

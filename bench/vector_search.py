@@ -1,7 +1,7 @@
 """Which mutants do the vectors let live, which of those does some question tell from the right
 answer, and which few questions would tell them all?
 
-    python bench/vector_search.py             # 10 minutes: prints seeds for making/chosen.py
+    python bench/vector_search.py             # 20 minutes: prints seeds for making/chosen.py
     python bench/vector_search.py linear add  # of these operations
 """
 

@@ -256,8 +256,8 @@ def _channel_axis(name: str) -> Precondition:
         return {"scale": _TWO[:1], "axis": max(range(getattr(a, name).ndim),
                                                key=getattr(a, name).shape.__getitem__)}
 
-    return _must("axis", f"where axis is given and scale has an axis, {name} has that axis, and as "
-                 "many channels there as there are scales", SHAPE,
+    return _must("axis", f"where axis is given and scale has an axis, {name} has that axis, with "
+                 "as many channels as scales", SHAPE,
                  lambda a: _has_axis(a, getattr(a, name)), *map(asks, (0, -1, 5, -5)), one)
 
 

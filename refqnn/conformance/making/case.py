@@ -55,7 +55,7 @@ class Case:
         if self.id.endswith("-unread"):
             return "_unread"
         later = f"_{a['rounding']}" if a.get("rounding") in LATER and name != "rescale" else ""
-        if self.id[-5] in "srx" and self.id[-4:].isdigit():
+        if self.id[-5] in "srxw" and self.id[-4:].isdigit():
             return "_more"  # chosen against mutants that came later
         if name in ("network", "predict"):
             return f"_{self.id.split('-')[1]}"
