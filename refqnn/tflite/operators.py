@@ -425,8 +425,11 @@ def transcendental(r: Reader, op: Operator) -> None:
     else:
         with np.errstate(over="ignore"):  # beyond, the value is 0
             value = np.float32(1) / (np.float32(1) + np.exp(-v).astype(np.float32))
-    codes = z_y + round_float(value * (np.float32(1) / s_y), "half_away").astype(np.int64)
-    r.table(op, r.value(x), _saturated(y, codes))
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = round_float(value * (np.float32(1) / s_y), "half_away")
+    if not (abs(rounded) < 2**31).all():
+        raise NotCovered(mismatch("its output's scale", f"{s_y}", "one that 32 bits suffice for"))
+    r.table(op, r.value(x), _saturated(y, z_y + rounded.astype(np.int64)))
 
 
 # Where the kernels' table of sigmoids is one above the nearest integer.
