@@ -31,7 +31,7 @@ def inputs(network: Network, n: int, seed: int) -> np.ndarray:
     x = rng.integers(fmt.q_min, fmt.q_max + 1, (n, *shape))
     x[1::4] = np.where(rng.random(x[1::4].shape) < 0.5, fmt.q_min, fmt.q_max)
     x[2::4] = np.clip(np.rint(rng.normal(fmt.q_min / 2, 20, x[2::4].shape)), fmt.q_min, fmt.q_max)
-    steps = rng.integers(-9, 10, x[3::4].shape).reshape(len(x[3::4]), -1)
+    steps = rng.integers(-9, 10, (len(x[3::4]), int(np.prod(shape))))
     walks = np.cumsum(steps, axis=1).reshape(x[3::4].shape) + (fmt.q_min + fmt.q_max) // 2
     x[3::4] = np.clip(walks, fmt.q_min, fmt.q_max)
     return x
