@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from refqnn.commands import console
+from refqnn.commands.reading import Reader, reads
 from refqnn.container import write_atomically
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ _REPORT = console.save_option("--report", "report_file", "Write verdicts as JSON
 )
 @click.option("--operation", "operations", multiple=True, help="Ask these operations alone.")
 @click.option("--profile", "profiles", multiple=True, help="Choices the program shares.")
+@click.option(
+    "--vectors",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Ask those that refqnn vectors from has written.",
+)
 @_REPORT
 @console.save_option("--transcript", "transcript", "Write every line that the program was sent.")
 @console.json_option
@@ -38,6 +46,7 @@ def conform(
     seconds: float,
     operations: tuple[str, ...],
     profiles: tuple[str, ...],
+    folder: Path | None,
     report_file: Path | None,
     transcript: Path | None,
     json_file: Path | None,
@@ -57,13 +66,14 @@ def conform(
         profiles=profiles or None,
         seconds=seconds,
         transcript=transcript,
+        folder=folder,
     )
     _finish(report, report_file, json_file)
 
 
 @click.group(cls=console.Group)
 def vectors() -> None:
-    """The test vectors: generate, emit questions, verify answers, start a program."""
+    """The test vectors: generate, emit questions, verify answers, start a program; your own."""
 
 
 @vectors.command()
@@ -77,6 +87,21 @@ def generate(check: bool) -> None:
     if check and changed:
         console.show("mend with: refqnn vectors generate")
         raise SystemExit(console.DIFFERENT)
+
+
+@vectors.command("from")
+@click.argument("network_file", metavar="NETWORK", type=console.FILE)
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@reads
+def of_network(network_file: Path, folder: Path, read: Reader) -> None:
+    """Write vectors of a NETWORK of yours (ours, ONNX or TFLite) to FOLDER: codes, floats, traces.
+
+    refqnn conform --vectors FOLDER asks them of a program.
+    """
+    from refqnn.conformance.making.writing import write_vectors
+
+    name = re.sub(r"\W", "_", network_file.stem)
+    console.show(f"wrote {write_vectors(read(network_file), name, folder)} vectors to {folder}")
 
 
 @vectors.command()

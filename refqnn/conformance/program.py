@@ -190,6 +190,7 @@ def conform(
     seconds: float = 10.0,
     name: str | None = None,
     transcript: str | Path | None = None,
+    folder: Path | None = None,
 ) -> Report:
     """Ask every vector of a program.
 
@@ -200,12 +201,13 @@ def conform(
         name: for the report; what the program calls itself by default.
         transcript: a file for every line that the program was sent.  `reproduction` then replays
             the conversation from the program's start, and not the one question alone.
+        folder: of vectors, as `refqnn vectors from` writes them; None: the suite.
 
     Raises: HarnessError when the program cannot be talked to, InvalidArgument.
     """
     if not command:
         raise InvalidArgument(mismatch("command", "nothing", "a program and its arguments"))
-    vectors = select(load_vectors(), operations, profiles)
+    vectors = select(load_vectors(folder), operations, profiles)
     sent: list[str] = []
     process = _Process(command, seconds, sent)
     about, outcomes, restarts = process.about, [], 0

@@ -334,6 +334,7 @@ def run(
     operations: Iterable[str] | None = None,
     profiles: Iterable[str] | None = None,
     name: str | None = None,
+    folder: Path | None = None,
 ) -> Report:
     """Ask every vector of a Python implementation.
 
@@ -344,6 +345,7 @@ def run(
         operations: names to ask; None: all.
         profiles: choices that the implementation shares, see vectors/README.md; None: all.
         name: for the report.
+        folder: of vectors, as `refqnn vectors from` writes them; None: the suite.
 
     Raises: InvalidType, InvalidArgument.
 
@@ -355,7 +357,8 @@ def run(
     functions = functions_of(implementation)
     name = name or str(getattr(implementation, "__name__", "implementation"))
     outcomes = [
-        ask(functions, vector, name) for vector in select(load_vectors(), operations, profiles)
+        ask(functions, vector, name)
+        for vector in select(load_vectors(folder), operations, profiles)
     ]
     return report_on(name, outcomes)
 

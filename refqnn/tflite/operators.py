@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import NotCovered, mismatch
+from refqnn.errors import FileFormatError, NotCovered, mismatch
 from refqnn.ops import (
     Add,
     Concat,
@@ -425,8 +425,11 @@ def transcendental(r: Reader, op: Operator) -> None:
     else:
         with np.errstate(over="ignore"):  # beyond, the value is 0
             value = np.float32(1) / (np.float32(1) + np.exp(-v).astype(np.float32))
-    codes = z_y + round_float(value * (np.float32(1) / s_y), "half_away").astype(np.int64)
-    r.table(op, r.value(x), _saturated(y, codes))
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = round_float(value * (np.float32(1) / s_y), "half_away")
+    if not (abs(rounded) < 2**31).all():
+        raise NotCovered(mismatch("its output's scale", f"{s_y}", "one that 32 bits suffice for"))
+    r.table(op, r.value(x), _saturated(y, z_y + rounded.astype(np.int64)))
 
 
 # Where the kernels' table of sigmoids is one above the nearest integer.
@@ -523,6 +526,9 @@ def pad(r: Reader, op: Operator) -> None:
     fill = int(_operand(op, 2).constant.reshape(-1)[0]) if op.kind == "PADV2" else zero
     if pairs[0] != [0, 0] or min(map(min, pairs)) < 0:
         raise NotCovered(f"padding {pairs}")
+    x, (y,) = _operand(op, 0), op.outputs
+    if [n + sum(pair) for n, pair in zip(x.shape, pairs)] != list(y.shape):
+        raise FileFormatError(f"padding {pairs} does not take {x.shape} to {y.shape}")
     _movement(r, op, lambda v: np.pad(v, pairs, constant_values=-1), fill)
 
 
@@ -578,6 +584,8 @@ def concatenation(r: Reader, op: Operator) -> None:
     axis = op.options.Axis() + len(y.shape) * (op.options.Axis() < 0)
     if axis == 0:
         raise NotCovered("it joins batches")
+    if sum(prod(_operand(op, i).shape) for i in range(len(op.inputs))) != prod(y.shape):
+        raise FileFormatError(f"its operands do not fill its output of shape {y.shape}")
     sources = []
     for i in range(len(op.inputs)):
         source = r.value(_operand(op, i))

@@ -194,6 +194,7 @@ def joined() -> bytes:
     [
         (of_codes("SOFTMAX", (1e-9, 2.0**-8), "SoftmaxOptions", {"Beta": 1.0}), "above 2..-26"),
         (of_codes("HARD_SWISH", (0.1, 1e5)), "a multiplier below 2..-16"),
+        (of_codes("TANH", (0.1, 1e-30)), "its output's scale: .* 32 bits suffice for"),
         (of_powers("ADD", (1.0, 1.0, 2.0**-16)), "one as its output, one not above it"),
         (of_powers("SUB", (1.0, 1.0, 2.0**-16), False), "the last of its multipliers"),
         (of_weights("DEPTHWISE_CONV_2D", 3), "its weights have zero points"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,28 @@ def test_a_softmax_at_the_end_is_left_out_on_the_way_to_onnx(tmp_path: Path) -> 
     unknown = runner.invoke(main, ["inspect", str(file), "--output", "logits"])
     assert unknown.exit_code != 0
     assert "output: got 'logits'" in unknown.output
+
+
+def test_vectors_of_a_network_of_ones_own(files: tuple[str, str], tmp_path: Path) -> None:
+    """The reference answers them, in Python and as a program; no vectors are written over."""
+    from refqnn.conformance import load_vectors, run
+    from refqnn.conformance.reference import FUNCTIONS
+
+    file, folder = files[0], tmp_path / "vectors"
+    runner = CliRunner()
+    words = ["vectors", "from", file, str(folder), "--runtime", "tflite_optimized"]
+    done = runner.invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert run(FUNCTIONS, folder=folder).conforms
+    asked = [v for v in load_vectors(folder) if v.operation == "network"]
+    codes = asked[0].arguments["codes"]
+    (expected,) = asked[0].outputs.values()
+    assert np.array_equal(from_tflite(of_ties(), "tflite_optimized").forward(codes), expected)
+    program, sent = str(tmp_path / "program.py"), tmp_path / "sent.jsonl"
+    runner.invoke(main, ["vectors", "template", "--language", "python", program])
+    options = ["--vectors", str(folder), "--transcript", str(sent)]
+    runner.invoke(main, ["conform", *options, "--", sys.executable, program])
+    assert 0 < sent.read_text().count('"cmd": "run"') < 5  # not the thousands of the suite
+    again = runner.invoke(main, words)
+    assert again.exit_code != 0
+    assert "with vectors, expected one without" in again.output

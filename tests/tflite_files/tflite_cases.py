@@ -157,21 +157,18 @@ def shape4(rng: Rng) -> tuple[int, ...]:
 
 def two(rng: Rng, kind: str, options: str) -> bytes:
     """x and a part of x: one input, two operands of other scales."""
-    shape = shape4(rng)
-    s, s_b = scale(rng), scale(rng)
-    s_y = float(
-        np.float32(
-            (s * s_b * 2.0 ** rng.uniform(3, 9))
-            if kind == "MUL"
-            else (s * 2.0 ** rng.uniform(-2, 2))
-        )
+    shape, scales = shape4(rng), (scale(rng), scale(rng))
+    a, b = [(0, 1), (1, 0), (0, 0), (1, 1)][int(rng.integers(4))]
+    s_y = (
+        scales[a] * scales[b] * 2.0 ** rng.uniform(3, 9)
+        if kind == "MUL"
+        else scales[0] * 2.0 ** rng.uniform(-2, 2)
     )
-    tensors = [T(shape, s, zero(rng)), T(shape, s_b, zero(rng)), T(shape, s_y, zero(rng))]
-    pairs = [[0, 1], [1, 0], [0, 0], [1, 1]]
+    tensors = [T(shape, float(np.float32(s)), zero(rng)) for s in (*scales, s_y)]
     values = {"FusedActivationFunction": activation(rng)}
     ops = [
         O("QUANTIZE", [0], [1], "QuantizeOptions"),
-        O(kind, pairs[int(rng.integers(4))], [2], options, values),
+        O(kind, [a, b], [2], options, values),
     ]
     return model(tensors, ops, [0], [2])
 

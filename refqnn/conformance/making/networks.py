@@ -18,7 +18,7 @@ from refqnn.network import Network, load
 from refqnn.ops import Op
 from refqnn.quantizers import Quantizer
 
-__all__ = ["describe", "trained_cases"]
+__all__ = ["cases_of", "describe", "trained_cases"]
 
 _SAMPLES = 6
 
@@ -72,36 +72,41 @@ def _format(fmt: IntFormat) -> Values:
 def trained_cases(folder: Path) -> Iterator[tuple[str, str, Values, str]]:
     """(id, operation, arguments, comment) for each saved network, in the order of their names."""
     for path in sorted(folder.glob("*.npz")):
-        network, name = load(path), path.stem
-        fmt, stream = network.input_format, Stream(1, name)
-        codes = stream.tensor((_SAMPLES, *network.input_shape), fmt.q_min, fmt.q_max)
-        corners = np.stack([np.full(network.input_shape, v) for v in (fmt.q_min, fmt.q_max)])
-        program = describe(network)
-        arguments = {"network": program, "codes": np.concatenate([corners, codes])}
-        comment = (
-            f"trained network {name}: the two corners of the domain and {_SAMPLES} random codes"
-        )
-        yield f"network-{name}-codes", "network", arguments, comment
-        door, out = network.input_quantizer, network.output_dequantizer
-        if door is None or out is None or not _is_plain(door):
-            continue
-        # Codes plus eighths, so that every eighth value or so is a tie.
-        eighths = stream.tensor(
-            (_SAMPLES, *network.input_shape), 8 * fmt.q_min - 8, 8 * fmt.q_max + 8
-        )
-        zero_point = np.asarray(getattr(door, "zero_point", 0))
-        x = (eighths / 8 - zero_point) * np.float64(door.scale)
-        doors = {
-            "scale": np.asarray(door.scale),
-            "zero_point": zero_point,
-            "rounding": door.rounding.value,
-            "output_scale": np.asarray(out.scale),
-            "output_offset": np.asarray(out.offset),
-            "x": x.astype(np.float32),
-        }
-        yield (
-            f"predict-{name}-floats",
-            "predict",
-            {"network": program, **doors},
-            (f"trained network {name}: float inputs, some of them ties"),
-        )
+        yield from cases_of(load(path), path.stem, "trained network")
+
+
+def cases_of(
+    network: Network, name: str, what: str = "network"
+) -> Iterator[tuple[str, str, Values, str]]:
+    """The same for one network: codes, and floats where its doors are plain.
+
+    Raises: NotCovered.
+    """
+    fmt, stream = network.input_format, Stream(1, name)
+    codes = stream.tensor((_SAMPLES, *network.input_shape), fmt.q_min, fmt.q_max)
+    corners = np.stack([np.full(network.input_shape, v) for v in (fmt.q_min, fmt.q_max)])
+    program = describe(network)
+    arguments = {"network": program, "codes": np.concatenate([corners, codes])}
+    comment = f"{what} {name}: the two corners of the domain and {_SAMPLES} random codes"
+    yield f"network-{name}-codes", "network", arguments, comment
+    door, out = network.input_quantizer, network.output_dequantizer
+    if door is None or out is None or not _is_plain(door) or out.precision != "float32":
+        return
+    # Codes plus eighths, so that every eighth value or so is a tie.
+    eighths = stream.tensor((_SAMPLES, *network.input_shape), 8 * fmt.q_min - 8, 8 * fmt.q_max + 8)
+    zero_point = np.asarray(getattr(door, "zero_point", 0))
+    x = (eighths / 8 - zero_point) * np.float64(door.scale)
+    doors = {
+        "scale": np.asarray(door.scale),
+        "zero_point": zero_point,
+        "rounding": door.rounding.value,
+        "output_scale": np.asarray(out.scale),
+        "output_offset": np.asarray(out.offset),
+        "x": x.astype(np.float32),
+    }
+    yield (
+        f"predict-{name}-floats",
+        "predict",
+        {"network": program, **doors},
+        (f"{what} {name}: float inputs, some of them ties"),
+    )

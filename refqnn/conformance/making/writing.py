@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from functools import lru_cache
 from itertools import groupby
@@ -13,6 +14,7 @@ import numpy as np
 
 from refqnn.conformance.encoding import canonical, encode_fields
 from refqnn.conformance.making.cases import Case, all_cases
+from refqnn.conformance.making.networks import cases_of
 from refqnn.conformance.making.oracle import FUNCTIONS as ORACLE
 from refqnn.conformance.mutants import MUTANTS, mutants_of
 from refqnn.conformance.notes import NOTES
@@ -33,9 +35,10 @@ from refqnn.conformance.suite import (
     vectors_path,
 )
 from refqnn.container import write_atomically
-from refqnn.errors import CertificateError, FileFormatError
+from refqnn.errors import CertificateError, FileFormatError, InvalidArgument, mismatch
+from refqnn.network import Network
 
-__all__ = ["COMMAND", "files", "generate", "kills", "score", "solved", "stale"]
+__all__ = ["COMMAND", "files", "generate", "kills", "score", "solved", "stale", "write_vectors"]
 
 COMMAND = "refqnn vectors generate"
 
@@ -145,6 +148,31 @@ def files() -> dict[str, bytes]:
     result = {name: text.encode() for name, text in texts.items()}
     result["MANIFEST.json"] = canonical(_manifest(by_file, result)).encode()
     return result
+
+
+def write_vectors(network: Network, name: str, folder: Path) -> int:
+    """Write vectors of one network into a folder that holds none, as `load_vectors` reads them.
+
+    Args:
+        name: of letters, digits and underscores: ids and files are called after it.
+
+    Returns: how many.
+
+    Raises: InvalidArgument for a name or a folder that is not so; NotCovered for a kind of node
+        that is no operation of the suite; OSError.
+    """
+    if not re.fullmatch(r"\w+", name):
+        raise InvalidArgument(mismatch("name", repr(name), "letters, digits and underscores"))
+    vectors = [_answered(Case(*case)) for case in cases_of(network, name)]
+    texts = {v.file: canonical(_content([v])).encode() for v in vectors}
+    manifest = _manifest({v.file: [v] for v in vectors}, texts)
+    texts["MANIFEST.json"] = canonical(manifest).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "MANIFEST.json").exists():
+        raise InvalidArgument(mismatch("folder", f"{folder}, with vectors", "one without"))
+    for file, text in texts.items():
+        write_atomically(folder / file, lambda out, text=text: out.write(text))  # type: ignore[misc]
+    return len(vectors)
 
 
 def _content(vectors: list[Vector]) -> Values:
