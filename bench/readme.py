@@ -91,6 +91,36 @@ def unconstrained() -> str:
     return f"{thousandths(mean(r['accuracy'] for r in runs))} at {widest} bits"
 
 
+def _staged(network: str, tile: int | None, bits: int) -> str:
+    runs = results("staged_accumulators")["runs"]
+    some = [r for r in runs if (r["network"], r["tile"], r["inner"]) == (network, tile, bits)]
+    if not some:
+        return ""
+    open_ = sum(not r["proved"] for r in some)
+    return f"{thousandths(mean(r['accuracy'] for r in some))} ({open_})"
+
+
+@figure
+def staged_table() -> str:
+    runs = results("staged_accumulators")["runs"]
+    widths = sorted({r["inner"] for r in runs})
+    rows = [
+        [
+            network.upper(),
+            "one register" if tile is None else f"tiles of {tile}",
+            *(_staged(network, tile, bits) for bits in widths),
+        ]
+        for network, tile in dict.fromkeys((r["network"], r["tile"]) for r in runs)
+    ]
+    return table(["", "sums of", *(f"{bits} bits" for bits in widths)], rows)
+
+
+@figure
+def staged_seeds() -> str:
+    runs = results("staged_accumulators")["runs"]
+    return str(len({r["seed"] for r in runs}))
+
+
 @figure
 def posttraining_table() -> str:
     found = results("posttraining")["mean_accuracy"]
