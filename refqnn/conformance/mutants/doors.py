@@ -379,8 +379,9 @@ def _wrong_ends(rule: Hook) -> Hook:
 
 
 def _unchecked_ends(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
-    half = 2**bits // 2
-    return (narrow - half, half - 1) if signed and bits else (0, 2**bits - 1 - narrow)
+    codes = int(2**bits)
+    half = codes // 2
+    return (narrow - half, half - 1) if signed and bits else (0, codes - 1 - narrow)
 
 
 # fmt: off
