@@ -144,6 +144,8 @@ def conv2d(
     bias_at: Hook = lambda b, k: b[k],
     sample: Hook = same,
 ) -> Values:
+    if min(*stride, *dilation) < 1:
+        raise Rejected("invalid_parameter", "stride or dilation")
     weight, x = weights(np.asarray(weight)), images(np.asarray(x))
     out, per_group, *kernel = weight.shape
     stride, padding, dilation = strides(stride, kernel), paddings(padding), dilations(dilation)

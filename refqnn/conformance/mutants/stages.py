@@ -142,5 +142,5 @@ _s("first_group", "layout", "takes the first group size for every stage",
    groups_=lambda g: [g[0]] * len(g) if g else g)
 _s("wraps_at_end", "overflow_rule", "wraps once at the end instead of at every step",
    "wrapping is reduction modulo 2^b, which commutes with addition",
-   at_end_=lambda e, clips: [max(end, 1 - c) for end, c in zip(e, clips)])
+   at_end_=lambda e, clips: [bool(end) or not c for end, c in zip(e, clips)])
 # fmt: on
