@@ -58,6 +58,8 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
             raise Unsupported("sums beyond int64")
 
     def linear(x: Any, weight: Any, bias: Any, x_zero_point: int, weight_zero_point: Any) -> Any:
+        zeros = np.asarray(weight_zero_point).reshape(-1, 1)
+        sums_fit(x.astype(object) - x_zero_point, weight.astype(object) - zeros, bias, 0)
         centred = int64(weight) - int64(np.asarray(weight_zero_point).reshape(-1, 1))
         bounded(np.append(x.astype(object), x_zero_point), centred.numpy(), bias)
         try:
@@ -67,6 +69,7 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
         return (acc if bias is None else acc + int64(bias)).numpy()
 
     def conv2d(x: Any, weight: Any, bias: Any, padding: Any, pad_code: int, **how: Any) -> Any:
+        sums_fit(x, weight, bias, pad_code)
         (top, bottom), (left, right) = padding
         sides = (left, right, top, bottom)
         bounded(np.append(x.astype(object), pad_code), weight, bias)
@@ -322,6 +325,11 @@ def as_products(acc: Any) -> tuple[Any, Any]:
 def onnx_functions(backend: Backend) -> dict[str, Callable[..., Any]]:
     """QuantizeLinear, DequantizeLinear, MatMulInteger, ConvInteger."""
 
+    def zeros(zero_point: Any, scale: Any, dtype: Any) -> Any:
+        """One for each scale, as the operators want them."""
+        one = np.size(zero_point) == 1
+        return (np.broadcast_to(zero_point, scale.shape) if one else zero_point).astype(dtype)
+
     def quantize(
         x: Any,
         scale: Any,
@@ -336,7 +344,11 @@ def onnx_functions(backend: Backend) -> dict[str, Callable[..., Any]]:
             raise Unsupported("8 bits, float32")
         dtype = eight_bits(fmt["signed"], zero_point)
         with np.errstate(over="ignore"):
-            inputs = [x.astype(np.float32), scale.astype(np.float32), zero_point.astype(dtype)]
+            inputs = [
+                x.astype(np.float32),
+                scale.astype(np.float32),
+                zeros(zero_point, scale, dtype),
+            ]
         options = {} if axis is None else {"axis": axis}
         return narrowed(evaluated(backend, "QuantizeLinear", inputs, dtype, **options), fmt)
 
@@ -345,8 +357,10 @@ def onnx_functions(backend: Backend) -> dict[str, Callable[..., Any]]:
     ) -> Any:
         if fmt["bits"] > 8 or precision != "float32":
             raise Unsupported("8 bits, float32")
+        if fmt["bits"] < 1:
+            raise ValueError("bits")
         dtype = eight_bits(fmt["signed"], zero_point, codes)
-        inputs = [codes.astype(dtype), scale.astype(np.float32), zero_point.astype(dtype)]
+        inputs = [codes.astype(dtype), scale.astype(np.float32), zeros(zero_point, scale, dtype)]
         options = {} if axis is None else {"axis": axis}
         return evaluated(backend, "DequantizeLinear", inputs, np.float32, **options)
 
@@ -376,7 +390,8 @@ def onnx_functions(backend: Backend) -> dict[str, Callable[..., Any]]:
         if x.shape[1] != weight.shape[1] * groups:
             raise ValueError("channels")
         (top, bottom), (left, right) = padding
-        if x.shape[3] + left + right < dilation[1] * (weight.shape[3] - 1) + 1:
+        extents = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:])]
+        if x.shape[2] + top + bottom < extents[0] or x.shape[3] + left + right < extents[1]:
             raise ValueError("window")
         inputs = [x.astype(x_type), weight.astype(w_type), np.array(pad_code, dtype=x_type)]
         options = {"pads": (top, left, bottom, right), "strides": stride, "dilations": dilation}
@@ -408,6 +423,8 @@ def qlinear_functions(backend: Backend, op_type: str) -> dict[str, Callable[...,
         offsets = np.broadcast_to(bias, len(s_in)).astype(np.float64) / s_in
         if (offsets != np.rint(offsets)).any() or (op_type == "QLinearMatMul" and offsets.any()):
             raise Unsupported("a bias that is no integer of the accumulator")
+        if np.abs(offsets).max() >= 2**31:
+            raise Unsupported("a bias beyond int32")
         if not (s_out > 0 and (s_in > 0).all()):
             raise ValueError("scale")
 

@@ -223,8 +223,9 @@ for line in sys.stdin:
         asked += 1
         if asked == 8:
             sys.exit(5)
-        n, w, x = (2 ** max(bits, 0) - 1 for bits in message["arguments"].values())
-        fan_in = n // (w * x) if w * x else 0
+        least = min(message["arguments"].values())
+        n, w, x = (2 ** max(bits, 1) - 1 for bits in message["arguments"].values())
+        fan_in = n // (w * x)
         answer = {"seq": message["seq"], "result": {"fan_in": 12345 if asked > 3 else fan_in}}
         if n * w * x == 0:
             answer = {"seq": message["seq"], "error": "refused"}
