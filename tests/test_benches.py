@@ -138,8 +138,6 @@ def test_constants_are_read_from_their_homes_and_can_be_measured(
     for ways in (constants.compared(1), constants.by_table(2**10), constants.enumerated(2**6, 1)):
         for way in ways:
             way()
-    for way in constants.by_table_of_the_plan(2**14):
-        way()
     for measured in (constants.making_a_table, constants.fitting_lines, constants.walking):
         call, units = measured(2**6)
         call()

@@ -325,9 +325,9 @@ def test_every_command_checks_its_files() -> None:
 
 
 def pairs() -> Iterator[tuple[tuple[str, ...], click.Command, str, str]]:
-    """Every two arguments of a command that name files, one of them to write."""
+    """Every two arguments of a command that name files, one of them to write; no folder is one."""
     for path, command in commands():
-        files = [p for p in command.params if isinstance(p.type, click.Path)]
+        files = [p for p in command.params if isinstance(p.type, click.Path) and p.type.file_okay]
         for i, a in enumerate(files):
             for b in files[:i]:
                 if isinstance(a.type, NewFile) or isinstance(b.type, NewFile):

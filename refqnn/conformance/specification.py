@@ -119,6 +119,7 @@ before, in `<operation>_refuses.json`.
 - Where nothing is said, integers have any size: a sum beyond 64 bits is a result. Who cannot hold
   it skips the question.
 - `first_shift` without `first_rounding` may be anything.
+- What is 1 or 0 in `signed`, `saturates` and `at_end` may be any integer: not 0 is 1.
 - Sizes that nothing could hold (a stride of 2^40, a billion positions, a list of 2^20 thresholds)
   may be refused under any code; no vector asks.
 - A network may be refused as `out_of_range` for what other codes of its input format would bring

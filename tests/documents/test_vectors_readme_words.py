@@ -279,8 +279,8 @@ def test_accumulators_are_mathematical_integers() -> None:
 
 def test_half_up_and_half_away() -> None:
     says(
-        "`half_up` sends ties toward +infinity (add a half, shift); `half_away` away from zero. "
-        "Other tools call the latter HALF_UP."
+        "`half_up` toward +infinity (add a half, shift), `half_down` toward -infinity, "
+        "`half_toward_zero`, and `half_away` away from zero. Other tools call the latter HALF_UP."
     )
     ties = 0
     for vector in of("round_ratio"):
