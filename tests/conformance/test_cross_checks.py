@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -50,18 +49,16 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
             raise Unsupported("beyond int64")
         return torch.from_numpy(np.ascontiguousarray(array))
 
-    def bounded(x: Any, weight: Any, bias: Any) -> None:
-        """What torch would wrap is not asked of it."""
-        sizes = [int(abs(v).max()) for v in (x, weight) if v.size]
-        most = prod(sizes) * weight.size + (0 if bias is None else int(abs(bias).max(initial=0)))
-        if most >= 2**63:
+    def sums_fit(x: Any, weight: Any, bias: Any, *codes: int) -> None:
+        largest = max(int(np.abs(x.astype(object)).max()), *map(abs, codes))
+        ends = 0 if bias is None else int(np.abs(bias.astype(object)).max())
+        if largest * int(np.abs(weight.astype(object)).sum()) + ends >= 2**63:
             raise Unsupported("sums beyond int64")
 
     def linear(x: Any, weight: Any, bias: Any, x_zero_point: int, weight_zero_point: Any) -> Any:
         zeros = np.asarray(weight_zero_point).reshape(-1, 1)
         sums_fit(x.astype(object) - x_zero_point, weight.astype(object) - zeros, bias, 0)
         centred = int64(weight) - int64(np.asarray(weight_zero_point).reshape(-1, 1))
-        bounded(np.append(x.astype(object), x_zero_point), centred.numpy(), bias)
         try:
             acc = (int64(x) - x_zero_point) @ centred.T
         except RuntimeError as error:
@@ -72,7 +69,6 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
         sums_fit(x, weight, bias, pad_code)
         (top, bottom), (left, right) = padding
         sides = (left, right, top, bottom)
-        bounded(np.append(x.astype(object), pad_code), weight, bias)
         padded = torch.nn.functional.pad(int64(x), sides, value=pad_code)
         offset = None if bias is None else int64(bias)
         try:
@@ -85,7 +81,7 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
         offset = None if bias is None else int64(bias)
         if np.min(padding) < 0 or x.ndim != 4:
             raise ValueError("padding or shape")
-        bounded(x, weight, bias)
+        sums_fit(x, weight, bias, 0)
         try:
             y = torch.nn.functional.conv_transpose2d(int64(x), int64(weight), offset, **how).numpy()
         except RuntimeError as error:

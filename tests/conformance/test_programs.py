@@ -227,7 +227,7 @@ for line in sys.stdin:
         n, w, x = (2 ** max(bits, 1) - 1 for bits in message["arguments"].values())
         fan_in = n // (w * x)
         answer = {"seq": message["seq"], "result": {"fan_in": 12345 if asked > 3 else fan_in}}
-        if n * w * x == 0:
+        if least < 1:
             answer = {"seq": message["seq"], "error": "refused"}
     print(json.dumps(answer), flush=True)
 """
