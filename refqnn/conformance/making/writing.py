@@ -57,10 +57,15 @@ def solved(case: Case) -> Vector:
     Raises: CertificateError when the routes disagree, or when bad data is not refused as it should;
         the error of the reference for a question that makes no sense.
     """
+    return _measured(case)[0]
+
+
+def _measured(case: Case) -> tuple[Vector, set[str]]:
+    """See `solved`; and the ids of the mutants that the vector kills."""
     vector = _answered(case)
     killed = set(kills(vector))
     flags = tuple(f for f in NOTES if any(m.flag == f and m.id in killed for m in MUTANTS))
-    return Vector(**{**vector.__dict__, "flags": flags})
+    return Vector(**{**vector.__dict__, "flags": flags}), killed
 
 
 def _answered(case: Case) -> Vector:
@@ -124,12 +129,12 @@ def kills(vector: Vector) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _solved_cases() -> tuple[tuple[Case, Vector], ...]:
+def _all_measured() -> tuple[tuple[Vector, set[str]], ...]:
     cases = all_cases()
     duplicate = [i for i, n in Counter(case.id for case in cases).items() if n > 1]
     if duplicate:
         raise FileFormatError(f"ids used twice: {duplicate}")
-    return tuple((case, solved(case)) for case in cases)
+    return tuple(_measured(case) for case in cases)
 
 
 @lru_cache(maxsize=1)
@@ -139,7 +144,7 @@ def files() -> dict[str, bytes]:
     Raises: CertificateError, see `solved`.
     """
     by_file: dict[str, list[Vector]] = {}
-    for _, vector in _solved_cases():
+    for vector, _ in _all_measured():
         by_file.setdefault(vector.file, []).append(vector)
     texts = {name: canonical(_content(vectors)) for name, vectors in by_file.items()}
     texts |= {f"schema/{name}": canonical(schema) for name, schema in schemas().items()}
@@ -268,7 +273,7 @@ def score() -> dict[str, tuple[int, int, int]]:
 
     Keys are operation names and "flag:<name>".
     """
-    killed = {m for _, vector in _solved_cases() for m in kills(vector)}
+    killed = set().union(*(mutants for _, mutants in _all_measured()))
     table: dict[str, tuple[int, int, int]] = {}
     for key, chosen in (
         *((name, [m for m in MUTANTS if m.operation == name]) for name in OPERATIONS),
