@@ -546,6 +546,16 @@ def foreign_killed() -> str:
     return _of_those_that_differ("foreign")
 
 
+@figure
+def tosa_table() -> str:
+    rows = [
+        [name, *(str(found[key]) for key in ("made", "run", "equal", "different")),
+         ", ".join(f"{n} {why}" for why, n in found["not_expressible"].items())]
+        for name, found in results("tosa")["operators"].items()
+    ]  # fmt: skip
+    return table(["operator", "tests", "run", "equal", "different", "left out"], rows)
+
+
 # --- against the peers --------------------------------------------------------------------------
 
 

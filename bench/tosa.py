@@ -264,7 +264,7 @@ def mul(t: Test) -> Array:
 
 def clamp(t: Test) -> Array:
     ends = [
-        int.from_bytes(bytes(t.attributes[name]), "little", signed=True)
+        int.from_bytes(bytes(t.attributes[name][: t.bits[-1] // 8]), "little", signed=True)
         for name in ("min_val", "max_val")
     ]
     return run(_to(t.bits[-1], clip=np.array([ends])), *_columns(t.inputs[0]))
