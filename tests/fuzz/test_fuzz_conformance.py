@@ -65,7 +65,7 @@ def test_right_answers_pass() -> None:
 @pytest.mark.parametrize("slow", SPEEDS)
 def test_files_of_answers(slow: bool, tmp_path: Path, monkeypatch) -> None:
     few = load_vectors()[::40]
-    monkeypatch.setattr("refqnn.conformance.offline.load_vectors", lambda: few)
+    monkeypatch.setattr("refqnn.conformance.offline.load_vectors", lambda *_: few)
     monkeypatch.setattr("refqnn.conformance.runner._same_answer", lambda *_: [])
     path = tmp_path / "answers.jsonl"
     text = "".join(json.dumps(right_answer(v)) + "\n" for v in few).encode()
@@ -192,6 +192,6 @@ def test_programs_that_answer_with_garbage(name: str, tmp_path: Path) -> None:
     command = program(tmp_path, HONEST.replace("HERE", AT_A_QUESTION[name]))
     vectors = [v for v in load_vectors() if v.operation == "flatten"][:2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("refqnn.conformance.program.load_vectors", lambda: vectors)
+        patch.setattr("refqnn.conformance.program.load_vectors", lambda *_: vectors)
         report = conformance.conform(command, seconds=5.0)
     assert report.counts["fault"] == len(vectors)
