@@ -118,7 +118,7 @@ def left_open() -> Iterator[Case]:
     yield ask("global_sum_pool", "one-axis", "one spatial axis", x=np.arange(12).reshape(2, 2, 3))
     yield ask("max_pool2d", "refused-padding-beyond", "padding beyond the kernel, of the last axis",
               "invalid_parameter", padding=((0, 0), (0, 5)))
-    sums = {"P": ints(2**20 + 1, 2**20), "N": ints(2**20 - 1, 3)}
+    sums: Values = {"P": ints(2**20 + 1, 2**20), "N": ints(2**20 - 1, 3)}
     for name, ends in (("up", (0, 2**33 + 1)), ("down", (-(2**33) - 1, 0)), ("both", (-7, 2**33))):
         yield ask("sign_budgets", f"far-{name}", "inputs of more than 32 bits", bits=50, **sums,
                   input_range=ends)
