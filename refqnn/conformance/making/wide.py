@@ -113,6 +113,18 @@ def left_open() -> Iterator[Case]:
     for mode in ("half_away", "half_toward_zero", "half_up", "half_down", "half_even"):
         yield ask("rescale", f"halves-{slug(mode)}", "one half, and its neighbours", rounding=mode,
                   acc=column(*range(-5, 6)), multiplier=np.array(1), shift=np.array(1))
+    yield ask("lookup", "one-row", "one row of the table for all channels", table=ints([[4, 1, 0]]),
+              x=ints([[-2, -1, 0], [0, -2, -1]]))
+    yield ask("global_sum_pool", "one-axis", "one spatial axis", x=np.arange(12).reshape(2, 2, 3))
+    yield ask("max_pool2d", "refused-padding-beyond", "padding beyond the kernel, of the last axis",
+              "invalid_parameter", padding=((0, 0), (0, 5)))
+    sums: Values = {"P": ints(2**20 + 1, 2**20), "N": ints(2**20 - 1, 3)}
+    for name, ends in (("up", (0, 2**33 + 1)), ("down", (-(2**33) - 1, 0)), ("both", (-7, 2**33))):
+        yield ask("sign_budgets", f"far-{name}", "inputs of more than 32 bits", bits=50, **sums,
+                  input_range=ends)
+    far = 2**40 + 1
+    yield ask("max_fan_in", "far", "odd ends beyond 2^40", weight_range=(-1, 1),
+              input_range=(0, 1), bias_range=(-far, far), accumulator_range=(1 - 5 * far, 5 * far))
 # fmt: on
 
 
