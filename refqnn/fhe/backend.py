@@ -35,7 +35,6 @@ from concrete.fhe.compilation.configuration import SecurityLevel
 from concrete.fhe.dtypes import Integer
 from concrete.fhe.representation import Graph, GraphProcessor, Node, Operation
 
-from refqnn.errors import InvalidType
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.program import Conv, IntVector, Program, Value
 from refqnn.ops.base import Shape
@@ -83,24 +82,19 @@ class Tracing:
 
 
 def compiled(program: Program, *, security_level: int = 128, **options: Any) -> fhe.Circuit:
-    """The circuit of a program.
-
-    Raises: RuntimeError where no parameters serve it; InvalidType for an option of another type.
+    """The circuit of a program.  Raises: RuntimeError where no parameters serve it.
 
     Args:
         security_level: bits, 128 or 132.
         options: further fields of Concrete's Configuration.
     """
-    try:
-        configuration = fhe.Configuration(
-            additional_pre_processors=[ProvedWidths(program.tops)],
-            additional_post_processors=[FittingConstants()],
-            security_level=SecurityLevel(security_level),
-            dump_artifacts_on_unexpected_failures=False,
-            **options,
-        )
-    except TypeError as error:
-        raise InvalidType(f"option: {error}") from error
+    configuration = fhe.Configuration(
+        additional_pre_processors=[ProvedWidths(program.tops)],
+        additional_post_processors=[FittingConstants()],
+        security_level=SecurityLevel(security_level),
+        dump_artifacts_on_unexpected_failures=False,
+        **options,
+    )
     ends = [np.full(program.input_shape, end, dtype=np.int64) for end in (0, program.input_top)]
 
     def circuit(x: Value) -> Value:

@@ -49,10 +49,11 @@ _MOST_ROWS = 10_000  # windows of the samples, evenly spaced, that a layer is fi
 _PASSING = (nn.Dropout, nn.Dropout2d, nn.Identity)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _MOVES = (nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_BEHIND = (
-    *(*_NORMS, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.Softplus),
-    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign),
+_NAMED = (  # as their functions are, in lower case
+    *(nn.ReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU),
+    *(nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh),
 )
+_BEHIND = (*_NORMS, *_NAMED, nn.LeakyReLU, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign)
 _ONE = (1, (1, 1))
 _USUAL: tuple[tuple[tuple[type[nn.Module], ...], dict[str, tuple[object, ...]]], ...] = (
     ((nn.Conv2d,), {"groups": (1,), "padding_mode": ("zeros",)}),
@@ -64,11 +65,15 @@ _USUAL: tuple[tuple[tuple[type[nn.Module], ...], dict[str, tuple[object, ...]]],
     (_NORMS, {"track_running_stats": (True,)}),
 )
 _FUNCTIONS: dict[str, type[nn.Module]] = {
-    **{kind.__name__.lower(): kind for kind in (nn.ReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU)},
-    **{kind.__name__.lower(): kind for kind in (nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh)},
-    **{"leaky_relu": nn.LeakyReLU, "dropout": nn.Identity, "flatten": nn.Flatten},
-    **{"max_pool2d": nn.MaxPool2d, "avg_pool2d": nn.AvgPool2d},
-    **{"adaptive_avg_pool2d": nn.AdaptiveAvgPool2d, "view": nn.Flatten, "reshape": nn.Flatten},
+    **{kind.__name__.lower(): kind for kind in _NAMED},
+    "leaky_relu": nn.LeakyReLU,
+    "dropout": nn.Identity,
+    "flatten": nn.Flatten,
+    "view": nn.Flatten,
+    "reshape": nn.Flatten,
+    "max_pool2d": nn.MaxPool2d,
+    "avg_pool2d": nn.AvgPool2d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
 }
 _SHAPES = ("size", "getattr", "getitem")
 _EXPECTED = (
