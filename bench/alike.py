@@ -113,6 +113,8 @@ OF_OPERATIONS = [
      "conv1d is run as conv2d of one row"),
     ("project", r"round_value|(row|sign)_budgets|bits|outside|<lambda>: ([st] \* |half|a // b)",
      "project rounds half to even alone; its budgets are asked as sign_budgets"),
+    ("fan_in_mask", r"object -> |weight.size == 0",
+     "marks are 0 and 1; an empty weight has no rows to be made, a refusal without a code"),
     ("binarize", "narrowed|object", "codes are 1 and -1"),
 ]  # fmt: skip
 

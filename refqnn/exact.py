@@ -676,9 +676,18 @@ def project(
 
 
 def _taken_down(row: list[Fraction], budget: int) -> list[int]:
-    """Each unit from where (w - v)**2 grows least, among equals from the last."""
+    """Each unit from where (w - v)**2 grows least, among equals from the last.
+
+    Growths differ by less than what one unit adds, so weights take turns: whole rounds are taken at
+    once, until a weight reaches 0.
+    """
     codes = [math.ceil(v) for v in row]
     while sum(codes) > budget:
+        some = [w for w in codes if w > 0]
+        rounds = min((sum(codes) - budget) // len(some), min(some))
+        codes = [max(w - rounds, 0) for w in codes]
+        if rounds:
+            continue
         growth = [((w - 1 - v) ** 2 - (w - v) ** 2, -i)
                   for i, (w, v) in enumerate(zip(codes, row)) if w > 0]  # fmt: skip
         codes[-min(growth)[1]] -= 1

@@ -107,7 +107,10 @@ def torch_functions() -> dict[str, Callable[..., Any]]:
         pads = [before for before, _ in padding]
         if any(2 * p > k for p, k in zip(pads, kernel)):
             raise Unsupported("padding beyond half the window")
-        y = torch.nn.functional.max_pool2d(values, kernel, stride, pads)
+        try:
+            y = torch.nn.functional.max_pool2d(values, kernel, stride, pads)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
         return y.numpy().astype(np.int64)
 
     def concat(operands: Any) -> Any:

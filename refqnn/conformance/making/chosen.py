@@ -75,6 +75,7 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0001",
         "w0002",
         "w0003",
+        "w0035",
     ),
     "max_pool2d": (
         "r0004",
@@ -94,6 +95,13 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0003",
         "w0004",
         "w0005",
+        "w0063",
+        "w0048",
+        "w0009",
+        "w0046",
+        "w0037",
+        "w0031",
+        "w0047",
     ),
     "requantize_shift": (
         "x0005",
@@ -141,6 +149,8 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "r0009",
         "r0033",
         "r0020",
+        "w0012",
+        "w0023",
     ),
     "conv2d": (
         "x0016",
@@ -172,6 +182,7 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0028",
         "r0008",
         "w0027",
+        "r0040",
     ),
     "sum_pool2d": (
         "r0004",
@@ -190,6 +201,13 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0003",
         "w0004",
         "w0005",
+        "w0060",
+        "w0008",
+        "w0036",
+        "w0067",
+        "w0092",
+        "w0031",
+        "w0020",
     ),
     "gather": (
         "r0001",
@@ -202,6 +220,7 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "r0031",
         "w0001",
         "w0002",
+        "w0024",
     ),
     "reshape": (
         "r0014",
@@ -239,6 +258,7 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0032",
         "w0097",
         "r0035",
+        "x0022",
     ),
     "accumulate": (
         "r0010",
@@ -337,6 +357,8 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0001",
         "w0002",
         "w0003",
+        "w0095",
+        "w0035",
     ),
     "global_sum_pool": (
         "r0018",
@@ -356,6 +378,7 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "r0026",
         "r0025",
         "r0010",
+        "w0011",
     ),
     "fan_in_mask": (
         "x0029",
@@ -479,6 +502,9 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0006",
         "w0007",
         "w0008",
+        "w0020",
+        "w0099",
+        "w0039",
     ),
     "bit_widths": ("x0005",),
     "omega": (
@@ -505,5 +531,8 @@ MORE: Mapping[str, tuple[str, ...]] = {
         "w0006",
         "w0007",
         "w0008",
+        "w0093",
+        "w0067",
+        "w0029",
     ),
 }

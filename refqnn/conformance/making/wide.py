@@ -125,6 +125,16 @@ def left_open() -> Iterator[Case]:
     far = 2**40 + 1
     yield ask("max_fan_in", "far", "odd ends beyond 2^40", weight_range=(-1, 1),
               input_range=(0, 1), bias_range=(-far, far), accumulator_range=(1 - 5 * far, 5 * far))
+    yield ask("fan_in_mask", "one-weight", "a row of one weight", weight=ints([[5]]), fan_in=1)
+    plain: Values = {"bias": None, "stride": (1, 1), "padding": ((0, 0), (0, 0)),
+                     "output_padding": (0, 0), "dilation": (1, 1)}
+    many, turned = partial(ask, "conv_transpose2d"), np.arange(132) * 7 % 19 - 9
+    for name, shape, groups in (("outputs", (1, 132, 1, 1), 1), ("groups", (132, 1, 1, 1), 132),
+                                ("rows", (1, 1, 132, 1), 1)):
+        yield many(f"many-{name}", f"132 {name}", weight=turned.reshape(shape), groups=groups,
+                   x=turned[:groups].reshape(1, groups, 1, 1), **plain)
+    yield many("far-apart", "rows 130 apart", weight=ints([[[[2], [-3]]]]), groups=1,
+               x=ints([[[[5], [7]]]]), **{**plain, "dilation": (130, 1)})
 # fmt: on
 
 
