@@ -139,8 +139,8 @@ def wide_certificate() -> str:
 @figure
 def classes_decided() -> str:
     found = results("proofs")["classes"]
-    decided = f"{round(found['decided'] * found['samples'])} of {found['samples']}"
-    return f"{decided} decided, {found['changed']} by an input, in at most {found['longest_s']:.1f} s"
+    share = f"{round(found['decided'] * found['samples'])} of {found['samples']}"
+    return f"{share} decided, {found['changed']} by an input, within {found['longest_s']:.1f} s"
 
 
 # --- experiments --------------------------------------------------------------------------------
