@@ -7,10 +7,12 @@ time.  A `console` block is only shown: what installs packages, or needs a progr
 from __future__ import annotations
 
 import os
+import pydoc
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from quoting import ROOT
@@ -74,6 +76,26 @@ def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
     rows = re.findall(r"^\| ([^|]+) \|", (DOCS / "glossary.md").read_text("utf-8"), re.MULTILINE)
     words = [row.lower() for row in rows[2:]]
     assert words == sorted(set(words))
+
+
+def test_every_profile_has_a_specification_that_names_it() -> None:
+    profiles = pytest.importorskip("refqnn.tflite.profiles")
+    for module in ("brevitas", "concrete.fhe", "onnx"):
+        pytest.importorskip(module)
+    text = (DOCS / "why-integers-differ.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \| [^|]+ \| `help\(([\w.]+)\)` \|$", text, re.MULTILINE)
+    told = {name: page for names, page in rows for name in re.findall(r"`(\w+)`", names)}
+    assert set(told) > set(get_args(profiles.Runtime))
+    assert set(told) - set(get_args(profiles.Runtime)) == {
+        "onnxruntime",
+        "tosa",
+        "brevitas",
+        "concrete",
+    }
+    for name, page in told.items():
+        words = " ".join((pydoc.locate(page).__doc__ or "").lower().split())
+        means = {"tosa": "multiplier", "onnxruntime": "float32"}  # pages of ours, of a wider name
+        assert means.get(name, name) in words, (name, page)
 
 
 def test_the_readme_is_short() -> None:
