@@ -1,47 +1,16 @@
 """refqnn: the correctness oracle for quantized neural networks under homomorphic encryption.
 
-A network is an integer program with floats only at its two doors.  This package loads numpy and the
-standard library; `refqnn.fhe`, `refqnn.training`, `refqnn.from_brevitas` and the like need extras
-and are imported when they are first used.
+A network is an integer program with floats only at its two doors.  Every name is imported when it
+is first used: those of the core need numpy and the standard library; `refqnn.fhe`,
+`refqnn.training`, `refqnn.from_brevitas` and the like need extras.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from refqnn.errors import RefqnnError
-from refqnn.formats import BIPOLAR, TERNARY, IntFormat, signed_bits, span_bits, unsigned_bits
-from refqnn.network import Difference, Network, Node, diff, load
-from refqnn.ops import (
-    Add,
-    Concat,
-    Conv1d,
-    Conv2d,
-    ConvTranspose2d,
-    Flatten,
-    Gather,
-    GlobalSumPool,
-    Interval,
-    Linear,
-    Lookup,
-    MaxPool2d,
-    Requantize,
-    Rescale,
-    Reshape,
-    Softmax,
-    SumPool2d,
-    mean_by_count,
-)
-from refqnn.quantizers import (
-    AffineQuantizer,
-    Dequantizer,
-    PowerOfTwoQuantizer,
-    SymmetricQuantizer,
-    ThresholdQuantizer,
-)
-from refqnn.rounding import Rounding
-from refqnn.simplify import simplify
-
-if TYPE_CHECKING:  # what is imported when it is first used
+if TYPE_CHECKING:
     from refqnn import accumulator as accumulator
     from refqnn import brevitas as brevitas
     from refqnn import conformance as conformance
@@ -72,31 +41,72 @@ if TYPE_CHECKING:  # what is imported when it is first used
     from refqnn.emulate import Accumulator as Accumulator
     from refqnn.emulate import Emulated as Emulated
     from refqnn.emulate import Stage as Stage
+    from refqnn.errors import RefqnnError as RefqnnError
+    from refqnn.formats import BIPOLAR as BIPOLAR
+    from refqnn.formats import TERNARY as TERNARY
+    from refqnn.formats import IntFormat as IntFormat
+    from refqnn.formats import signed_bits as signed_bits
+    from refqnn.formats import span_bits as span_bits
+    from refqnn.formats import unsigned_bits as unsigned_bits
+    from refqnn.network import Difference as Difference
+    from refqnn.network import Network as Network
+    from refqnn.network import Node as Node
+    from refqnn.network import diff as diff
+    from refqnn.network import load as load
     from refqnn.onnx import from_onnx as from_onnx
     from refqnn.onnx import to_onnx as to_onnx
+    from refqnn.ops import Add as Add
+    from refqnn.ops import Concat as Concat
+    from refqnn.ops import Conv1d as Conv1d
+    from refqnn.ops import Conv2d as Conv2d
+    from refqnn.ops import ConvTranspose2d as ConvTranspose2d
+    from refqnn.ops import Flatten as Flatten
+    from refqnn.ops import Gather as Gather
+    from refqnn.ops import GlobalSumPool as GlobalSumPool
+    from refqnn.ops import Interval as Interval
+    from refqnn.ops import Linear as Linear
+    from refqnn.ops import Lookup as Lookup
+    from refqnn.ops import MaxPool2d as MaxPool2d
+    from refqnn.ops import Requantize as Requantize
+    from refqnn.ops import Rescale as Rescale
+    from refqnn.ops import Reshape as Reshape
+    from refqnn.ops import Softmax as Softmax
+    from refqnn.ops import SumPool2d as SumPool2d
+    from refqnn.ops import mean_by_count as mean_by_count
+    from refqnn.quantizers import AffineQuantizer as AffineQuantizer
+    from refqnn.quantizers import Dequantizer as Dequantizer
+    from refqnn.quantizers import PowerOfTwoQuantizer as PowerOfTwoQuantizer
+    from refqnn.quantizers import SymmetricQuantizer as SymmetricQuantizer
+    from refqnn.quantizers import ThresholdQuantizer as ThresholdQuantizer
+    from refqnn.rounding import Rounding as Rounding
+    from refqnn.simplify import simplify as simplify
     from refqnn.tflite import from_tflite as from_tflite
 
 __version__ = "0.1.0"
 
-_LAZY_FUNCTIONS = {  # and classes
-    "Stage": "refqnn.emulate",
-    "Emulated": "refqnn.emulate",
-    "Accumulator": "refqnn.emulate",
-    "Certificate": "refqnn.accumulator",
-    "Domain": "refqnn.accumulator",
-    "certify": "refqnn.accumulator",
-    "certify_class": "refqnn.accumulator",
-    "find_overflow": "refqnn.accumulator",
-    "max_fan_in": "refqnn.accumulator",
-    "observed": "refqnn.accumulator",
-    "omega": "refqnn.accumulator",
-    "diagnose": "refqnn.diagnosis",
-    "from_brevitas": "refqnn.brevitas",
-    "from_onnx": "refqnn.onnx",
-    "from_tflite": "refqnn.tflite",
-    "to_brevitas": "refqnn.brevitas",
-    "to_onnx": "refqnn.onnx",
+_HOMES = {  # of every public function, class and constant
+    "refqnn.accumulator": (
+        "Certificate Domain certify certify_class find_overflow max_fan_in observed omega"
+    ),
+    "refqnn.brevitas": "from_brevitas to_brevitas",
+    "refqnn.diagnosis": "diagnose",
+    "refqnn.emulate": "Accumulator Emulated Stage",
+    "refqnn.errors": "RefqnnError",
+    "refqnn.formats": "BIPOLAR IntFormat TERNARY signed_bits span_bits unsigned_bits",
+    "refqnn.network": "Difference Network Node diff load",
+    "refqnn.onnx": "from_onnx to_onnx",
+    "refqnn.ops": (
+        "Add Concat Conv1d Conv2d ConvTranspose2d Flatten Gather GlobalSumPool Interval "
+        "Linear Lookup MaxPool2d Requantize Rescale Reshape Softmax SumPool2d mean_by_count"
+    ),
+    "refqnn.quantizers": (
+        "AffineQuantizer Dequantizer PowerOfTwoQuantizer SymmetricQuantizer ThresholdQuantizer"
+    ),
+    "refqnn.rounding": "Rounding",
+    "refqnn.simplify": "simplify",
+    "refqnn.tflite": "from_tflite",
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 _LAZY_MODULES = frozenset(
     (
         "accumulator",
@@ -128,25 +138,42 @@ _NEEDED = {  # the extra without which a name cannot be had at all
 }
 
 
+class _Package(ModuleType):
+    """`refqnn.simplify` is the function, when its module of the same name was imported as well."""
+
+    @property
+    def simplify(self) -> Any:
+        return import_module("refqnn.simplify").simplify
+
+    @simplify.setter
+    def simplify(self, module: ModuleType) -> None:
+        """The import system would put the module here."""
+
+
 if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
+    sys.modules[__name__].__class__ = _Package
 
     def __getattr__(name: str) -> Any:
-        if name in _LAZY_FUNCTIONS:
-            return getattr(import_module(_LAZY_FUNCTIONS[name]), name)
-        if name in _LAZY_MODULES:
-            return import_module(f"refqnn.{name}")
+        if name in _HOME:
+            return globals().setdefault(name, getattr(import_module(_HOME[name]), name))
+        if not name.startswith("_"):
+            try:
+                return import_module(f"refqnn.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"refqnn.{name}":
+                    raise
         raise AttributeError(f"module 'refqnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are imported when they are first used among them.
+    """The public names, those whose extra is absent left out.
 
-    Without the names whose extra is absent: `help(refqnn)` and completion ask for all that is here.
+    `help(refqnn)` and completion ask for all that is here.
     """
     extras = import_module("refqnn.extras")
     absent = {name for name, extra in _NEEDED.items() if not extras.here(extra)}
     special = (name for name in globals() if name.startswith("__"))
-    return sorted({*special, *__all__, *_LAZY_FUNCTIONS, *_LAZY_MODULES} - absent)
+    return sorted({*special, *_HOME, *_LAZY_MODULES} - absent)
 
 
 __all__ = [

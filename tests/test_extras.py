@@ -43,20 +43,28 @@ def test_import_loads_numpy_and_the_standard_library_only() -> None:
     assert result.stdout.strip() == ""
 
 
-def test_import_does_not_wait_for_proofs_and_plans() -> None:
-    """They take as long to load as the rest; bench/clear_speed.py has the times."""
-    result = python("import sys, refqnn; print(*sys.modules)")
+def test_import_loads_nothing_of_ours_before_it_is_used() -> None:
+    """Names come when they are first asked for; bench/clear_speed.py has the times."""
+    result = python("import sys, refqnn; print(*(n for n in sys.modules if 'refqnn' in n))")
+    assert result.stdout.split() == ["refqnn"]
     late = ("refqnn.accumulator", "refqnn.plan", "refqnn.emulate", "refqnn.storage", "refqnn.exact")
+    result = python("import sys; from refqnn import Network, Linear, simplify; print(*sys.modules)")
     assert not [name for name in result.stdout.split() if name.startswith(late)]
-    names = (
-        "certify",
-        "Certificate",
-        "Accumulator",
-        "find_overflow",
-        "simplify",
-        "accumulator.bounds",
-    )
+    names = ("certify", "Certificate", "Accumulator", "find_overflow", "accumulator.bounds")
     assert python("import refqnn; " + "; ".join(f"refqnn.{n}" for n in names)).returncode == 0
+
+
+def test_simplify_is_the_function_when_its_module_was_imported_first() -> None:
+    for first in ("", "import refqnn.simplify; ", "from refqnn.simplify import simplify; "):
+        result = python(f"{first}import refqnn; print(refqnn.simplify.__name__)")
+        assert result.stdout.split() == ["simplify"], result.stderr
+
+
+def test_a_name_that_is_not_there_is_said_to_be_missing() -> None:
+    code = "import refqnn; getattr(refqnn, 'nothing')"
+    assert "module 'refqnn' has no attribute 'nothing'" in python(code).stderr
+    assert "cannot import name 'nothing'" in python("from refqnn import nothing").stderr
+    assert python("import refqnn; refqnn.ops, refqnn.errors, refqnn.formats").returncode == 0
 
 
 @pytest.mark.parametrize("package", ["torch", "brevitas", "concrete", "jinja2", "hypothesis"])

@@ -209,7 +209,7 @@ def test_dir_lists_what_users_import() -> None:
         assert (name in names) == extras.here(extra)
     assert not {"plan", "arithmetic", "graph", "container", "import_module", "Any"} & set(names)
     for name in names:
-        assert name in vars(refqnn) or name in {*refqnn._LAZY_FUNCTIONS, *refqnn._LAZY_MODULES}
+        assert name in vars(refqnn) or name in {*refqnn._HOME, *refqnn._LAZY_MODULES}
 
 
 def check_types(tmp_path: Path, text: str) -> str:

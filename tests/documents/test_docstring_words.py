@@ -799,5 +799,5 @@ def test_every_public_name_is_quoted() -> None:
     quoted = {name.split(".")[0] for name in re.findall(r'\bsays\(\s*"([\w.]+)"', text)}
     elsewhere = {"BIPOLAR", "TERNARY", "RefqnnError", "from_brevitas", "to_brevitas", "from_onnx"}
     elsewhere |= {"to_onnx", "from_tflite", "diagnose"}
-    assert {*refqnn.__all__, *refqnn._LAZY_FUNCTIONS} - quoted == elsewhere
+    assert {*refqnn.__all__, *refqnn._HOME} - quoted == elsewhere
     assert (ROOT / "tests" / "documents" / "test_readme_words.py").exists()
