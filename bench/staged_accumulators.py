@@ -11,7 +11,9 @@ refqnn.pruning.project does it: each tile by its register, each row with its bia
 Accuracy is that of the integer network on held-out data.  A run counts where the certificate of its
 stages proves every register (refqnn.certify with this accumulator); else it is a violation.
 
-    python bench/staged_accumulators.py            # an hour on one core
+Results are written run by run, each with its commit; a run that is there already is not repeated.
+
+    python bench/staged_accumulators.py            # an hour on one core, without the results of before
     python bench/staged_accumulators.py --quick    # one MLP of few epochs
 """
 
@@ -26,7 +28,7 @@ import accumulator_training
 import digits_cnn
 import numpy as np
 import torch
-from common import Session
+from common import Session, commit
 
 import refqnn
 from refqnn import Accumulator, Network, Stage, certify, datasets
@@ -39,6 +41,9 @@ SEEDS = {"mlp": 4, "cnn": 1}
 HELD_OUT = {"mlp": 450, "cnn": 360}
 
 
+Cell = tuple[str, int, "int | None", int]  # network, bits of the inner registers, tile, seed
+
+
 @dataclass(frozen=True)
 class Run:
     """tile None: one register of `inner` bits."""
@@ -49,6 +54,11 @@ class Run:
     seed: int
     accuracy: float
     proved: bool
+    commit: str | None = None
+
+    @property
+    def cell(self) -> Cell:
+        return self.network, self.inner, self.tile, self.seed
 
 
 def tiled(inner: int, tile: int) -> Accumulator:
@@ -77,14 +87,16 @@ def run(name: str, inner: int, tile: int | None, seed: int, epochs: int | None =
     one = Accumulator([Stage(inner)], bias="first")
     staged = certify(network, method="interval", accumulator=one if isinstance(bits, int) else bits)
     proved = all(report.verdict is Verdict.FITS for report in staged.stages)
-    return Run(name, inner, tile, seed, accuracy, proved)
+    return Run(name, inner, tile, seed, accuracy, proved, commit())
 
 
-def plan(seed: int) -> Iterator[tuple[str, int, int | None, int]]:
-    for name, seeds in SEEDS.items():
-        for inner in INNER if seed < seeds else ():
-            for tile in (*TILES, None):
-                yield name, inner, tile, seed
+def plan() -> Iterator[Cell]:
+    """Every network once before any seed is changed."""
+    for seed in range(max(SEEDS.values())):
+        for name, seeds in SEEDS.items():
+            for inner in INNER if seed < seeds else ():
+                for tile in (*TILES, None):
+                    yield name, inner, tile, seed
 
 
 def plot(runs: list[Run], path: Path) -> None:
@@ -116,13 +128,13 @@ def main() -> None:
     if session.quick:
         report(session, run("mlp", 8, 16, 0, epochs=3))
         return
-    runs: list[Run] = []
-    for seed in range(max(SEEDS.values())):
-        for which in plan(seed):
-            runs.append(run(*which))
+    runs = [Run(**found) for found in session.written().get("runs", ())]
+    there = {found.cell for found in runs}
+    for cell in plan():
+        if cell not in there:
+            runs.append(run(*cell))
             report(session, runs[-1])
-        content = {"outer": OUTER, "torch": torch.__version__, "runs": [asdict(r) for r in runs]}
-        plot(runs, session.write(content))  # what is known after this seed
+            plot(runs, session.write({"outer": OUTER, "runs": [asdict(r) for r in runs]}))
 
 
 def report(session: Session, found: Run) -> None:
