@@ -13,7 +13,7 @@ stages proves every register (refqnn.certify with this accumulator); else it is 
 
 Results are written run by run, each with its commit; a run that is there already is not repeated.
 
-    python bench/staged_accumulators.py            # an hour on one core, without the results of before
+    python bench/staged_accumulators.py            # an hour on one core
     python bench/staged_accumulators.py --quick    # one MLP of few epochs
 """
 
