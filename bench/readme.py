@@ -94,8 +94,6 @@ def unconstrained() -> str:
 def _staged(network: str, tile: int | None, bits: int) -> str:
     runs = results("staged_accumulators")["runs"]
     some = [r for r in runs if (r["network"], r["tile"], r["inner"]) == (network, tile, bits)]
-    if not some:
-        return ""
     open_ = sum(not r["proved"] for r in some)
     return f"{thousandths(mean(r['accuracy'] for r in some))} ({open_})"
 
@@ -110,15 +108,18 @@ def staged_table() -> str:
             "one register" if tile is None else f"tiles of {tile}",
             *(_staged(network, tile, bits) for bits in widths),
         ]
-        for network, tile in dict.fromkeys((r["network"], r["tile"]) for r in runs)
+        for network in ("mlp", "cnn")
+        for tile in (*sorted({r["tile"] for r in runs} - {None}), None)
     ]
     return table(["", "sums of", *(f"{bits} bits" for bits in widths)], rows)
 
 
 @figure
 def staged_seeds() -> str:
-    runs = results("staged_accumulators")["runs"]
-    return str(len({r["seed"] for r in runs}))
+    seeds: dict[str, set[int]] = {}
+    for run in results("staged_accumulators")["runs"]:
+        seeds.setdefault(run["network"], set()).add(run["seed"])
+    return f"{len(seeds['mlp'])} and {len(seeds['cnn'])}"
 
 
 @figure
