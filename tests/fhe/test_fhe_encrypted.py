@@ -151,6 +151,7 @@ def run_process(program: str, *arguments: object) -> None:
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.slow  # tests/training/test_deployment.py has the same for estimators
 def test_two_processes(dense: fhe.Circuit, tmp_path: Path) -> None:
     X = np.array([[0.0, 0.6, 1.5, 9.0], [-3.0, 1.0, 0.25, 0.75]])
     client, server = tmp_path / "home", tmp_path / "cloud"

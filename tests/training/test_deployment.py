@@ -329,6 +329,9 @@ def test_what_a_pipeline_cannot_fold_is_named() -> None:
     mixed = make_pipeline(preprocessing.StandardScaler(), PCA(2), NeuralNetClassifier(**QUICK))
     with pytest.raises(NotCovered, match=r"pca \(PCA\)"):
         folded(mixed.fit(X, y))
+    compares = NeuralNetClassifier(target="encrypted", budget_s=0.1, module__hidden_sizes=(2,))
+    with pytest.raises(NotCovered, match="target='encrypted'"):
+        folded(make_pipeline(preprocessing.StandardScaler(), compares).fit(X, y))
     with pytest.raises(InvalidType, match="LogisticRegression"):
         folded(make_pipeline(LogisticRegression()).fit(X, y))
     with pytest.raises(InvalidType, match="Pipeline"):
