@@ -72,7 +72,7 @@ def folded(pipeline: Pipeline) -> Network:
         raise ShapeMismatch(mismatch("pipeline", f"steps of {widths} features", expected))
     if last.target is not None:
         got = f"an estimator with target={last.target!r}"
-        raise NotCovered(mismatch("pipeline", got, "one with target=None, or none of the scalers"))
+        raise NotCovered(mismatch("pipeline", got, "one with target=None"))
     names = getattr(steps[0][1] if steps else last, "feature_names_in_", None)
 
     scalers = [_nameless(step) for _, step in steps]
