@@ -49,7 +49,7 @@ def test_step_by_step(dense: fhe.Circuit) -> None:
 
 
 @pytest.mark.skipif(memory._mallopt is None, reason="of glibc")
-@pytest.mark.parametrize("of", ["circuit", "server"])
+@pytest.mark.parametrize("of", ["circuit", pytest.param("server", marks=pytest.mark.slow)])
 def test_memory_is_kept_between_runs(dense: fhe.Circuit, of: str, tmp_path: Path) -> None:
     ciphertext = dense.encrypt(nets.samples(dense.network, 1)[0])
     run = partial(dense.run, ciphertext)

@@ -14,7 +14,7 @@ from refqnn.errors import CircuitError
 from refqnn.fhe import estimation, memory
 
 
-@pytest.mark.parametrize("compress_keys", [True, False])
+@pytest.mark.parametrize("compress_keys", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_key_sizes_are_exact(compress_keys: bool) -> None:
     network = nets.mlp(0, sizes=(2, 2, 2), largest=1, codes=U2, shift=1)
     circuit = fhe.compile(network, compress_keys=compress_keys)

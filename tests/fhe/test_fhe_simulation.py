@@ -81,7 +81,7 @@ def test_a_common_factor_does_not_spoil_a_grid_of_thresholds() -> None:
     assert max(layer.shift for layer in circuit.layers) == 3
 
 
-@pytest.mark.parametrize("levels", [4, 8])
+@pytest.mark.parametrize("levels", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_arbitrary_thresholds_per_neuron(levels: int) -> None:
     check(nets.with_thresholds(1, levels))
 

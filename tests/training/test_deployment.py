@@ -266,7 +266,7 @@ assert "torch" not in sys.modules and "sklearn" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("kind", ["objects", "regressor"])
+@pytest.mark.parametrize("kind", ["regressor", pytest.param("objects", marks=pytest.mark.slow)])
 def test_client_and_server_in_two_processes(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("concrete.fhe")
     model, rows = fitted(kind)
