@@ -117,19 +117,21 @@ def test_bad_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
     assert "Error" in run(*arguments, code=2)
 
 
-def test_the_demo_walks_the_whole_road(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quick", [("--quick",), pytest.param((), marks=pytest.mark.slow)])
+def test_the_demo_walks_the_whole_road(tmp_path: Path, quick: tuple[str, ...]) -> None:
     """Training, conversion, proof, simulation and real encryption on iris: no integer differs."""
     for module in ("torch", "brevitas", "concrete.fhe", "matplotlib"):
         pytest.importorskip(module)
     files = [tmp_path / name for name in ("demo.json", "demo.png", "net.npz")]
-    text = run("demo", "--samples", 2, "--json", files[0], "--plot", files[1], "--save", files[2])
+    written = ("--json", files[0], "--plot", files[1], "--save", files[2])
+    text = run("demo", "--samples", 1, *quick, *written)
     assert "encrypted" in text
 
     result = json.loads(files[0].read_text())
     assert result["exact"]
     stages = {stage["stage"]: stage for stage in result["mismatches"]}
     assert all(stage["differing"] == 0 for stage in stages.values())
-    assert stages["simulated = encrypted"]["total"] == 2 * 3
+    assert stages["simulated = encrypted"]["total"] == 3
     assert stages["integer = simulated"]["total"] == 30 * 3
     assert result["accuracy"]["QAT"] == result["accuracy"]["integer"]
     assert result["accuracy"]["integer"] == result["accuracy"]["simulated"] >= 0.9

@@ -349,7 +349,7 @@ def test_progress_is_plain_where_there_is_no_terminal(net: Network) -> None:
         "--method",
         "search",
         "--budget",
-        "3",
+        "1",
     ]
     result = subprocess.run(words, capture_output=True, text=True, check=True)
     assert result.stderr.isascii(), result.stderr

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from refqnn import IntFormat, Linear, Network, Node, exact, testing
@@ -68,13 +68,6 @@ def test_widths_by_node_name():
     assert (trace["a"].tolist(), trace["b"].tolist()) == ([[31]], [[279]])
 
 
-def relaxed(examples=100):
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
-
-
-@relaxed(200)
 @given(st.data())
 def test_against_plain_python(data):
     kinds = [kind for kind in testing.KINDS if kind != "Lookup"]
@@ -87,7 +80,6 @@ def test_against_plain_python(data):
         assert values.tolist() == expected[name], name
 
 
-@relaxed(80)
 @given(st.data())
 def test_wide_widths_and_large_terms(data):
     network = data.draw(testing.networks(kinds=["Linear", "Conv1d", "Add"], max_weight=2**62))
@@ -98,7 +90,6 @@ def test_wide_widths_and_large_terms(data):
         assert values.tolist() == expected[name], name
 
 
-@relaxed(40)
 @given(st.data())
 def test_a_wide_enough_accumulator_changes_nothing(data):
     network = data.draw(testing.networks())

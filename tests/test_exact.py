@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from refqnn import (
@@ -25,12 +25,6 @@ from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatc
 from refqnn.quantizers import Dequantizer, ThresholdQuantizer
 
 
-def relaxed(examples=100):
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
-
-
 def check(network, codes):
     got, expected = network.trace(codes), exact.trace(network, codes)
     assert list(got) == list(expected)
@@ -45,14 +39,12 @@ def check(network, codes):
         event(node.op.kind)
 
 
-@relaxed()
 @given(st.data())
 def test_small_networks(data):
     network = data.draw(testing.networks())
     check(network, data.draw(testing.batches(network)))
 
 
-@relaxed(60)
 @given(st.data(), st.sampled_from([2**11, 2**25, 2**40, 2**62]))
 def test_networks_beyond_float32_float64_and_int64(data, max_weight):
     network = data.draw(testing.networks(max_weight=max_weight))
@@ -65,7 +57,6 @@ def test_every_kind_alone(kind):
     shapes["ConvTranspose2d"] = (2, 2, 3)
     shape = shapes.get(kind, (3,) if kind == "Linear" else (2, 3))
 
-    @relaxed(40)
     @given(st.data())
     def run(data):
         fmt = data.draw(testing.formats(max_bits=4))
@@ -84,7 +75,6 @@ def test_many_networks():
     """A count for the record: networks, values, kinds."""
     counts = Counter()
 
-    @relaxed(5_000)
     @given(st.data(), st.sampled_from([3, 3, 2**13, 2**27, 2**62]))
     def run(data, max_weight):
         network = data.draw(testing.networks(max_nodes=10, max_weight=max_weight))
@@ -98,7 +88,6 @@ def test_many_networks():
     assert counts["networks"] >= 4_000
 
 
-@relaxed(50)
 @given(st.data())
 def test_doors(data):
     network = data.draw(testing.networks(doors=True))

@@ -39,14 +39,12 @@ def check(network, codes):
     assert network.forward(codes).tolist() == exact.forward(network, codes)
 
 
-@settings(max_examples=60)
 @given(st.data(), st.sampled_from([3, 3, 2**11, 2**25, 2**40, 2**62]))
 def test_random_networks(data, max_weight):
     network = data.draw(testing.networks(max_weight=max_weight))
     check(network, data.draw(testing.batches(network, max_samples=5)))
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_sums_with_followers(data):
     """Pool and codes behind a sum, in either order, shared or not, are moved and merged."""
@@ -68,7 +66,6 @@ def test_sums_with_followers(data):
     check(network, data.draw(testing.batches(network)))
 
 
-@settings(max_examples=100)
 @given(st.data())
 def test_a_line_gives_the_codes_of_its_thresholds(data):
     fmt = data.draw(testing.formats(max_bits=4))

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from refqnn import IntFormat, Linear, Network, Node, certify, exact, max_fan_in, omega
@@ -42,7 +42,6 @@ def corner_sums(codes, bias, lo, hi):
 
 
 @given(problems())
-@settings(max_examples=300)
 def test_no_input_leaves_the_width(problem):
     weight, bias, fmt, bits = problem
     codes = project(weight, bias, (fmt.q_min, fmt.q_max), bits)
@@ -56,7 +55,6 @@ def test_no_input_leaves_the_width(problem):
 
 
 @given(problems())
-@settings(max_examples=300)
 def test_what_fits_is_only_rounded_and_nothing_grows(problem):
     weight, bias, fmt, bits = problem
     codes = project(weight, bias, (fmt.q_min, fmt.q_max), bits)
@@ -71,7 +69,6 @@ def test_what_fits_is_only_rounded_and_nothing_grows(problem):
 
 
 @given(problems())
-@settings(max_examples=200)
 def test_unsigned_inputs_use_the_whole_budget(problem):
     """Where a sign part had to shrink, one more unit of it would not fit."""
     weight, bias, _, bits = problem
@@ -86,7 +83,6 @@ def test_unsigned_inputs_use_the_whole_budget(problem):
 
 
 @given(problems())
-@settings(max_examples=200)
 def test_the_second_route_gives_the_same_integers(problem):
     weight, bias, fmt, bits = problem
     ends = (fmt.q_min, fmt.q_max)

@@ -360,9 +360,14 @@ def browse(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize(
-    ("scheme", "paper"), [("0", "rgb(20, 23, 27)"), ("1", "rgb(251, 251, 249)")]
+    ("width", "scheme", "paper"),
+    [
+        (390, "0", "rgb(20, 23, 27)"),
+        (1280, "1", "rgb(251, 251, 249)"),
+        pytest.param(390, "1", "rgb(251, 251, 249)", marks=pytest.mark.slow),
+        pytest.param(1280, "0", "rgb(20, 23, 27)", marks=pytest.mark.slow),
+    ],
 )
 def test_a_browser_shows_it(width: int, scheme: str, paper: str, tmp_path: Path) -> None:
     """No line is wider than the window, dark and light are followed, nothing is complained of."""

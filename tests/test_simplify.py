@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent / "accumulator"))
@@ -26,7 +26,6 @@ def neurons(network):
 
 
 @given(networks)
-@settings(max_examples=100, deadline=None)
 def test_same_outputs_on_every_input(network):
     rows = all_inputs(network)
     for method in ("auto", "interval"):
@@ -37,7 +36,6 @@ def test_same_outputs_on_every_input(network):
 
 
 @given(networks, st.data())
-@settings(max_examples=60, deadline=None)
 def test_same_outputs_on_a_smaller_domain(network, data):
     rows = all_inputs(network)
     a, b = (rows[data.draw(st.integers(0, len(rows) - 1))] for _ in range(2))
@@ -48,7 +46,6 @@ def test_same_outputs_on_a_smaller_domain(network, data):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
 def test_everything_removable_is_removed(seed):
     """Copies, constants and unread neurons planted between real ones."""
     rng = np.random.default_rng(seed)

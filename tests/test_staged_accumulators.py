@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from refqnn import Accumulator, Conv2d, IntFormat, Linear, Network, Node, Stage, exact, testing
@@ -17,12 +17,6 @@ def one_layer(weight, bias=None, fmt=UINT8):
     return Network([layer], input_shape=weight.shape[1:], input_format=fmt)
 
 
-def relaxed(examples=100):
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
-
-
 def wrapped(value, bits):
     """The two's complement number of the low bits, as C casts do it."""
     return int.from_bytes((value % 2**bits).to_bytes(bits // 8, "little"), "little", signed=True)
@@ -31,7 +25,6 @@ def wrapped(value, bits):
 # --- one register, many registers (against plain Python: test_emulate.py) -----------------------
 
 
-@relaxed(40)
 @given(st.data())
 def test_one_stage_is_what_emulated_says(data):
     network = data.draw(testing.networks(kinds=["Linear", "Conv2d"], max_nodes=2))
@@ -45,7 +38,6 @@ def test_one_stage_is_what_emulated_says(data):
         assert np.array_equal(values, got[name])
 
 
-@relaxed(60)
 @given(st.data())
 def test_stages_that_wrap_at_one_width_or_more_are_one_register(data):
     """Congruence: neither grouping nor order shows where the last register is the narrowest."""
@@ -62,7 +54,6 @@ def test_stages_that_wrap_at_one_width_or_more_are_one_register(data):
 # --- the presets, from their words --------------------------------------------------------------
 
 
-@relaxed(60)
 @given(st.data())
 @pytest.mark.parametrize("large", [False, True])
 def test_maddubs_saturates_pairs_and_wraps_their_sums(large, data):
@@ -80,7 +71,6 @@ def test_maddubs_saturates_pairs_and_wraps_their_sums(large, data):
     assert got["fc"].tolist() == [[acc]]
 
 
-@relaxed(60)
 @given(st.data())
 @pytest.mark.parametrize(("name", "at_a_time"), [("x86_vnni", 4), ("arm_sdot", 4)])
 def test_dot_products_of_four(name, at_a_time, data):

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refqnn import (
@@ -27,12 +27,6 @@ from refqnn.pruning import project
 FORMATS = st.sampled_from([IntFormat(b, signed=s) for b, s in ((1, False), (2, False), (2, True))])
 
 
-def relaxed(examples=100):
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
-
-
 def leaves(accumulator, products, bias):
     """Does any register leave its range for these products, summed as `refqnn.emulate` says?"""
     values = products
@@ -53,7 +47,6 @@ def leaves(accumulator, products, bias):
     return False
 
 
-@relaxed(150)
 @given(
     testing.accumulators(max_bits=7),
     st.sampled_from([(-2, 1), (0, 3), (-1, 1), (-3, -1)]),
@@ -94,7 +87,6 @@ def budgets(draw):
     return accumulator, fmt, [weight], None if bias is None else [bias]
 
 
-@relaxed(150)
 @given(budgets())
 def test_no_register_overflows_after_the_projection(budget):
     accumulator, fmt, weight, bias = budget
@@ -115,7 +107,6 @@ def test_no_register_overflows_after_the_projection(budget):
         assert np.array_equal(codes, rounded)
 
 
-@relaxed(60)
 @given(
     st.lists(st.lists(st.floats(-9, 9), min_size=4, max_size=4), min_size=1, max_size=3),
     st.integers(4, 8),

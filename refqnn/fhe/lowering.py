@@ -441,8 +441,7 @@ class _Lowering:
             _, _, rows = _rows(reader.name, [reader], x, interval)
         except CircuitError:  # too wide
             return np.full(len(x.zero), np.inf)
-        found = (tables.alternatives(tables.Rows([row], [1])) for row in rows.values)
-        return np.array([options[0].price if options else np.inf for options in found])
+        return np.array([tables.price_of_row(row) for row in rows.values])
 
     # --- lookups ----------------------------------------------------------------------------
 

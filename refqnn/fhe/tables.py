@@ -27,7 +27,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ __all__ = [
     "Window",
     "alternatives",
     "grouped",
+    "price_of_row",
 ]
 
 MAX_BITS = 16  # widest accumulator that enters a table: the compiler's own limit
@@ -208,6 +209,17 @@ def alternatives(rows: Rows) -> list[Lowering]:
     return sorted((f for f in found if f.price < float("inf")), key=lambda f: f.price)
 
 
+def price_of_row(row: IntVector) -> float:
+    """The price of the cheapest table of a row by itself; infinite where none fits."""
+    return _price_of_row(np.asarray(row, dtype=np.int64).tobytes())
+
+
+@lru_cache(maxsize=512)  # one compilation asks for the same rows several times
+def _price_of_row(row: bytes) -> float:
+    found = alternatives(Rows([np.frombuffer(row, dtype=np.int64)], [1]))
+    return found[0].price if found else float("inf")
+
+
 def grouped(rows: Rows) -> list[tuple[IntVector, Lowering]]:
     """A partition of the rows, each part with its own lowering, at the least predicted price.
 
@@ -216,12 +228,9 @@ def grouped(rows: Rows) -> list[tuple[IntVector, Lowering]]:
 
     Returns: (row indices, lowering) of each part; empty when a row fits no table.
     """
-    own = []
-    for values, count in zip(rows.values, rows.counts):
-        found = alternatives(Rows([values], [count]))
-        if not found:
-            return []
-        own.append(found[0].price)
+    own = [price_of_row(row) for row in rows.values]
+    if float("inf") in own:
+        return []
     classes = [np.flatnonzero(np.array(own) == price) for price in sorted(set(own))]
     while len(classes) > _MOST_CLASSES:  # join the smallest with its neighbour above
         i = min(range(len(classes) - 1), key=lambda i: len(classes[i]))
@@ -337,8 +346,8 @@ def _carry_offset(row: IntVector, points: IntVector, shift: int) -> int | None:
         inside = points[shifted % size != 0]
         blocks = (inside + offset) >> shift
         jumps = row[inside] - row[inside - 1]
-        jumps_agree = len(np.unique(jumps)) <= 1 and (jumps > 0).all()
-        if jumps_agree and len(np.unique(blocks)) == len(blocks):
+        jumps_agree = (jumps == jumps[:1]).all() and (jumps > 0).all()
+        if jumps_agree and (np.diff(blocks) > 0).all():
             return offset
     return None
 

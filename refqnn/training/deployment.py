@@ -38,7 +38,8 @@ def folded(pipeline: Pipeline) -> Network:
     float64; in one of float32, scikit-learn's scalers round otherwise, next to a threshold.
 
     Raises: InvalidType unless the last step is a `NeuralNetClassifier` or `NeuralNetRegressor`;
-        NotCovered that names every step which mixes columns, makes new ones, or is no scaler;
+        NotCovered that names every step which mixes columns, makes new ones, or is no scaler,
+        and for an estimator of another target, whose door compares;
         ShapeMismatch for steps fitted on different numbers of features; NotFittedError.
 
     >>> from sklearn.pipeline import make_pipeline
@@ -69,6 +70,9 @@ def folded(pipeline: Pipeline) -> Network:
     if len(set(widths)) > 1:
         expected = "steps that were fitted on equally many"
         raise ShapeMismatch(mismatch("pipeline", f"steps of {widths} features", expected))
+    if last.target is not None:
+        got = f"an estimator with target={last.target!r}"
+        raise NotCovered(mismatch("pipeline", got, "one with target=None"))
     names = getattr(steps[0][1] if steps else last, "feature_names_in_", None)
 
     scalers = [_nameless(step) for _, step in steps]

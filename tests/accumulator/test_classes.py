@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import refqnn.exact as exact
@@ -50,7 +50,6 @@ def class_of(network: Network, codes: tuple[int, ...]) -> int:
     return max(range(len(out)), key=lambda j: (out[j], -j))
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.integers(0, 2), st.data())
 def test_equals_enumeration(
     seed: int, residual: bool, codes: bool, radius: int, data: st.DataObject

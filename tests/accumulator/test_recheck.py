@@ -225,7 +225,6 @@ def test_genuine_certificates_of_every_method_and_domain(name):
         assert again.verify(network, samples=0, allow_trusted=True).keys() >= counts.keys()
 
 
-@settings(max_examples=60)
 @given(st.data(), st.sampled_from([2, 9, 2**62]))
 def test_genuine_certificates_of_random_networks(data, max_weight):
     """Two tellings of every node kind's range, mass and formats: the nodes' own and `readings`."""

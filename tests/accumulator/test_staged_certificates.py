@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refqnn import (
@@ -41,12 +41,6 @@ def one_layer(weight, bias=None, fmt=UINT2):
     weight = np.asarray(weight)
     layer = Node("fc", Linear(weight, bias))
     return Network([layer], input_shape=weight.shape[1:], input_format=fmt)
-
-
-def relaxed(examples=60):
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
 
 
 def narrow_work(monkeypatch, work=0):
@@ -129,7 +123,6 @@ def questions(draw):
     return one_layer(weight, bias), accumulator
 
 
-@relaxed(150)
 @given(questions())
 def test_enumeration_is_the_truth(question):
     network, accumulator = question
@@ -144,7 +137,6 @@ def test_enumeration_is_the_truth(question):
     assert counts["stages: exhaustive"] == len(accumulator.stages)
 
 
-@relaxed(150)
 @given(questions())
 def test_intervals_and_questions_are_sound_and_decide_one_layer(question):
     network, accumulator = question
@@ -162,7 +154,6 @@ def test_intervals_and_questions_are_sound_and_decide_one_layer(question):
     staged.verify(network, allow_trusted=True)
 
 
-@relaxed(60)
 @given(st.data())
 def test_behind_a_hidden_layer(data):
     kinds = data.draw(st.sampled_from([("Linear", "Requantize"), testing.KINDS]))
@@ -198,7 +189,6 @@ def test_behind_a_hidden_layer(data):
     staged.verify(network, allow_trusted=True)
 
 
-@relaxed(60)
 @given(st.data())
 def test_every_kind_that_sums(data):
     kinds = [kind for kind in testing.KINDS if kind != "Lookup"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -22,10 +23,12 @@ other = {"flatten": flatten}
 """
 
 
-def run_pytest(folder: Path, *options: str) -> tuple[int, str]:
+def run_pytest(folder: Path, *options: str, others: bool = False) -> tuple[int, str]:
+    """Without the other plugins that are installed: those take longer to load than ours to run."""
     (folder / "mine.py").write_text(MINE)
     installed = any(e.value == "refqnn.conformance.plugin" for e in entry_points(group="pytest11"))
-    plugin = [] if installed else ["-p", "refqnn.conformance.plugin"]
+    plugin = [] if installed and others else ["-p", "refqnn.conformance.plugin"]
+    env = {**os.environ} if others else {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", *plugin, "--pyargs", "refqnn.conformance"]
     command += ["-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(folder), *options]
     root = Path(__file__).parents[2]
@@ -33,13 +36,14 @@ def run_pytest(folder: Path, *options: str) -> tuple[int, str]:
     bootstrap = f"import sys; sys.path[:] = [{str(root)!r}, *filter(None, sys.path)]"
     code = f"{bootstrap}; import pytest; sys.exit(pytest.main({command[3:]!r}))"
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True
     )
     return result.returncode, result.stdout + result.stderr
 
 
 def test_one_test_per_vector(tmp_path: Path) -> None:
-    code, text = run_pytest(tmp_path, "--refqnn-impl=mine", "--refqnn-operation=flatten", "-v")
+    options = ("--refqnn-impl=mine", "--refqnn-operation=flatten", "-v")
+    code, text = run_pytest(tmp_path, *options, others=True)
     assert code == 0, text
     assert "test_vector[flatten-image] PASSED" in text
     assert "impl=mine" in text

@@ -301,8 +301,11 @@ def test_routes_that_disagree_are_not_written(monkeypatch: pytest.MonkeyPatch) -
 # --- strength ---------------------------------------------------------------------------------
 
 
-def test_every_mutant_is_killed_and_the_equivalent_ones_are_not() -> None:
-    killed = {m for v in load_vectors() for m in writing.kills(v)}
+@pytest.mark.parametrize("anew", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_mutant_is_killed_and_the_equivalent_ones_are_not(anew: bool) -> None:
+    """As the generator found, whose vectors are those of the files; anew: asked of the files."""
+    found = map(writing.kills, load_vectors()) if anew else (m for _, m in writing._all_measured())
+    killed = set().union(*found)
     assert len(MUTANTS) >= 100
     assert len({m.id for m in MUTANTS}) == len(MUTANTS)
     assert [m.id for m in MUTANTS if not m.equivalent and m.id not in killed] == []
@@ -324,8 +327,9 @@ def test_mutants_answer_and_do_not_only_crash() -> None:
         assert any(answer.kind == "result" for answer in answers), mutant.id
 
 
-def test_flags_are_measured() -> None:
-    for v in load_vectors()[::7]:
+@pytest.mark.parametrize("step", [41, pytest.param(7, marks=pytest.mark.slow)])
+def test_flags_are_measured(step: int) -> None:
+    for v in load_vectors()[::step]:
         killed = set(writing.kills(v))
         flags = {m.flag for m in mutants_of(v.operation) if m.id in killed}
         assert flags == set(v.flags), v.id
@@ -372,7 +376,14 @@ def diagnosed(operation: str, function: Any) -> tuple[set[str], str]:
 NAMED = [m for m in MUTANTS if not m.equivalent]
 
 
-@pytest.mark.parametrize("mutant", NAMED[::27], ids=lambda m: m.id)
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(m, id=m.id, marks=[] if i % 81 == 0 else pytest.mark.slow)
+        for i, m in enumerate(NAMED)
+        if i % 27 == 0
+    ],
+)
 def test_a_known_mistake_is_named_alone_or_not_at_all(mutant: Any) -> None:
     """Never another: what a mutant answers elsewhere counts too, right answers among it."""
     causes, text = diagnosed(mutant.operation, mutant.function)

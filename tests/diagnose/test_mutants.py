@@ -117,7 +117,7 @@ def test_random_values_are_none_of_mine(name: str) -> None:
     network, rng = trained(name), np.random.default_rng(1)
     for share in (0.1, 0.7):
         dump, wrong = perturbed(network, rng, share)
-        found = diagnose(network, dump, budget_s=2)
+        found = diagnose(network, dump, budget_s=1)
         assert found.findings[0].node == wrong
         assert not any(finding.explanations for finding in found.findings)
         assert "none of mine" in str(found)

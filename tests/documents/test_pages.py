@@ -46,7 +46,9 @@ def run_blocks(page: Path, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_epochs: None
+) -> None:
     for module in ("brevitas", "concrete.fhe", "onnx", "click"):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)

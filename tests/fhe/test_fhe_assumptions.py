@@ -66,7 +66,7 @@ def test_3_constants_of_either_sign_meet_the_modulus() -> None:
         both(steps, [np.array([30]), np.array([0])], 30)
 
 
-@pytest.mark.parametrize(("bits", "shift"), [(3, 1), (4, 3)])
+@pytest.mark.parametrize(("bits", "shift"), [(3, 1), pytest.param(4, 3, marks=pytest.mark.slow)])
 def test_4_low_bits_go_exactly(bits: int, shift: int) -> None:
     top = 2**bits - 1
     every = [np.arange(top + 1)]
@@ -134,7 +134,11 @@ def test_7_options_that_could_change_integers_are_refused(option: dict[str, Any]
     fhe.compile(network, model="public", show_progress=False)
 
 
-def test_8_messages_have_one_form() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compress_keys": False}, pytest.param({"parameters": "mono"}, marks=pytest.mark.slow)],
+)
+def test_8_messages_have_one_form(options: dict[str, Any]) -> None:
     """Specimens and trees made from the parameters alone agree with what Concrete writes."""
     nodes = [
         Node("fc0", Linear([[1, 1, 0], [1, 0, -1]])),
@@ -142,16 +146,15 @@ def test_8_messages_have_one_form() -> None:
         Node("fc1", Linear([[1, -1], [2, 1]])),
     ]
     network = Network(nodes, input_shape=(3,), input_format=U2)
-    for options in ({}, {"compress_keys": False}, {"parameters": "mono"}):
-        circuit = fhe.compile(network, global_p_error=2.0**-20, **options)
-        circuit.keygen()
-        keys, parameters = circuit._concrete.client, fhe.messages.Parameters(circuit._parameters)
-        parameters.require_evaluation_keys(keys.evaluation_keys.serialize())
-        parameters.require_keys(keys.keys.serialize())
-        for codes in ([0, 0, 0], [3, 1, 2]):
-            request = circuit.encrypt(codes)
-            parameters.require_request(request.serialize())
-            parameters.require_answer(circuit.run(request).serialize())
+    circuit = fhe.compile(network, global_p_error=2.0**-20, **options)
+    circuit.keygen()
+    keys, parameters = circuit._concrete.client, fhe.messages.Parameters(circuit._parameters)
+    parameters.require_evaluation_keys(keys.evaluation_keys.serialize())
+    parameters.require_keys(keys.keys.serialize())
+    for codes in ([0, 0, 0], [3, 1, 2]):
+        request = circuit.encrypt(codes)
+        parameters.require_request(request.serialize())
+        parameters.require_answer(circuit.run(request).serialize())
 
 
 @pytest.mark.parametrize("power", [-40, -128, -160])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import fhe_networks as nets
 import numpy as np
 import pytest
@@ -60,20 +62,22 @@ def test_steps_of_a_batch(name: str, parts: int) -> None:
     np.testing.assert_array_equal(got, network.forward(codes))
 
 
-@pytest.mark.parametrize("name", ["few lookups", "cnn"])
-def test_encrypted(name: str) -> None:
-    network = NETWORKS[name]()
-    circuit = fhe.compile(network)
-    codes = nets.samples(network, 4)[-4:]
+@pytest.mark.parametrize(
+    "compiled", [lambda: fhe.compile(few_lookups()), nets.encrypted_cnn], ids=["few lookups", "cnn"]
+)
+def test_encrypted(compiled: Callable[[], fhe.Circuit]) -> None:
+    circuit = compiled()
+    network = circuit.network
+    codes = nets.samples(network, 3)[-3:]
     said: list[str] = []
-    got = circuit.execute(codes, batch=3, on_sample=said.append)
+    got = circuit.execute(codes, batch=2, on_sample=said.append)
     np.testing.assert_array_equal(got, network.forward(codes))
-    assert [text.split(",")[0] for text in said] == ["3 samples", "1 samples"]
+    assert [text.split(",")[0] for text in said] == ["2 samples", "1 samples"]
 
 
 def test_codes_in_any_order_of_memory() -> None:
-    network = nets.cnn(0)
-    circuit = fhe.compile(network)
+    circuit = nets.encrypted_cnn()
+    network = circuit.network
     codes = nets.samples(network, 3)
     got = circuit.simulate(np.asfortranarray(codes))
     np.testing.assert_array_equal(got, network.forward(codes))

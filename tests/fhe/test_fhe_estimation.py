@@ -14,7 +14,7 @@ from refqnn.errors import CircuitError
 from refqnn.fhe import estimation, memory
 
 
-@pytest.mark.parametrize("compress_keys", [True, False])
+@pytest.mark.parametrize("compress_keys", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_key_sizes_are_exact(compress_keys: bool) -> None:
     network = nets.mlp(0, sizes=(2, 2, 2), largest=1, codes=U2, shift=1)
     circuit = fhe.compile(network, compress_keys=compress_keys)
@@ -25,7 +25,7 @@ def test_key_sizes_are_exact(compress_keys: bool) -> None:
 
 
 def test_keys_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    circuit = fhe.compile(nets.mlp(0))
+    circuit = nets.compiled_mlp()
     monkeypatch.setattr(memory, "available_memory", lambda: 10**8)
     with pytest.raises(CircuitError, match=r"0\.10 GB are available"):
         circuit.keygen()
@@ -37,7 +37,7 @@ def test_estimate_uses_the_cached_calibration(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     measured: list[float] = []
     monkeypatch.setattr(estimation, "_measure", lambda: measured.append(2.0) or 2e-10)
-    network = nets.mlp(0)
+    network = nets.mlp(0, sizes=(2, 2, 2), largest=1, codes=U2, shift=1)
     first, second = fhe.estimate(network), fhe.estimate(network)
     assert first == second
     assert len(measured) == 1

@@ -15,15 +15,27 @@ from refqnn import IntFormat, Linear, Lookup, Network, Node, fhe
 squares = Lookup(np.arange(7)[None] ** 2, -3, IntFormat(6, signed=False))
 nodes = [Node("sum", Linear(np.array([[1, -1]]))), Node("squares", squares)]
 network = Network(nodes, input_shape=(2,), input_format=IntFormat(2, signed=False))
-circuit = fhe.compile(network)
+circuit = fhe.compile(network, global_p_error=1e-9)
 codes = np.array([[3, 1]])
 assert {action} == [[25]]
 {ending}
 """
 
 
-@pytest.mark.parametrize("action", ["circuit.simulate(codes)", "circuit.execute(codes)"])
-@pytest.mark.parametrize(("ending", "status"), [("raise SystemExit(3)", 3), ("raise OSError", 1)])
+SIMULATED, ENCRYPTED = "circuit.simulate(codes)", "circuit.execute(codes)"
+SLOWLY = pytest.param(ENCRYPTED, marks=pytest.mark.slow)
+EXIT, ERROR = ("raise SystemExit(3)", 3), ("raise OSError", 1)
+
+
+@pytest.mark.parametrize(
+    ("action", "ending", "status"),
+    [
+        (ENCRYPTED, *EXIT),
+        pytest.param(SIMULATED, *EXIT, marks=pytest.mark.slow),
+        pytest.param(SIMULATED, *ERROR, marks=pytest.mark.slow),
+        pytest.param(ENCRYPTED, *ERROR, marks=pytest.mark.slow),
+    ],
+)
 def test_a_failure_is_reported(action: str, ending: str, status: int) -> None:
     program = PROGRAM.format(action=action, ending=ending)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -49,11 +61,11 @@ thread.join()
 KILLED_BY_PIPES = "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
 
 
-@pytest.mark.parametrize("action", ["circuit.simulate(codes)", "circuit.execute(codes)"])
+@pytest.mark.parametrize("action", [SIMULATED, SLOWLY])
 @pytest.mark.parametrize(
     ("before", "ending", "status"),
     [
-        ("", TO_NOBODY, 3),
+        pytest.param("", TO_NOBODY, 3, marks=pytest.mark.slow),
         ("", IN_A_THREAD + TO_NOBODY, 3),
         (KILLED_BY_PIPES, TO_NOBODY, -signal.SIGPIPE),
     ],

@@ -32,12 +32,12 @@ from refqnn.ops import (
 S2, S3 = IntFormat(2, signed=True), IntFormat(3, signed=True)
 
 
-def check(network: Network, n: int = 40) -> fhe.Circuit:
+def check(network: Network) -> fhe.Circuit:
     """The circuit whose neurons are all looked up, those of one input, too."""
     circuits = [fhe.compile(network, model="public")]
     if len(circuits[0].lowered.read_alone):
         circuits.append(fhe.compile(network, model="public", input_levels=False))
-    codes = nets.samples(network, n)
+    codes = nets.samples(network, 15)
     expected = network.forward(codes)
     for circuit in circuits:
         got = circuit.simulate(codes)
@@ -46,15 +46,15 @@ def check(network: Network, n: int = 40) -> fhe.Circuit:
     return circuits[-1]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rounding", ["half_up", "half_even", "floor"])
 def test_mlp(seed: int, rounding: str) -> None:
-    check(nets.mlp(seed, rounding=rounding))
+    check(nets.mlp(seed, (4, 8, 3), rounding=rounding))
 
 
 @pytest.mark.parametrize("fmt", [S3, IntFormat(3, signed=True, narrow=True), BIPOLAR, U1], ids=str)
 def test_input_formats(fmt: IntFormat) -> None:
-    check(nets.mlp(0, input_format=fmt))
+    check(nets.mlp(0, (4, 8, 3), input_format=fmt))
 
 
 def test_every_input_of_a_small_network() -> None:
@@ -81,7 +81,7 @@ def test_a_common_factor_does_not_spoil_a_grid_of_thresholds() -> None:
     assert max(layer.shift for layer in circuit.layers) == 3
 
 
-@pytest.mark.parametrize("levels", [4, 8])
+@pytest.mark.parametrize("levels", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_arbitrary_thresholds_per_neuron(levels: int) -> None:
     check(nets.with_thresholds(1, levels))
 
@@ -273,7 +273,7 @@ NETWORKS = {
 def test_node_kinds(name: str) -> None:
     shape, fmt, nodes = NETWORKS[name]
     output = "a" if name == "output in the middle" else None
-    circuit = check(Network(nodes, input_shape=shape, input_format=fmt, output=output), n=15)
+    circuit = check(Network(nodes, input_shape=shape, input_format=fmt, output=output))
     assert sum(circuit.pbs.values()) == circuit.compiled_pbs
 
 
@@ -291,7 +291,7 @@ def test_two_lookups_become_one() -> None:
 
 
 def test_refused_inputs() -> None:
-    circuit = fhe.compile(nets.mlp(0))
+    circuit = nets.compiled_mlp()
     with pytest.raises(OutOfRange, match="3-bit unsigned"):
         circuit.simulate([[8, 0, 0, 0]])
     with pytest.raises(OutOfRange):
@@ -366,7 +366,7 @@ def test_certificate_tightens() -> None:
 
 
 def test_error_probability() -> None:
-    network = nets.mlp(0)
+    network = nets.mlp(0, (4, 6, 3), largest=1, codes=U2, shift=1)
     default = fhe.compile(network)
     assert default.global_p_error <= 2.0**-40
     assert fhe.compile(network, p_error=2.0**-20).p_error <= 2.0**-20
@@ -397,7 +397,7 @@ def test_a_wide_last_layer_does_not_make_its_tables_dearer() -> None:
 
 
 def test_explain() -> None:
-    text = fhe.compile(nets.mlp(0)).explain()
+    text = nets.compiled_mlp().explain()
     assert "act0" in text
     assert "%" in text
     assert "removed" in text
@@ -418,7 +418,7 @@ def test_what_cannot_matter_is_not_looked_up() -> None:
 
 
 def test_trials_never_make_it_worse() -> None:
-    network = nets.mlp(0, rounding="half_even")
+    network = nets.mlp(0, (4, 6, 3), rounding="half_even")
     circuit = fhe.compile(network, trials=1)
     assert circuit.work <= fhe.compile(network).work
     codes = nets.samples(network, 5)

@@ -279,7 +279,7 @@ AROUND_TIES = [np.nextafter(TIES, np.float32(end)) for end in (-1e9, 1e9)]
 GREAT = np.float32([2.0**11, 2.0**23 + 1, 2.0**24 + 2, 3e38])
 
 
-@pytest.mark.parametrize("bits", [4, 12])
+@pytest.mark.parametrize("bits", [4, 9, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", Rounding)
 @pytest.mark.parametrize("flavour", ["qonnx", "qcdq", "integer"])
 def test_every_rounding_of_the_input_is_written_exactly(flavour, mode, bits):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -22,7 +22,6 @@ RANGES = [(0, 1), (0, 7), (-4, 3), (-1, 1), (-3, 0), (0, 0), (2, 5)]
     st.sampled_from([0.4, 3.0, 20.0]),
     st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
 def test_the_accumulator_fits(seed, input_range, bits, size, halves):
     rng = np.random.default_rng(seed)
     weight = rng.normal(0, size, (3, 9))
@@ -40,7 +39,6 @@ def test_the_accumulator_fits(seed, input_range, bits, size, halves):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(RANGES), testing.accumulators(max_bits=10))
-@settings(max_examples=150, deadline=None)
 def test_every_register_of_an_accumulator_fits(seed, input_range, accumulator):
     rng = np.random.default_rng(seed)
     weight = np.rint(rng.normal(0, 4, (3, 4, 3)) * 2) / 2  # [out, channels, kernel]

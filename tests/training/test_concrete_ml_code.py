@@ -27,6 +27,8 @@ from refqnn.training import NeuralNetClassifier, NeuralNetRegressor, SparseQuant
 IRIS = load_iris()
 QUICK = {"max_epochs": 1, "verbose": 0, "random_state": 0}
 
+pytestmark = pytest.mark.usefixtures("short_epochs")
+
 
 @pytest.fixture(scope="module")
 def model() -> NeuralNetClassifier:
@@ -205,7 +207,7 @@ def test_the_module_has_the_documented_parameters() -> None:
 @pytest.mark.parametrize("estimator", [NeuralNetClassifier, NeuralNetRegressor])
 def test_the_estimators_take_the_documented_parameters(estimator: type) -> None:
     loss = nn.CrossEntropyLoss if estimator is NeuralNetClassifier else nn.MSELoss
-    settings = {"module__n_layers": 3, **ESTIMATOR, "criterion": loss, "max_epochs": 1}
+    settings = {"module__n_layers": 3, **ESTIMATOR, "criterion": loss}
     settings |= {f"module__{name}": value for name, value in list(MODULE.items())[3:]}
     settings |= {"module__n_accum_bits": 16, "verbose": 0}
     model = estimator(**settings)

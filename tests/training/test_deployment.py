@@ -41,6 +41,11 @@ IRIS = load_iris()
 SMALL = {"module__fan_in": 1, "module__hidden_sizes": (6,), "max_epochs": 2}
 QUICK = {**SMALL, "verbose": 0, "random_state": 0}
 GREATEST = float(np.finfo(np.float32).max)
+# Encrypted: two lookups a row, and keys that nobody is to be safe from.
+CHEAP = {**QUICK, "module__hidden_sizes": (2,)}
+LOOSE = {"global_p_error": 2.0**-30}
+
+pytestmark = pytest.mark.usefixtures("short_epochs")
 
 
 def odd_rows(n: int = 300, seed: int = 0) -> np.ndarray:
@@ -261,13 +266,13 @@ assert "torch" not in sys.modules and "sklearn" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("kind", ["objects", "regressor"])
+@pytest.mark.parametrize("kind", ["regressor", pytest.param("objects", marks=pytest.mark.slow)])
 def test_client_and_server_in_two_processes(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("concrete.fhe")
     model, rows = fitted(kind)
-    frame = pd.DataFrame(rows[::12])
+    frame = pd.DataFrame(rows[::25])
     frame.to_pickle(tmp_path / "rows")
-    model.compile()
+    model.compile(**LOOSE)
     model.save_client(tmp_path / "client")
     model.save_server(tmp_path / "server")
 
@@ -284,7 +289,7 @@ def test_client_and_server_in_two_processes(kind: str, tmp_path: Path) -> None:
 def test_a_client_predicts_through_a_server(tmp_path: Path) -> None:
     fhe = pytest.importorskip("refqnn.fhe")
     model, rows = fitted("text")
-    model.compile()
+    model.compile(**LOOSE)
     model.save_client(tmp_path / "client")
     model.save_server(tmp_path / "server")
     client = fhe.Client.load(tmp_path / "client")
@@ -324,6 +329,9 @@ def test_what_a_pipeline_cannot_fold_is_named() -> None:
     mixed = make_pipeline(preprocessing.StandardScaler(), PCA(2), NeuralNetClassifier(**QUICK))
     with pytest.raises(NotCovered, match=r"pca \(PCA\)"):
         folded(mixed.fit(X, y))
+    compares = NeuralNetClassifier(target="encrypted", budget_s=0.1, module__hidden_sizes=(2,))
+    with pytest.raises(NotCovered, match="target='encrypted'"):
+        folded(make_pipeline(preprocessing.StandardScaler(), compares).fit(X, y))
     with pytest.raises(InvalidType, match="LogisticRegression"):
         folded(make_pipeline(LogisticRegression()).fit(X, y))
     with pytest.raises(InvalidType, match="Pipeline"):
@@ -336,9 +344,9 @@ def test_a_pipeline_deploys_whole(tmp_path: Path) -> None:
     fhe = pytest.importorskip("refqnn.fhe")
     frame = pd.DataFrame(IRIS.data * 1e3, columns=list("abcd"))
     y = np.array(["setosa", "versicolor", "virginica"])[IRIS.target]
-    last = NeuralNetClassifier(**{**QUICK, "module__fan_in": 2})
+    last = NeuralNetClassifier(**CHEAP)
     pipeline = make_pipeline(preprocessing.StandardScaler().set_output(transform="pandas"), last)
-    deploy(pipeline.fit(frame, y), tmp_path / "c", tmp_path / "s", security="ind-cpa")
+    deploy(pipeline.fit(frame, y), tmp_path / "c", tmp_path / "s", **LOOSE)
     client, server = fhe.Client.load(tmp_path / "c"), fhe.Server.load(tmp_path / "s")
     client.keygen()
     server.load_keys(client.evaluation_keys())
@@ -350,13 +358,13 @@ def test_a_pipeline_deploys_whole(tmp_path: Path) -> None:
 def test_the_calls_of_concrete_ml(tmp_path: Path) -> None:
     fhe = pytest.importorskip("refqnn.fhe")
     X, y = IRIS.data, IRIS.target
-    model = NeuralNetClassifier(**{**QUICK, "module__fan_in": 2}).fit(X, y)
+    model = NeuralNetClassifier(**CHEAP).fit(X, y)
     with pytest.raises(NotCompiled):
         fhe.FHEModelDev(tmp_path / "folder", model).save()
     assert not (tmp_path / "folder").exists()
     with pytest.raises(InvalidType, match="model: got StandardScaler"):
         fhe.FHEModelDev(tmp_path / "folder", preprocessing.StandardScaler()).save()
-    model.compile(X, security="ind-cpa")
+    model.compile(X, **LOOSE)
     fhe.FHEModelDev(tmp_path / "folder", model).save()
     with pytest.raises(InvalidArgument, match=r"client\.zip"):
         fhe.FHEModelDev(tmp_path / "folder", model).save()
@@ -387,8 +395,8 @@ def test_a_server_reads_the_keys_of_each_client_once(
     from refqnn.fhe import deployment
 
     monkeypatch.setattr(deployment, "HELD", 2)
-    model = NeuralNetClassifier(**{**QUICK, "module__fan_in": 2}).fit(IRIS.data, IRIS.target)
-    model.compile(security="ind-cpa")
+    model = NeuralNetClassifier(**CHEAP).fit(IRIS.data, IRIS.target)
+    model.compile(**LOOSE)
     fhe.FHEModelDev(tmp_path, model).save()
     server = fhe.FHEModelServer(tmp_path)
     read: list[bytes] = []

@@ -74,7 +74,7 @@ def test_one_lookup_of_three_bits_for_each_neuron(iris: NeuralNetClassifier) -> 
 
 
 def test_the_number_of_lookups_is_chosen() -> None:
-    model = NeuralNetClassifier(**{**QUICK, "budget_s": 4.0}).fit(IRIS.data, IRIS.target)
+    model = NeuralNetClassifier(**{**QUICK, "budget_s": 2.0}).fit(IRIS.data, IRIS.target)
     tried = [(row["lookups"], row["held_out"]) for row in model.history_]
     assert [n for n, held_out in tried if held_out] == sorted({n for n, held_out in tried[:-1]})
     assert tried[-1] == (model.module_.arguments["hidden_sizes"][0], 0)

@@ -58,12 +58,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def short_epochs(monkeypatch):
-    """For tests that ask nothing of the accuracy."""
-    monkeypatch.setattr(progress, "STEPS_PER_EPOCH", 4)
-
-
 @pytest.fixture(scope="module")
 def iris_model():
     return NeuralNetClassifier(verbose=0, random_state=0, max_epochs=5).fit(
@@ -93,12 +87,17 @@ def random_rows(n, features, seed=0):
 # --- scikit-learn -------------------------------------------------------------------------------
 
 
-def run_sklearn_checks(estimator):
+ACCURATE = {"check_classifiers_train", "check_regressors_train"}  # ask for a score
+
+
+def run_sklearn_checks(estimator, monkeypatch):
     failed = []
+    steps = progress.STEPS_PER_EPOCH
     for instance, check in estimator_checks_generator(estimator, mark=None):
         name = check.func.__name__
         if name in EXPECTED_FAILURES:
             continue
+        monkeypatch.setattr(progress, "STEPS_PER_EPOCH", steps if name in ACCURATE else 4)
         try:
             check(instance)
         except pytest.skip.Exception:
@@ -110,18 +109,19 @@ def run_sklearn_checks(estimator):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_scikit_learn_checks_of_the_classifier():
-    run_sklearn_checks(NeuralNetClassifier(max_epochs=1, verbose=0))
+def test_scikit_learn_checks_of_the_classifier(monkeypatch):
+    run_sklearn_checks(NeuralNetClassifier(max_epochs=1, verbose=0), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_scikit_learn_checks_of_the_regressor():
-    run_sklearn_checks(NeuralNetRegressor(max_epochs=3, verbose=0))
+def test_scikit_learn_checks_of_the_regressor(monkeypatch):
+    run_sklearn_checks(NeuralNetRegressor(max_epochs=3, verbose=0), monkeypatch)
 
 
-def test_pipeline_grid_search_and_cross_validation():
-    pipeline = make_pipeline(StandardScaler(), NeuralNetClassifier(**QUICK))
+def test_pipeline_grid_search_and_cross_validation(short_epochs):
+    quick = {**QUICK, "max_epochs": 6}
+    pipeline = make_pipeline(StandardScaler(), NeuralNetClassifier(**quick))
     grid = {"neuralnetclassifier__n_w_bits": [2, 3]}
     search = GridSearchCV(pipeline, grid, cv=2).fit(IRIS.data, IRIS.target)
     best = search.best_estimator_[-1]
@@ -130,7 +130,7 @@ def test_pipeline_grid_search_and_cross_validation():
     weights = best.network_.accumulators()[0].op.weight
     assert weights.min() >= -(2 ** (bits - 1))
     assert weights.max() <= 2 ** (bits - 1) - 1
-    scores = cross_val_score(NeuralNetClassifier(**QUICK), IRIS.data, IRIS.target, cv=2)
+    scores = cross_val_score(NeuralNetClassifier(**quick), IRIS.data, IRIS.target, cv=2)
     assert scores.min() > 0.6
 
 
@@ -452,7 +452,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize("power_of_two", [True, False])
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: "-".join(map(str, n.values())))
-def test_torch_and_integers_are_one_function(network, power_of_two):
+def test_torch_and_integers_are_one_function(short_epochs, network, power_of_two):
     parameters = {f"module__{name}": value for name, value in network.items()}
     model = NeuralNetClassifier(
         **{**QUICK, "max_epochs": 1}, power_of_two_scaling=power_of_two, **parameters
@@ -468,7 +468,7 @@ def test_torch_and_integers_are_one_function(network, power_of_two):
 
 
 @pytest.mark.parametrize("power_of_two", [True, False])
-def test_simulated_and_encrypted_predictions_are_those_in_clear(power_of_two):
+def test_simulated_and_encrypted_predictions_are_those_in_clear(short_epochs, power_of_two):
     pytest.importorskip("concrete.fhe")
     X, y = IRIS.data[:, 2:], IRIS.target
     model = NeuralNetClassifier(

@@ -186,7 +186,8 @@ def requantize_thresholds(
 
     def code(value: int, index: Index) -> int:
         row = row_at(rows, index)
-        passed = [reached(acc_(value), threshold_(t)) for t in row]
+        summed = acc_(value)
+        passed = [reached(summed, threshold_(t)) for t in row]
         return int(start(q_min, q_max) + count(passed))
 
     return {"codes": each(code, acc)}

@@ -155,15 +155,15 @@ def conv2d(
     padded, rooms = _padded(x, padding, pad_(pad_code), extents)
     positions = [positions_(room, s) for room, s in zip(rooms, stride)]
     acc = np.empty((len(x), out, *positions), dtype=object)
+    values, rows, (height, width) = padded.tolist(), weight.tolist(), padded.shape[2:]
     for n, k, i, j in np.ndindex(acc.shape):
         terms = []
         for c, u, v in product(channels(per_group), range(kernel[0]), range(kernel[1])):
             h = i * stride[0] + u * dilation[0]
             w = j * stride[1] + v * dilation[1]
             source = channel(k, c, per_group, out // groups, groups)
-            inside = h < padded.shape[2] and w < padded.shape[3]
-            value = padded[sample(n), source, h, w] if inside else 0
-            terms.append(int(weight[k, c, u, v]) * int(value))
+            value = values[sample(n)][source][h][w] if h < height and w < width else 0
+            terms.append(int(rows[k][c][u][v]) * int(value))
         terms += [] if bias is None else [int(bias_at(bias, k))]
         acc[n, k, i, j] = total(terms, fit)
     return {"acc": acc}

@@ -67,15 +67,15 @@ def conv_transpose2d(
     ]
     if min(size for _, size in kept) < 1:
         raise Rejected("shape_mismatch", "nothing left")
-    n_group = inputs // groups
+    n_group, taps = inputs // groups, [*np.ndindex(*kernel)]
     terms: dict[Index, list[int]] = defaultdict(list)
     for n, k, p, q in np.ndindex(len(x), outs * groups, *x.shape[2:]):
         for c in channels(n_group):
             source = channel(k, c, n_group, outs, groups)
             value = read_x(int(x[sample(n), source, p, q]))
-            row = weight[k // outs * n_group + c, k % outs]
-            for u, v in np.ndindex(*kernel):
-                term = product_(read_w(int(row[u, v])) * value)
+            row = weight[k // outs * n_group + c, k % outs].tolist()
+            for u, v in taps:
+                term = product_(read_w(int(row[u][v])) * value)
                 for h in spans(p, stride[0]):
                     for w in spans(q, stride[1]):
                         i, j = h + dilation[0] * u - kept[0][0], w + dilation[1] * v - kept[1][0]
