@@ -240,6 +240,15 @@ def test_functions_that_are_not_monotone_are_refused():
         Requantize.from_function(lambda acc: acc, [-(2**62)], [0], fmt)
 
 
+@pytest.mark.parametrize("n", range(3, 9))
+def test_a_fall_is_refused_wherever_it_is(n):
+    for place in range(2, n):
+        table = np.arange(n)
+        table[place] = table[place - 1] - 1
+        with pytest.raises(InvalidArgument, match="expected nondecreasing"):
+            Requantize.from_function(lambda acc, t=table: t[acc], [0], [n - 1], IntFormat(3, False))
+
+
 @given(st.data())
 def test_from_table_is_the_table(data):
     fmt = data.draw(testing.formats(max_bits=4))

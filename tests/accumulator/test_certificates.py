@@ -410,13 +410,18 @@ def test_observed():
 
 
 def test_progress_reaches_its_total():
-    network, _ = planted(n_inputs=3)
     calls = []
-    certify(network, progress=lambda *call: calls.append(call))
+    certify(planted(n_inputs=3)[0], progress=lambda *call: calls.append(call))
     assert calls[-1][1] == calls[-1][2] == 512
     calls.clear()
-    searched(network, progress=lambda *call: calls.append(call))
-    assert calls[-1][1] == calls[-1][2]
+    five = Network(
+        [Node("fc", Linear(np.eye(5, dtype=int)))],
+        input_shape=(5,),
+        input_format=IntFormat(3, False),
+    )
+    for network in (planted(n_inputs=3)[0], five):
+        searched(network, progress=lambda *call: calls.append(call))
+        assert calls[-1][1] == calls[-1][2]
 
 
 @given(st.data())

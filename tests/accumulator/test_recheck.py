@@ -828,14 +828,17 @@ def test_at_least_as_many_inputs_as_asked_for(monkeypatch):
     traced = []
     original = Network.trace
     monkeypatch.setattr(
-        Network, "trace", lambda self, codes: traced.append(len(codes)) or original(self, codes)
+        Network, "trace", lambda self, codes: traced.append(codes) or original(self, codes)
     )
     network = deep()
     certificate = certify(network, method="interval")
     for samples in (0, 1000, 10_000):
         traced.clear()
         certificate.verify(network, samples=samples)
-        assert samples <= sum(traced) <= samples + 300
+        assert samples <= sum(map(len, traced)) <= samples + 300
+    at_ends = np.isin(np.concatenate(traced), [0, 7]).all(axis=1)
+    assert not at_ends[-1000:].any()  # inputs at random, and before them those that are pushed
+    assert at_ends[:-2000].mean() > 0.2
     for samples in (-1, 2.5, None):
         with pytest.raises(InvalidArgument, match="samples"):
             certificate.verify(network, samples=samples)

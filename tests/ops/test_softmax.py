@@ -54,6 +54,9 @@ def test_exponentials_are_those_of_real_numbers():
     a = -np.random.default_rng(0).integers(0, 31 * 2**26, 2000)
     exact = np.array([math.exp(v / 2**26) * 2**31 for v in a.tolist()])
     assert np.abs(exp_of_negative(a, 5) - exact).max() < 2**10
+    for bits in range(1, 5):
+        exact = np.array([math.exp(v / 2 ** (31 - bits)) * 2**31 for v in a.tolist()])
+        assert np.abs(exp_of_negative(a, bits) - exact).max() < 2**10
 
 
 @pytest.mark.parametrize("make", [fixed, floating])
