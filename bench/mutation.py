@@ -312,8 +312,7 @@ class Run:
                 function.__code__ = after
             self._run(tests, limited=True)
             return self._failed
-        for name in [name for name in sys.modules if name.split(".")[0] == "refqnn"]:
-            del sys.modules[name]
+        forget("refqnn", "tests")
         sys.meta_path.insert(0, Loader(mutant, new))
         again = Run(lambda run: run._run(tests, limited=True))
         again.seconds = self.seconds
@@ -331,8 +330,17 @@ class Run:
 
 
 def started(files: Sequence[str], run: Run) -> int:
-    """The exit code of pytest."""
-    return int(pytest.main(["-qs", "-p", "no:cacheprovider", "-W", "ignore", *files], [run]))
+    """The exit code of pytest; where it rewrites assertions, it imports a module past `Loader`."""
+    options = ["-qs", "--assert=plain", "-p", "no:cacheprovider", "-W", "ignore"]
+    return int(pytest.main([*options, *files], [run]))
+
+
+def forget(*folders: str) -> None:
+    """Modules of these folders are imported anew, and what they took from each other with them."""
+    paths = tuple(f"{ROOT / folder}{os.sep}" for folder in folders)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(paths):
+            del sys.modules[name]
 
 
 def _limit(seconds: float) -> None:
