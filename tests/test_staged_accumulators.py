@@ -186,6 +186,25 @@ def test_every_preset_says_where_it_comes_from(name):
     assert hash(accumulator) == hash(eval(repr(accumulator)))
 
 
+SMLAD = "2 -> int32, wrap at the end; all -> int32, wrap"
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "order", "bias"),
+    [
+        ("int32", "all -> int32, wrap", "forward", "last"),
+        ("arm_smlad", SMLAD, "forward", "first"),
+        ("cmsis_nn_s8", "all -> int32, wrap", "channels_last", "first"),
+        ("cmsis_nn_s16", "512 -> int32, wrap; all -> int64, wrap", "channels_last", "last"),
+        ("finn", "1 -> int13, wrap; all -> int13, wrap", "channels_last", "outside"),
+    ],
+)
+def test_presets_of_one_register_and_of_products_as_they_come(name, stages, order, bias):
+    accumulator = Accumulator.preset(name, **({"width": 13} if name == "finn" else {}))
+    assert "; ".join(map(str, accumulator.stages)) == stages
+    assert (accumulator.order, accumulator.bias) == (order, bias)
+
+
 def test_the_vectors_ask_for_these_machines():
     for name, (widths, signed, groups, saturates, at_end) in _MACHINES.items():
         stages = Accumulator.preset(name.replace("-", "_")).stages

@@ -613,16 +613,16 @@ def test_false_claims_of_searches_are_found_by_a_solver():
         Node("fc0", Linear([[8**i for i in range(10)]])),
         Node("act0", Requantize([[number, number + 1, number + 1]], U2)),
         Node("table", Lookup([[0, 1, 0, 0]], 0)),
-        Node("fc1", Linear([[7], [-7]], [0, 1])),
+        Node("fc1", Linear([[7000], [-7000]], [0, 1])),
     ]
     network = net(nodes, (10,), U3)
     certificate = certify(network, method="interval")
-    fits = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, -6], hi=[7, 1])
+    fits = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, -6999], hi=[7000, 1])
     assert fits.verify(network, solver=True)["solver"] == 4
-    for ends in ({"lo": [0, -6], "hi": [0, 1]}, {"lo": [0, 1], "hi": [7, 1]}):
+    for ends in ({"lo": [0, -6999], "hi": [0, 1]}, {"lo": [0, 1], "hi": [7000, 1]}):
         false = claimed(certificate, "fc1", Proof.SOLVER, **ends)
         assert false.verify(network, allow_trusted=True)["trusted solver"] == 4
-        with pytest.raises(CertificateError, match=r"fc1.*: got (7|-6) of the solver"):
+        with pytest.raises(CertificateError, match=r"fc1.*: got (7000|-6999) of the solver"):
             false.verify(network, solver=True)
 
 

@@ -118,6 +118,22 @@ def test_every_table_on_every_integer_is_what_plain_python_says(data, largest):
     assert op.out_range(box).contains(codes)
 
 
+@pytest.mark.parametrize(
+    ("table", "x"),
+    [
+        ([2**31 - 1, 1503258956], [[1, 1, 0]]),  # a reciprocal one unit off would show
+        ([2**31 - 1, 2**30], [[1] * 7, [0] * 7]),
+    ],
+)
+def test_shares_of_sixteen_bits(table, x):
+    codes = IntFormat(16, signed=True)
+    op = Softmax(table, codes)
+    got = op.forward(np.array(x)[:, :, None])
+    assert got[:, :, 0].tolist() == [
+        [value for (value,) in exact.apply(op, [[[v] for v in row]])] for row in x
+    ]
+
+
 def behind(net_inputs=30):
     """A sum that reads a Softmax, of more inputs than can be enumerated."""
     nodes = [Node("soft", fixed(1 / 8)), Node("fc", Linear(np.eye(net_inputs, dtype=int)))]
