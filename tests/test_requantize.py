@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from refqnn import Interval, IntFormat, Linear, Requantize, Rounding, exact, testing
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
+from refqnn.ops.requantize import _least
 from refqnn.requantize import ALWAYS, NEVER
 
 MODES = list(Rounding)
@@ -238,6 +239,16 @@ def test_functions_that_are_not_monotone_are_refused():
         Requantize.from_function(lambda acc: acc, [20], [-20], fmt)
     with pytest.raises(OutOfRange):
         Requantize.from_function(lambda acc: acc, [-(2**62)], [0], fmt)
+
+
+@pytest.mark.parametrize("mode", Rounding, ids=str)
+@pytest.mark.parametrize("low", [1, 2**40 + 1])
+@pytest.mark.parametrize("gain", [Fraction(1, 2**20), Fraction(3, 2**24), Fraction(7)])
+def test_thresholds_of_numbers_beyond_int64_are_exact(mode, low, gain):
+    codes, offset = np.arange(-3, 4) * 2**8, Fraction(5, low)
+    for code, least in zip(codes.tolist(), _least(gain, offset, codes, mode).tolist()):
+        assert exact.round(least * gain + offset, mode) >= code
+        assert exact.round((least - 1) * gain + offset, mode) < code
 
 
 @pytest.mark.parametrize("n", range(3, 9))

@@ -489,6 +489,29 @@ def test_the_solver_rung_closes_what_the_search_leaves():
             assert int(sign * cone.forward(closed.x[None])[0]) == greatest
 
 
+def test_enumeration_in_blocks_of_any_size_says_the_same(monkeypatch):
+    network, _ = planted(n_inputs=3)
+    whole = certify(network)
+    for block in (7, 100):
+        monkeypatch.setattr("refqnn.accumulator.domain.at_a_time", lambda _, block=block: block)
+        certificate = certify(network)
+        assert certificate.verify(network) == whole.verify(network)
+        for node in network.nodes:
+            assert certificate[node.name].range.lo.tolist() == whole[node.name].range.lo.tolist()
+            assert certificate[node.name].range.hi.tolist() == whole[node.name].range.hi.tolist()
+
+
+def test_a_cone_of_sums_near_the_ends_of_int64():
+    from refqnn.accumulator.cone import Cone
+
+    for weight in (2**27, 2**28, 2**29, 2**33):
+        fc = Node("fc", Linear([[weight] * 8]))
+        network = Network([fc], input_shape=(8,), input_format=IntFormat(32, signed=False))
+        cone = Cone(network, network.ranges(), "fc", (0,))
+        x = np.full((1, 8), 2**32 - 1)
+        assert cone.forward(x).tolist() == [8 * weight * (2**32 - 1)]
+
+
 def test_pickle_and_copies_keep_it_and_prove_nothing():
     """Whoever uses one verifies it first: a pickle may come from anywhere."""
     fc = Node("fc", Linear([[1, -2], [3, 1]], [3, 0]))

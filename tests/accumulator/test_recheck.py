@@ -966,13 +966,14 @@ def test_every_place_of_a_file():
         assert count > 50
 
 
+@pytest.mark.parametrize("times", [1, -1000])
 @pytest.mark.parametrize("shape", [(11,), (11, 1, 1), (11, 2, 1), (11, 1, 2)])
-def test_the_solver_is_told_the_thresholds_of_each_channel(shape):
+def test_the_solver_is_told_the_thresholds_of_each_channel(shape, times):
     """One sum, two thresholds: the code of the lower one is never less than that of the other."""
     pytest.importorskip("ortools")
-    ones = np.ones((2, 11, *(1 for _ in shape[1:])), dtype=np.int64)
+    ones = np.full((2, 11, *(1 for _ in shape[1:])), times)
     both = Linear(ones) if len(shape) == 1 else Conv2d(ones)
-    code = Requantize([[10], [20]], IntFormat(1, signed=False))
+    code = Requantize([[v] for v in sorted((10 * times, 20 * times))], IntFormat(1, signed=False))
     last = Linear([[1, -1]]) if len(shape) == 1 else Conv2d(np.array([[[[1]], [[-1]]]]))
     nodes = [Node("both", both), Node("code", code), Node("difference", last)]
     network = Network(nodes, input_shape=shape, input_format=IntFormat(2, signed=False))
