@@ -380,6 +380,8 @@ def test_thresholds_beyond_int64_become_sentinels():
 def test_bad_thresholds(thresholds, error):
     with pytest.raises(error, match="thresholds"):
         Requantize(thresholds, IntFormat(2, signed=False))
+    with pytest.raises(ShapeMismatch, match=r"shape \(1, 4\), expected \[channels or 1, 3\] for"):
+        Requantize([[0, 1, 2, 3]], IntFormat(2, signed=False))
 
 
 def test_bad_arguments():

@@ -129,6 +129,20 @@ def test_finn_wraps_the_products_and_not_the_bias():
     assert network.trace([[100, 20, 30]], accumulator=accumulator)["fc"].tolist() == [[894]]
 
 
+@pytest.mark.parametrize("when", ["end", "step"])
+@pytest.mark.parametrize("width", [60, 62, 64])
+def test_sums_near_the_ends_of_int64_wrap_as_python_says(when, width):
+    rng = np.random.default_rng(width)
+    for most, n in ((2**59, 9), (2**60, 9), (2**61, 4), (2**62, 3)):
+        values = rng.integers(most - 9, most, (5, n)) * rng.choice([1, 1, 1, -1], (5, 1))
+        sums = Stage(width, overflow="wrap", when=when).sums(values)
+        half = 2 ** (width - 1)
+        exact_sums = [(sum(row) + half) % 2**width - half for row in values.tolist()]
+        assert sums.acc.ravel().tolist() == exact_sums
+        if when == "end":
+            assert sums.least.ravel().tolist() == [sum(row) for row in values.tolist()]
+
+
 def test_channels_last_runs_through_the_channels_first():
     """Products 1, 2 | 4, 8 of two channels: pairs are 1 + 4 and 2 + 8."""
     conv = Node("conv", Conv2d([[[[1, 2]], [[4, 8]]]]))

@@ -401,15 +401,17 @@ def test_moves_of_one_input_are_to_its_ends_and_its_neighbours():
 def test_a_bound_that_a_search_moves_out_of_int64(monkeypatch):
     monkeypatch.setattr("refqnn.accumulator.ladder.EXHAUSTIVE_LIMIT", 0)
     codes = Requantize([[1, 2, 3]], IntFormat(2, signed=True))
-    nodes = [
-        Node("act", codes, ("input",)),
-        Node("cat", Concat(), ("input", "act")),
-        Node("fc", Linear([[-1, 1]], [-(2**63)])),
-    ]
-    network = Network(nodes, input_shape=(1,), input_format=BIPOLAR)
-    layer = certify(network, method="search", budget_s=5.0)["fc"]
-    values = [int(v) for v in network.trace([[-1], [1]])["fc"].ravel()]
-    assert (layer.lo.tolist(), layer.hi.tolist()) == ([min(values)], [max(values)])
+    for weight, bias, dtype in ((1, -(2**63), object), (100, 0, np.int64)):
+        nodes = [
+            Node("act", codes, ("input",)),
+            Node("cat", Concat(), ("input", "act")),
+            Node("fc", Linear([[-weight, weight]], [bias])),
+        ]
+        network = Network(nodes, input_shape=(1,), input_format=BIPOLAR)
+        layer = certify(network, method="search", budget_s=5.0)["fc"]
+        values = [int(v) for v in network.trace([[-1], [1]])["fc"].ravel()]
+        assert (layer.lo.tolist(), layer.hi.tolist()) == ([min(values)], [max(values)])
+        assert layer.lo.dtype == dtype
 
 
 def test_an_input_that_does_not_overflow_is_an_internal_error_and_no_answer(monkeypatch):

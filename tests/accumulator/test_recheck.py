@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -783,6 +783,16 @@ def test_a_forged_certificate_passes_at_no_cut(monkeypatch):
             false.verify(network, budget_s=budget, samples=100)
 
 
+def test_the_first_bound_that_is_trusted_is_named():
+    network = deep()
+    certificate = certify(network, method="interval")
+    for end, place in ((LO, 0), (LO, 1), (HI, 0), (HI, 1)):
+        proof = altered(certificate["fc1"].proof, (end, place), Proof.BOX_SEARCH)
+        named = rf"fc1\.{('lo', 'hi')[end]}\[{place}\].*1 trusted box-search"
+        with pytest.raises(CertificateError, match=named):
+            with_layer(certificate, "fc1", proof=proof).verify(network, samples=0)
+
+
 def test_exact_without_anything_that_shows_it():
     network = deep()
     certificate = certify(network, method="interval")
@@ -1044,6 +1054,15 @@ def test_every_kind_is_told_a_second_time_place_by_place(op, seed):
             forged = with_layer(certificate, "node", **{end: false})
             with pytest.raises(CertificateError, match="node"):
                 forged.verify(network, samples=0, allow_trusted=True)
+
+
+@pytest.mark.parametrize("op", EACH_KIND, ids=lambda op: op.kind)
+def test_no_kind_can_be_written_to(op):
+    """Certificates name a network by its digest, and plans are kept."""
+    again = replace(op)
+    for field in fields(again):
+        with pytest.raises(FrozenInstanceError):
+            setattr(again, field.name, None)
 
 
 def test_every_kind_is_among_them():
