@@ -87,7 +87,7 @@ TESTS = [
     *(f"tests/brevitas/test_{name}.py" for name in ("from_brevitas", "functions", "movement")),
     *MODULES,  # their doctests
 ]
-SECONDS, AGAIN, EXAMPLES = 4.0, 40.0, 10
+SECONDS, AGAIN, EXAMPLES = 10.0, 40.0, 10
 
 # Of these signs no operator of cosmic-ray makes anything.
 _PLAIN = {*"()[]{},.:=;\n", "\r\n"}
@@ -296,13 +296,10 @@ class Run:
         except SyntaxError:
             return "syntax"
         tests = self.reaching(mutant, seconds)
-        killer = apart(self._killer, mutant, old, new, tests)
+        killer = apart(self._killer, mutant, old, new, tests, wait=60 + 40 * seconds)
         return "time" if killer is None else str(killer)
 
     def _killer(self, mutant: Mutant, old: CodeType, new: CodeType, tests: Sequence[str]) -> str:
-        limit = int(10 + 5 * sum(self.seconds[test] for test in tests))
-        # Of the processor: a busy machine is no failure.
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         changed = [pair for pair in _pairs(old, new) if _own(pair[0]) != _own(pair[1])]
         found = [
             (function, after)
@@ -313,25 +310,43 @@ class Run:
         if found and all(before.co_flags & CO_OPTIMIZED for before, _ in changed):
             for function, after in found:
                 function.__code__ = after
-            self._run(tests)
+            self._run(tests, limited=True)
             return self._failed
-        for name in [name for name in sys.modules if name.split(".")[0] == "refqnn"]:
-            del sys.modules[name]
+        forget("refqnn", "tests")
         sys.meta_path.insert(0, Loader(mutant, new))
-        again = Run(lambda run: run._run(tests))
+        again = Run(lambda run: run._run(tests, limited=True))
+        again.seconds = self.seconds
+        _limit(60)
         done = started(list(dict.fromkeys(test.split("::")[0] for test in tests)), again)
         return again._failed or ("import" if done else "")
 
-    def _run(self, tests: Sequence[str]) -> None:
-        """These tests, until one fails."""
+    def _run(self, tests: Sequence[str], *, limited: bool = False) -> None:
+        """These tests, until one fails; perhaps none of them longer than a mutant may make it."""
         for test in tests:
             if not self._failed and (item := self.items.get(test)) is not None:
+                if limited:
+                    _limit(5 + 5 * self.seconds[test])
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
 
 
 def started(files: Sequence[str], run: Run) -> int:
-    """The exit code of pytest."""
-    return int(pytest.main(["-qs", "-p", "no:cacheprovider", "-W", "ignore", *files], [run]))
+    """The exit code of pytest; where it rewrites assertions, it imports a module past `Loader`."""
+    options = ["-qs", "--assert=plain", "-p", "no:cacheprovider", "-W", "ignore"]
+    return int(pytest.main([*options, *files], [run]))
+
+
+def forget(*folders: str) -> None:
+    """Modules of these folders are imported anew, and what they took from each other with them."""
+    paths = tuple(f"{ROOT / folder}{os.sep}" for folder in folders)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(paths):
+            del sys.modules[name]
+
+
+def _limit(seconds: float) -> None:
+    """From now on, of the processor (a busy machine is no failure); what needs more is ended."""
+    most = int(time.process_time() + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 
 def _fewer_examples(item: pytest.Item) -> None:
@@ -376,7 +391,7 @@ class Loader(SourceFileLoader):
         return spec_from_file_location(name, self.path, loader=self) if name == self.name else None
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def apart(function: Callable[..., Any], *arguments: Any, wait: float = 1800) -> Any:
     """What a function returns in a silent process of its own; None where that dies or hangs."""
 
     def work() -> None:
@@ -391,7 +406,7 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     process.start()
     there.close()
     try:
-        return here.recv() if here.poll(1800) else None
+        return here.recv() if here.poll(wait) else None
     except EOFError:
         return None
     finally:
@@ -452,6 +467,18 @@ def _survivors() -> list[tuple[str, dict[str, Any]]]:
     return [(name, each) for name, found in modules.items() for each in found["survivors"]]
 
 
+def found_again(module: str, each: dict[str, Any]) -> Mutant | None:
+    """The mutant that makes a survivor's change today; only those on its line are made."""
+    lines = text_of(module).splitlines()
+    near = (
+        mutant
+        for mutant in mutants_of(module)[0]
+        if mutant.operator == each["operator"]
+        and "-" + lines[mutant.place[0] - 1] in each["change"]
+    )
+    return next((mutant for mutant in near if mutant.change == each["change"]), None)
+
+
 def again(run: Run) -> None:
     """Runs the survivors that are not equivalent, found anew by their change, by more tests."""
     stored = json.loads(RESULTS.read_text())
@@ -460,12 +487,7 @@ def again(run: Run) -> None:
         for each in found["survivors"]:
             if each["equivalent"]:
                 continue
-            mutants = (
-                m
-                for m in mutants_of(module)[0]
-                if m.operator == each["operator"] and m.change == each["change"]
-            )
-            mutant = next(mutants, None)
+            mutant = found_again(module, each)
             each["killed_by"] = (mutant and run.kill(mutant, AGAIN)) or None
             print(f"{module}:{each['line']}: {each['killed_by'] or 'lives'}", flush=True)
     write(stored["modules"], stored["seed"])

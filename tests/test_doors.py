@@ -68,6 +68,13 @@ def test_labels_that_are_none() -> None:
             Predictions(scale, labels=["no", "yes"])
 
 
+def test_labels_want_an_integer_each() -> None:
+    door = Predictions(0.5, labels=["no", "yes"])
+    for acc in ([3, 4], [[3, 4, 5]], [[[3, 4]]], 3):
+        with pytest.raises(ShapeMismatch, match="acc"):
+            door.predict(acc)
+
+
 def test_targets_are_dequantized() -> None:
     assert Predictions(0.5, 100.0, flat=True).predict([[3], [-2]]).tolist() == [101.5, 99.0]
     assert Predictions(0.5, 100.0).predict([[3], [-2]]).tolist() == [[101.5], [99.0]]

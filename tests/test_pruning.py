@@ -89,6 +89,11 @@ def test_the_second_route_gives_the_same_integers(problem):
     assert project(weight, bias, ends, bits).tolist() == exact.project(weight, bias, ends, bits)
 
 
+def test_the_second_route_keeps_the_places_of_kernels():
+    kernel = np.resize([2.6, -1.4, 0.7, 3.2, -2.5], (2, 2, 3, 2))
+    assert project(kernel, None, (0, 1), 5).tolist() == exact.project(kernel, None, (0, 1), 5)
+
+
 @given(st.lists(st.sampled_from([0.0, 0.4, 0.5, 1.0, 1.5, 2.5, 1 / 3]), min_size=1, max_size=4))
 def test_the_nearest_of_all_integer_rows(row):
     """By trying every row; of the nearest the largest in lexicographic order."""

@@ -323,6 +323,13 @@ def test_affine_from_data_keeps_zero_exact():
         assert error.max() <= 0.51 * quantizer.scale
     columns = AffineQuantizer.from_data(rng.normal(size=(50, 3)), 4, axis=1, method="percentile")
     assert columns.scale.shape == columns.zero_point.shape == (3,)
+    data = np.arange(-100.0, 901.0)
+    whole, most = (
+        AffineQuantizer.from_data(data, 8, method="percentile", percentile=p) for p in (100, 90)
+    )
+    largest = AffineQuantizer.from_data(data, 8)
+    assert (whole.scale, whole.zero_point) == (largest.scale, largest.zero_point)
+    assert most.scale == np.float32(800 / 255)  # of 0 to 800: the zero is a code
     vector = AffineQuantizer.from_data([1.0, 2.0], 4, axis=0)
     assert vector.scale.tolist() == np.float32([1 / 15, 2 / 15]).tolist()
 
@@ -373,6 +380,8 @@ def test_bad_values():
     quantizer = SymmetricQuantizer([1.0, 2.0], INT8, axis=1)
     with pytest.raises(InvalidArgument, match=r"x\[1, 0\]: got NaN"):
         quantizer.quantize([[0.0, 1.0], [np.nan, 1.0]])
+    with pytest.raises(InvalidArgument, match=r"x\[0, 1\]: got NaN"):
+        quantizer.quantize([[0.0, np.nan], [np.nan, 1.0]])
     for x in (["a"], [None], [True], [1j], [[1.0], [1.0, 2.0]]):
         with pytest.raises(InvalidType, match="x"):
             quantizer.quantize(x)

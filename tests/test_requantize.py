@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from refqnn import Interval, IntFormat, Linear, Requantize, Rounding, exact, testing
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
+from refqnn.ops.requantize import _least
 from refqnn.requantize import ALWAYS, NEVER
 
 MODES = list(Rounding)
@@ -240,6 +241,25 @@ def test_functions_that_are_not_monotone_are_refused():
         Requantize.from_function(lambda acc: acc, [-(2**62)], [0], fmt)
 
 
+@pytest.mark.parametrize("mode", Rounding, ids=str)
+@pytest.mark.parametrize("low", [1, 2**40 + 1])
+@pytest.mark.parametrize("gain", [Fraction(1, 2**20), Fraction(3, 2**24), Fraction(7)])
+def test_thresholds_of_numbers_beyond_int64_are_exact(mode, low, gain):
+    codes, offset = np.arange(-3, 4) * 2**8, Fraction(5, low)
+    for code, least in zip(codes.tolist(), _least(gain, offset, codes, mode).tolist()):
+        assert exact.round(least * gain + offset, mode) >= code
+        assert exact.round((least - 1) * gain + offset, mode) < code
+
+
+@pytest.mark.parametrize("n", range(3, 9))
+def test_a_fall_is_refused_wherever_it_is(n):
+    for place in range(2, n):
+        table = np.arange(n)
+        table[place] = table[place - 1] - 1
+        with pytest.raises(InvalidArgument, match="expected nondecreasing"):
+            Requantize.from_function(lambda acc, t=table: t[acc], [0], [n - 1], IntFormat(3, False))
+
+
 @given(st.data())
 def test_from_table_is_the_table(data):
     fmt = data.draw(testing.formats(max_bits=4))
@@ -360,6 +380,8 @@ def test_thresholds_beyond_int64_become_sentinels():
 def test_bad_thresholds(thresholds, error):
     with pytest.raises(error, match="thresholds"):
         Requantize(thresholds, IntFormat(2, signed=False))
+    with pytest.raises(ShapeMismatch, match=r"shape \(1, 4\), expected \[channels or 1, 3\] for"):
+        Requantize([[0, 1, 2, 3]], IntFormat(2, signed=False))
 
 
 def test_bad_arguments():

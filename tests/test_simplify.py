@@ -81,6 +81,20 @@ def test_thresholds_out_of_reach():
     assert small["act1"].op.thresholds.tolist() == [[ALWAYS, 3, NEVER], [ALWAYS, 1, NEVER]]
 
 
+@pytest.mark.parametrize("each", [-(2**62), -(2**62) - 1, 2**62 - 1, 2**62, -5])
+def test_copies_are_added_up_to_the_ends_of_int64(each):
+    nodes = [
+        Node("fc1", Linear([[1], [1]])),
+        Node("act1", Requantize.from_shift(0, UNSIGNED)),
+        Node("fc2", Linear([[each, each]])),
+    ]
+    network = Network(nodes, input_shape=(1,), input_format=UNSIGNED)
+    small = simplify(network, certify(network))
+    fits = -(2**63) <= 2 * each < 2**63
+    assert small.shapes["fc1"] == ((1,) if fits else (2,))
+    assert small.forward([[3]]).tolist() == network.forward([[3]]).tolist() == [[6 * each]]
+
+
 def test_constant_inputs_of_a_domain_move_into_the_bias():
     network = Network([Node("fc", Linear([[2, 5]], [1]))], input_shape=(2,), input_format=UNSIGNED)
     domain = Domain.per_feature(network, [(0, 3), (2, 2)])

@@ -119,6 +119,20 @@ def test_finn_wraps_the_products_and_not_the_bias():
     assert network.trace([[100, 20, 30]], accumulator=accumulator)["fc"].tolist() == [[894]]
 
 
+@pytest.mark.parametrize("when", ["end", "step"])
+@pytest.mark.parametrize("width", [60, 62, 64])
+def test_sums_near_the_ends_of_int64_wrap_as_python_says(when, width):
+    rng = np.random.default_rng(width)
+    for most, n in ((2**59, 9), (2**60, 9), (2**61, 4), (2**62, 3)):
+        values = rng.integers(most - 9, most, (5, n)) * rng.choice([1, 1, 1, -1], (5, 1))
+        sums = Stage(width, overflow="wrap", when=when).sums(values)
+        half = 2 ** (width - 1)
+        exact_sums = [(sum(row) + half) % 2**width - half for row in values.tolist()]
+        assert sums.acc.ravel().tolist() == exact_sums
+        if when == "end":
+            assert sums.least.ravel().tolist() == [sum(row) for row in values.tolist()]
+
+
 def test_channels_last_runs_through_the_channels_first():
     """Products 1, 2 | 4, 8 of two channels: pairs are 1 + 4 and 2 + 8."""
     conv = Node("conv", Conv2d([[[[1, 2]], [[4, 8]]]]))
@@ -128,8 +142,9 @@ def test_channels_last_runs_through_the_channels_first():
         for order in ("forward", "channels_last")
     )
     ones = np.ones((1, 2, 1, 2), dtype=int)
-    assert network.trace(ones, accumulator=by_channel)["conv"].ravel().tolist() == [3 + 7]
-    assert network.trace(ones, accumulator=by_place)["conv"].ravel().tolist() == [5 + 7]
+    for trace in (network.trace, lambda x, accumulator: exact.trace(network, x, accumulator)):
+        for accumulator, sums in ((by_channel, 3 + 7), (by_place, 5 + 7)):
+            assert np.ravel(trace(ones, accumulator=accumulator)["conv"]).tolist() == [sums]
 
 
 def test_places_by_number():
@@ -174,6 +189,24 @@ def test_every_preset_says_where_it_comes_from(name):
     accumulator = Accumulator.preset(name, **({"width": 16} if name == "finn" else {}))
     assert eval(repr(accumulator), {"Accumulator": Accumulator, "Stage": Stage}) == accumulator
     assert hash(accumulator) == hash(eval(repr(accumulator)))
+
+
+WRAPS = "wrap at every step"
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "order", "bias"),
+    [
+        ("int32", ["all -> int32"], "forward", "last"),
+        ("cmsis_nn_s8", ["all -> int32"], "channels_last", "first"),
+        ("cmsis_nn_s16", ["512 -> int32", "all -> int64"], "channels_last", "last"),
+        ("finn", ["1 -> int13", "all -> int13"], "channels_last", "outside"),
+    ],
+)
+def test_presets_of_one_register_and_of_products_as_they_come(name, stages, order, bias):
+    accumulator = Accumulator.preset(name, **({"width": 13} if name == "finn" else {}))
+    assert list(map(str, accumulator.stages)) == [f"{stage}, {WRAPS}" for stage in stages]
+    assert (accumulator.order, accumulator.bias) == (order, bias)
 
 
 def test_the_vectors_ask_for_these_machines():

@@ -18,11 +18,12 @@ from refqnn import (
     Node,
     PowerOfTwoQuantizer,
     Requantize,
+    container,
     load,
     testing,
 )
 from refqnn.container import array_to_npy, npy_to_array
-from refqnn.errors import FileFormatError
+from refqnn.errors import FileFormatError, InvalidArgument
 
 
 def small_network():
@@ -242,3 +243,24 @@ def test_a_truth_value_is_one_of_two_bytes(byte):
     assert npy_to_array(data).tolist() == [True, False, True]
     with pytest.raises(FileFormatError, match="truth value"):
         npy_to_array(data[:-1] + bytes([byte]))
+
+
+@pytest.mark.parametrize(
+    ("header", "refused"),
+    [
+        ({"format": f"refqnn {container.PRIVATE}"}, True),
+        ({"format": "refqnn server"}, False),
+        ({"format": container.PRIVATE}, False),
+        ({}, False),
+        ([f"refqnn {container.PRIVATE}"], False),
+    ],
+)
+def test_private_keys_alone_are_not_replaced(tmp_path, header, refused):
+    path = tmp_path / "file"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(container.HEADER, json.dumps(header))
+    if refused:
+        with pytest.raises(InvalidArgument, match="private keys"):
+            container.refuse_keys(path)
+    else:
+        container.refuse_keys(path)

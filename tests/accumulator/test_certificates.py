@@ -410,13 +410,18 @@ def test_observed():
 
 
 def test_progress_reaches_its_total():
-    network, _ = planted(n_inputs=3)
     calls = []
-    certify(network, progress=lambda *call: calls.append(call))
+    certify(planted(n_inputs=3)[0], progress=lambda *call: calls.append(call))
     assert calls[-1][1] == calls[-1][2] == 512
     calls.clear()
-    searched(network, progress=lambda *call: calls.append(call))
-    assert calls[-1][1] == calls[-1][2]
+    five = Network(
+        [Node("fc", Linear(np.eye(5, dtype=int)))],
+        input_shape=(5,),
+        input_format=IntFormat(3, False),
+    )
+    for network in (planted(n_inputs=3)[0], five):
+        searched(network, progress=lambda *call: calls.append(call))
+        assert calls[-1][1] == calls[-1][2]
 
 
 @given(st.data())
@@ -482,6 +487,65 @@ def test_the_solver_rung_closes_what_the_search_leaves():
             closed = tighten(cone, *ends, sign, open_)
             assert closed.best == closed.bound == greatest
             assert int(sign * cone.forward(closed.x[None])[0]) == greatest
+
+
+@pytest.mark.parametrize("pad_code", [0, 3])
+def test_the_solver_answers_behind_padding(pad_code):
+    """Does one of 64 inputs reach a value?  Sums, codes, padding, the greatest of two."""
+    pytest.importorskip("ortools")
+    from refqnn.accumulator.cone import Cone
+    from refqnn.accumulator.solver import decide
+
+    nodes = [
+        Node("fc0", Conv2d([[[[1, -2], [3, 1]]]])),
+        Node("act0", Requantize([[-1, 2, 6]], IntFormat(2, False))),
+        Node("pool", MaxPool2d((1, 2), stride=1)),
+        Node("fc1", Conv2d([[[[-1, 2], [1, 3]]]], padding=1, pad_code=pad_code)),
+    ]
+    network = Network(nodes, input_shape=(1, 2, 3), input_format=IntFormat(1, False))
+    lo, hi = np.zeros(6, dtype=np.int64), np.ones(6, dtype=np.int64)
+    values = network.trace(all_inputs(network))["fc1"]
+    for index in ((0, 0, 0), (0, 1, 1)):
+        cone = Cone(network, network.ranges(), "fc1", index)
+        reached = values[(slice(None), *index)]
+        for sign in (1, -1):
+            most = int((sign * reached).max())
+            for value in (most, most + 1):
+                answer, x = decide(
+                    cone, lo[cone.inputs], hi[cone.inputs], sign, value, step=1, deadline=None
+                )
+                assert answer == (value == most)
+                assert x is None or sign * cone.forward(x[None])[0] >= value
+
+
+def test_enumeration_in_blocks_of_any_size_says_the_same(monkeypatch):
+    network, _ = planted(n_inputs=3)
+    whole = certify(network)
+    for block in (7, 100):
+        monkeypatch.setattr("refqnn.accumulator.domain.at_a_time", lambda _, block=block: block)
+        certificate = certify(network)
+        assert certificate.verify(network) == whole.verify(network)
+        for node in network.nodes:
+            assert certificate[node.name].range.lo.tolist() == whole[node.name].range.lo.tolist()
+            assert certificate[node.name].range.hi.tolist() == whole[node.name].range.hi.tolist()
+
+
+def test_a_cone_of_sums_near_the_ends_of_int64():
+    from refqnn.accumulator.cone import Cone
+
+    for bits, weight in (
+        (32, 2**27),
+        (32, 2**28),
+        (32, 2**29),
+        (32, 2**33),
+        (1, 2**60),
+        (1, 2**62),
+    ):
+        fc = Node("fc", Linear([[weight] * 8]))
+        network = Network([fc], input_shape=(8,), input_format=IntFormat(bits, signed=False))
+        cone = Cone(network, network.ranges(), "fc", (0,))
+        x = np.full((1, 8), 2**bits - 1)
+        assert cone.forward(x).tolist() == [8 * weight * (2**bits - 1)]
 
 
 def test_pickle_and_copies_keep_it_and_prove_nothing():

@@ -8,10 +8,13 @@ from accumulator_networks import all_inputs, brute_force, chains, integers, netw
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import refqnn.accumulator.classes as classes
 import refqnn.accumulator.deciding as deciding
 import refqnn.accumulator.overflow as overflow
+import refqnn.accumulator.staged as staged
 from refqnn import (
     BIPOLAR,
+    Accumulator,
     Concat,
     Domain,
     IntFormat,
@@ -19,12 +22,14 @@ from refqnn import (
     Network,
     Node,
     Requantize,
+    Stage,
     certify,
+    certify_class,
     find_overflow,
     signed_bits,
 )
 from refqnn.accumulator import NoOverflow, Overflow, Unknown
-from refqnn.accumulator.search import _question
+from refqnn.accumulator.search import _moves, _question
 from refqnn.emulate import Emulated
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType
 
@@ -97,6 +102,8 @@ def test_a_question_lies_above_the_best_and_within_the_bound(best):
         value = _question(best, bound)
         assert value <= bound
         assert best is None or best < value
+        powers = [2**k for k in range(8) if best is not None and best < 2**k <= bound]
+        assert not powers or value == powers[-1]  # where an answer saves a bit
 
 
 def test_no_neuron_is_begun_when_the_time_is_over(monkeypatch):
@@ -344,18 +351,67 @@ def test_saturation_is_harmless_where_the_hull_fits(drawn, bits, random):
     assert network.trace(x, accumulator=emulated)["fc"][0, 0] == network.forward(x)[0, 0]
 
 
+def two_layers(outputs):
+    rng = np.random.default_rng(0)
+    nodes = [
+        Node("fc1", Linear(rng.integers(-3, 4, (8, 30)))),
+        Node("act", Requantize.from_shift(3, IntFormat(3, signed=False))),
+        Node("fc2", Linear(rng.integers(-3, 4, (outputs, 8)))),
+    ]
+    return Network(nodes, input_shape=(30,), input_format=IntFormat(3, signed=False))
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_no_question_is_given_time_beyond_the_budget(number, monkeypatch):
+    """Each gets its share of what is left; the last all of it."""
+    network, ends, budget = two_layers(number), [], 1000.0
+
+    def asked(*arguments):
+        ends.extend(a for a in arguments if isinstance(a, float))
+
+    monkeypatch.setattr(overflow, "decided", asked)
+    monkeypatch.setattr(classes, "decided", asked)
+    monkeypatch.setattr(staged._Layer, "proved", lambda self, ask, until: asked(until) or [])
+    monkeypatch.setattr(staged, "EMULATED_WORK", 0)
+    certificate = certify(network, method="interval")
+    codes, accumulator = np.full(30, 3), Accumulator([Stage(6, group=4), Stage(8)])
+    for ask in (
+        lambda: find_overflow(network, layer="fc2", bits=4, budget_s=budget),
+        lambda: certify_class(two_layers(number + 1), codes, 3, budget_s=budget),
+        lambda: staged.stage_reports(
+            network, certificate, accumulator, budget_s=budget, ask=asked, seed=0
+        ),
+    ):
+        ends.clear()
+        start = time.monotonic()
+        ask()
+        assert ends
+        assert start <= min(ends) <= max(ends) <= time.monotonic() + budget
+        assert max(ends) >= start + budget
+        assert len(ends) == 1 or ends[0] <= time.monotonic() + budget / 2
+
+
+def test_moves_of_one_input_are_to_its_ends_and_its_neighbours():
+    x, lo, hi = np.array([3, 1, 7]), np.array([0, 1, 1]), np.array([6, 9, 7])
+    moves = _moves(x, np.array([0, 2]), lo, hi, 2)
+    moved = [[0, 1, 7], [6, 1, 7], [5, 1, 7], [1, 1, 7], [3, 1, 1], [3, 1, 7], [3, 1, 7], [3, 1, 5]]
+    assert moves.tolist() == moved
+
+
 def test_a_bound_that_a_search_moves_out_of_int64(monkeypatch):
     monkeypatch.setattr("refqnn.accumulator.ladder.EXHAUSTIVE_LIMIT", 0)
     codes = Requantize([[1, 2, 3]], IntFormat(2, signed=True))
-    nodes = [
-        Node("act", codes, ("input",)),
-        Node("cat", Concat(), ("input", "act")),
-        Node("fc", Linear([[-1, 1]], [-(2**63)])),
-    ]
-    network = Network(nodes, input_shape=(1,), input_format=BIPOLAR)
-    layer = certify(network, method="search", budget_s=5.0)["fc"]
-    values = [int(v) for v in network.trace([[-1], [1]])["fc"].ravel()]
-    assert (layer.lo.tolist(), layer.hi.tolist()) == ([min(values)], [max(values)])
+    for weight, bias, dtype in ((1, -(2**63), object), (100, 0, np.int64)):
+        nodes = [
+            Node("act", codes, ("input",)),
+            Node("cat", Concat(), ("input", "act")),
+            Node("fc", Linear([[-weight, weight]], [bias])),
+        ]
+        network = Network(nodes, input_shape=(1,), input_format=BIPOLAR)
+        layer = certify(network, method="search", budget_s=5.0)["fc"]
+        values = [int(v) for v in network.trace([[-1], [1]])["fc"].ravel()]
+        assert (layer.lo.tolist(), layer.hi.tolist()) == ([min(values)], [max(values)])
+        assert layer.lo.dtype == dtype
 
 
 def test_an_input_that_does_not_overflow_is_an_internal_error_and_no_answer(monkeypatch):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -612,16 +612,16 @@ def test_false_claims_of_searches_are_found_by_a_solver():
         Node("fc0", Linear([[8**i for i in range(10)]])),
         Node("act0", Requantize([[number, number + 1, number + 1]], U2)),
         Node("table", Lookup([[0, 1, 0, 0]], 0)),
-        Node("fc1", Linear([[7], [-7]], [0, 1])),
+        Node("fc1", Linear([[7000], [-7000]], [0, 1])),
     ]
     network = net(nodes, (10,), U3)
     certificate = certify(network, method="interval")
-    fits = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, -6], hi=[7, 1])
+    fits = claimed(certificate, "fc1", Proof.SOLVER, lo=[0, -6999], hi=[7000, 1])
     assert fits.verify(network, solver=True)["solver"] == 4
-    for ends in ({"lo": [0, -6], "hi": [0, 1]}, {"lo": [0, 1], "hi": [7, 1]}):
+    for ends in ({"lo": [0, -6999], "hi": [0, 1]}, {"lo": [0, 1], "hi": [7000, 1]}):
         false = claimed(certificate, "fc1", Proof.SOLVER, **ends)
         assert false.verify(network, allow_trusted=True)["trusted solver"] == 4
-        with pytest.raises(CertificateError, match=r"fc1.*: got (7|-6) of the solver"):
+        with pytest.raises(CertificateError, match=r"fc1.*: got (7000|-6999) of the solver"):
             false.verify(network, solver=True)
 
 
@@ -782,6 +782,16 @@ def test_a_forged_certificate_passes_at_no_cut(monkeypatch):
             false.verify(network, budget_s=budget, samples=100)
 
 
+def test_the_first_bound_that_is_trusted_is_named():
+    network = deep()
+    certificate = certify(network, method="interval")
+    for end, place in ((LO, 0), (LO, 1), (HI, 0), (HI, 1)):
+        proof = altered(certificate["fc1"].proof, (end, place), Proof.BOX_SEARCH)
+        named = rf"fc1\.{('lo', 'hi')[end]}\[{place}\].*1 trusted box-search"
+        with pytest.raises(CertificateError, match=named):
+            with_layer(certificate, "fc1", proof=proof).verify(network, samples=0)
+
+
 def test_exact_without_anything_that_shows_it():
     network = deep()
     certificate = certify(network, method="interval")
@@ -827,14 +837,17 @@ def test_at_least_as_many_inputs_as_asked_for(monkeypatch):
     traced = []
     original = Network.trace
     monkeypatch.setattr(
-        Network, "trace", lambda self, codes: traced.append(len(codes)) or original(self, codes)
+        Network, "trace", lambda self, codes: traced.append(codes) or original(self, codes)
     )
     network = deep()
     certificate = certify(network, method="interval")
     for samples in (0, 1000, 10_000):
         traced.clear()
         certificate.verify(network, samples=samples)
-        assert samples <= sum(traced) <= samples + 300
+        assert samples <= sum(map(len, traced)) <= samples + 300
+    at_ends = np.isin(np.concatenate(traced), [0, 7]).all(axis=1)
+    assert not at_ends[-1000:].any()  # inputs at random, and before them those that are pushed
+    assert at_ends[:-2000].mean() > 0.2
     for samples in (-1, 2.5, None):
         with pytest.raises(InvalidArgument, match="samples"):
             certificate.verify(network, samples=samples)
@@ -962,13 +975,14 @@ def test_every_place_of_a_file():
         assert count > 50
 
 
+@pytest.mark.parametrize("times", [1, -1000])
 @pytest.mark.parametrize("shape", [(11,), (11, 1, 1), (11, 2, 1), (11, 1, 2)])
-def test_the_solver_is_told_the_thresholds_of_each_channel(shape):
+def test_the_solver_is_told_the_thresholds_of_each_channel(shape, times):
     """One sum, two thresholds: the code of the lower one is never less than that of the other."""
     pytest.importorskip("ortools")
-    ones = np.ones((2, 11, *(1 for _ in shape[1:])), dtype=np.int64)
+    ones = np.full((2, 11, *(1 for _ in shape[1:])), times)
     both = Linear(ones) if len(shape) == 1 else Conv2d(ones)
-    code = Requantize([[10], [20]], IntFormat(1, signed=False))
+    code = Requantize([[v] for v in sorted((10 * times, 20 * times))], IntFormat(1, signed=False))
     last = Linear([[1, -1]]) if len(shape) == 1 else Conv2d(np.array([[[[1]], [[-1]]]]))
     nodes = [Node("both", both), Node("code", code), Node("difference", last)]
     network = Network(nodes, input_shape=shape, input_format=IntFormat(2, signed=False))
@@ -1039,6 +1053,16 @@ def test_every_kind_is_told_a_second_time_place_by_place(op, seed):
             forged = with_layer(certificate, "node", **{end: false})
             with pytest.raises(CertificateError, match="node"):
                 forged.verify(network, samples=0, allow_trusted=True)
+
+
+@pytest.mark.parametrize("op", EACH_KIND, ids=lambda op: op.kind)
+def test_no_kind_can_be_written_to(op):
+    """Certificates name a network by its digest, and plans are kept."""
+    again = replace(op)
+    for field in fields(again):
+        with pytest.raises(FrozenInstanceError):
+            setattr(again, field.name, None)
+    assert len({op, again, op}) == 2  # one by one: arrays have no truth to compare by
 
 
 def test_every_kind_is_among_them():

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from refqnn import brevitas, load
 from refqnn.brevitas import from_brevitas, verify_against
+from refqnn.brevitas.lower import _unit
 from refqnn.errors import InvalidArgument, InvalidType, NotCovered, ShapeMismatch
 
 
@@ -57,6 +58,24 @@ def test_functions_directly_on_codes(function: Any) -> None:
     fc = qnn.QuantLinear(4, 3, bias=False, **STRICT_WEIGHT)
     out = qnn.QuantIdentity(bq.Int8ActPerTensorFixedPoint, bit_width=5)
     assert_exact(*ready(Forward(function, quant=quant, fc=fc, out=out), 4))
+
+
+@pytest.mark.parametrize(
+    ("floats", "unit"),
+    [
+        ([0.75, 0.5, -1.25], 0.25),
+        ([3.0, -6.0, 0.0], 3.0),
+        ([1.5, 2.5, 0.0625], 0.0625),
+        ([12.0, 18.0], 6.0),
+        ([2.0**-130, 3 * 2.0**-129], 2.0**-130),
+        ([0.0], 1.0),
+        ([], 1.0),
+        ([1.0, float("inf")], 1.0),
+        ([2.0, float("nan")], 1.0),
+    ],
+)
+def test_the_greatest_unit_of_floats(floats: list[float], unit: float) -> None:
+    assert _unit(torch.tensor(floats)).item() == unit
 
 
 def _leaky(v: Tensor) -> Tensor:

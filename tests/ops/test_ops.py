@@ -288,6 +288,19 @@ def test_a_pixel_shuffle_takes_multiples_of_the_square_alone(factor):
                 Gather.pixel_shuffle((channels, 1, 1), factor)
 
 
+def test_no_more_values_than_a_network_may_have():
+    """Counted before they are made; half the memory of what a machine has is no answer."""
+    assert Gather.nearest((1, 8, 1), (8, 8)).index.shape == (1, 64, 8)
+    assert Gather.pad((1, 8, 9), 50).index.shape == (1, 108, 109)
+    for make in (
+        lambda: Gather.nearest((1, 2, 2), (2**13, 2**13)),
+        lambda: Gather.pad((1, 4, 4), ((2**14, 2**14 + 4), (2**14, 2**14 + 4))),
+        lambda: Gather.pad((1, 4, 4), 2**14),
+    ):
+        with pytest.raises(ShapeMismatch, match=f"at most {2**27}"):
+            make()
+
+
 @pytest.mark.parametrize("factor", [0, -1, -2])
 def test_a_pixel_shuffle_by_no_factor_is_refused(factor):
     with pytest.raises(ShapeMismatch, match="in_shape"):

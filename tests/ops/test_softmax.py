@@ -54,6 +54,9 @@ def test_exponentials_are_those_of_real_numbers():
     a = -np.random.default_rng(0).integers(0, 31 * 2**26, 2000)
     exact = np.array([math.exp(v / 2**26) * 2**31 for v in a.tolist()])
     assert np.abs(exp_of_negative(a, 5) - exact).max() < 2**10
+    for bits in range(1, 5):
+        exact = np.array([math.exp(v / 2 ** (31 - bits)) * 2**31 for v in a.tolist()])
+        assert np.abs(exp_of_negative(a, bits) - exact).max() < 2**10
 
 
 @pytest.mark.parametrize("make", [fixed, floating])
@@ -112,6 +115,22 @@ def test_every_table_on_every_integer_is_what_plain_python_says(data, largest):
     assert codes.tolist() == [exact.apply(op, [x[0]])]
     assert codes.tolist() == op.forward(np.array(x, dtype=object)).tolist()
     assert op.out_range(box).contains(codes)
+
+
+@pytest.mark.parametrize(
+    ("table", "x"),
+    [
+        ([2**31 - 1, 1503258956], [[1, 1, 0]]),  # a reciprocal one unit off would show
+        ([2**31 - 1, 2**30], [[1] * 7, [0] * 7]),
+    ],
+)
+def test_shares_of_sixteen_bits(table, x):
+    codes = IntFormat(16, signed=True)
+    op = Softmax(table, codes)
+    got = op.forward(np.array(x)[:, :, None])
+    assert got[:, :, 0].tolist() == [
+        [value for (value,) in exact.apply(op, [[[v] for v in row]])] for row in x
+    ]
 
 
 def behind(net_inputs=30):
