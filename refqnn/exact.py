@@ -496,6 +496,8 @@ def _rescale(op: ops.Rescale, x: Nested) -> Nested:
 def _softmax(op: ops.Softmax, x: Nested) -> Nested:
     fmt, table = op.format, op.exponentials.tolist()
     shares = _fixed_shares if op.exponentials.dtype.kind == "i" else _float_shares
+    if shares is _fixed_shares and table[0] < 2**15:
+        shares = _shares_by_lines
     codes = []
     for values in zip(*map(_flat, x)):
         below = [max(values) - value for value in values]
@@ -525,6 +527,26 @@ def _fixed_shares(e: list[Fraction], bits: int) -> list[int]:
     return [
         round(Fraction(product(word(2 * inverse), int(value)), unit), "half_away") for value in e
     ]
+
+
+def _shares_by_lines(e: list[Fraction], bits: int) -> list[int]:
+    """The same by lines between inverses; e in units of 2**-15, as the codes."""
+
+    def inverse(i: int) -> int:
+        """1 / (1 + i / 512), lowered by half of what the line to the next lies above it."""
+        at, middle, after = (Fraction(2**24, 512 + i + Fraction(k, 2)) for k in (0, 1, 2))
+        code = round(at, "half_away")
+        if i < 512:
+            above = round((after + code) / 2, "half_away") - round(middle, "half_away")
+            code -= round(Fraction(above, 2), "half_away")
+        return min(code, 2**15 - 1)
+
+    total = int(sum(e))
+    zeros = 32 - total.bit_length()
+    h = round(Fraction(total * 2**zeros, 2**15), "half_up")
+    i, rest = divmod(min(h - 2**16, 2**16 - 1), 128)
+    r = inverse(i) + round(Fraction((inverse(i + 1) - inverse(i)) * rest, 128), "half_up")
+    return [round(value * r / 2 ** (31 - zeros), "half_up") for value in e]
 
 
 def _float_shares(e: list[Fraction], bits: int) -> list[int]:

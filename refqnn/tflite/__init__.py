@@ -40,11 +40,13 @@ of the type (kernel_util.cc, CalculateActivationRangeQuantized).
 
 **Two operands.**  ADD and SUB (add.cc, internal/reference/add.h): with t = 2 max(s_a, s_b), each
 (q - z) * 2**20 is rescaled by s / t, and the sum or difference by t / (2**20 s_y); three times
-"double", in 16 bits with 2**15.  XNNPACK (src/microparams-init.c, src/qs8-vadd): k = 20 - floor(
-log2(max(s_a, s_b) / s_y)), multipliers s_a / s_y * 2**k and s_b / s_y * 2**k rounded half even, one
-sum, / 2**k rounded half up; ratios outside [2**-10, 2**8) go to the optimized kernels.  In 16 bits,
-where all scales are powers of two (within 1/1000 of the logarithm) and the options do not deny it
-(pot_scale_int16): an operand is divided by s_y / s, rounded half away, and added; not in cmsis_nn.
+"double", in 16 bits with 2**15.  Where one operand of ADD is a single value, the optimized vectors
+of 8 values take the other by "double_down" (internal/optimized/integer_ops/add.h).  XNNPACK
+(src/microparams-init.c, src/qs8-vadd): k = 20 - floor(log2(max(s_a, s_b) / s_y)), multipliers
+s_a / s_y * 2**k and s_b / s_y * 2**k rounded half even, one sum, / 2**k rounded half up; ratios
+outside [2**-10, 2**8) go to the optimized kernels.  In 16 bits, where all scales are powers of two
+(within 1/1000 of the logarithm) and the options do not deny it (pot_scale_int16): an operand is
+divided by s_y / s, rounded half away, and added; not in cmsis_nn.
 MUL: (a - z_a)(b - z_b) rescaled by s_a * s_b / s_y, that product and quotient in float32, but in
 float64 in cmsis_nn (tensorflow/tflite-micro: micro/kernels/mul_common.cc); "double", or float32
 under XNNPACK, which takes x * x as a function of one code: v = s_x * (x - z_x), then
@@ -69,8 +71,9 @@ up (src/qs8-vlrelu), where both lie in [2**-8, 2**7].  LOGISTIC, TANH: float32 o
 the function, times 1 / s_y, rounded half away (activations.cc, PopulateLookupTable); LOGISTIC is
 1 / (1 + exp), each step in float32.  exp and tanh are taken in float64 and rounded once, which gave
 the tables of LiteRT wherever compared.  In 16 bits both are lines between 256 sigmoids of i / 24 in
-units of 2**-16, rounded to nearest but for 44 that are one above (internal/common.h; measured); the
-optimized kernels, which take inputs of scale 2**-12, and of TANH 2**-11, otherwise, are not told.
+units of 2**-16, each raised by half of what the line to the next lacks at its middle and rounded,
+the last 2**16 - 1 (internal/common.h; measured); the optimized kernels, which take inputs of scale
+2**-12, and of TANH 2**-11, otherwise, are not told.
 HARD_SWISH: 16-bit fixed point (internal/reference/hard_swish.h).  QUANTIZE from codes to codes:
 "double" (internal/reference/requantize.h); optimized, from 8 bits to 8 bits: vectors of 16 values
 round half up at the end, the last n modulo 16 of a tensor half away; XNNPACK, where the type stays
@@ -87,7 +90,11 @@ s * (q - z) in float64, which the kernels round to float32, the optimized ones a
 **SOFTMAX** (internal/reference/softmax.h): d = x - max; x with d below a radius become the lowest
 code; exp(d * beta * s) in fixed point with 5 integer bits, as `refqnn.ops.softmax` tells it.  A sum
 of exponentials of 512 or more stops the reference's process; here it is computed.  Optimized and
-XNNPACK: a table of float32 exponentials (internal/optimized/optimized_ops.h).
+XNNPACK: a table of float32 exponentials (internal/optimized/optimized_ops.h).  From 16 bits to 16,
+one arithmetic for all: d * beta * s in units of 10 / 65535, "double", beta * s in float32
+(cmsis_nn: in float64), -65535 at least; the exponential and 1 / S on lines between 513 values each,
+as `refqnn.ops.softmax` tells it.  CMSIS-NN wraps a sum that rounds up to the next power of two;
+here it is not wrapped.
 
 **Movement** (RESHAPE, TRANSPOSE, PAD, STRIDED_SLICE, SPLIT, CONCATENATION, RESIZE_NEAREST_NEIGHBOR,
 SQUEEZE, EXPAND_DIMS) keeps codes; operands of other scales than the output's are refused.
@@ -106,7 +113,6 @@ Refused:
     INT16  TRANSPOSE_CONV   with a bias of INT32 that is not declared; any but in tflite_ref
     INT16  HARD_SWISH       no kernel computes it
     INT16  RELU_N1_TO_1     no kernel computes it
-    INT16  SOFTMAX          its kernel interpolates between 513 exponentials and 513 inverses
     UINT8  TRANSPOSE_CONV   in the optimized kernel, which is not told here
 
 **Beyond fixed point**, where kernels wrap, end their process or refuse a file, it is refused:

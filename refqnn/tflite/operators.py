@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.errors import FileFormatError, NotCovered, mismatch
+from refqnn.formats import IntFormat
 from refqnn.ops import (
     Add,
     Concat,
@@ -28,7 +29,7 @@ from refqnn.ops import (
     Softmax,
     SumPool2d,
 )
-from refqnn.ops.softmax import exp_of_negative
+from refqnn.ops.softmax import along_lines, curve, exp_of_negative
 from refqnn.ops.windows import Padding
 from refqnn.rounding import round_float, round_ratio
 from refqnn.tflite.files import Model, Operator, Tensor
@@ -256,18 +257,40 @@ def add(r: Reader, op: Operator) -> None:
         zero, clip = target.zero_point, target.clip
         code = Rescale(1, shift, y.format, zero_point=zero, offset=offset, clip=clip)
         return r.add(Requantize.from_rescale(code), [acc], y)
-    tables, real = _terms(r, op, a, b)
-    terms = [
-        r.step(Lookup(table[None], t.format.q_min), [source], y, f"term {i}")
-        for i, (t, table, source) in enumerate(zip((a, b), tables, sources), 1)
-    ]
-    acc = r.step(Add((1, sign)), terms, y, "sum")
-    r.add(requantize(np.array([real]), target, "double", r.ends(acc)), [acc], y)
+
+    def summed(*ways: Way) -> tuple[Requantize | Rescale, str]:
+        tables, real = _terms(r, op, (a, b), ways)
+        terms = [
+            r.step(Lookup(table[None], t.format.q_min), [source], y, f"term {i}")
+            for i, (t, table, source) in enumerate(zip((a, b), tables, sources), 1)
+        ]
+        acc = r.step(Add((1, sign)), terms, y, "sum")
+        return requantize(np.array([real]), target, "double", r.ends(acc)), acc
+
+    single = [prod(t.shape) == 1 < prod(y.shape) for t in (a, b)]
+    if not (r.profile.optimized and op.kind == "ADD" and any(single) and y.type != "INT16"):
+        node, acc = summed("double", "double")
+        return r.add(node, [acc], y)
+    first, second = ("double" if one else "double_down" for one in single)
+    last = _behind(y, 8)
+    choices = {False: (first, second), True: ("double", "double")}
+    r.select(y, last, {k: summed(*choices[k]) for k in np.unique(last).tolist()})
 
 
-def _terms(r: Reader, op: Operator, a: Tensor, b: Tensor) -> tuple[list[NDArray[np.int64]], float]:
+def _behind(y: Tensor, n: int) -> NDArray[np.bool_]:
+    """Where a tensor lies behind the vectors of n values that it fills.  Raises: NotCovered."""
+    if y.shape[0] > 1:
+        raise NotCovered(f"its vectors of {n} reach across a batch of {y.shape[0]}")
+    size = prod(y.shape)
+    last = np.arange(size).reshape(y.shape) >= size // n * n
+    return np.asarray(our_order(last)[0])
+
+
+def _terms(
+    r: Reader, op: Operator, operands: tuple[Tensor, Tensor], ways: tuple[Way, ...]
+) -> tuple[list[NDArray[np.int64]], float]:
     """What each operand adds to a sum, by its code, and the gain of the sum."""
-    (y,) = op.outputs
+    (a, b), (y,) = operands, op.outputs
     if y.type == "INT16" and r.profile.shifted_sums and op.options and op.options.PotScaleInt16():
         shifts = _shifts(a, b, y)
         if shifts:
@@ -275,7 +298,8 @@ def _terms(r: Reader, op: Operator, a: Tensor, b: Tensor) -> tuple[list[NDArray[
     s_a, s_b, s_y = (float(t.quantizer[0]) for t in (a, b, y))
     twice, shift = 2 * max(s_a, s_b), 15 if y.type == "INT16" else 20
     tables = [
-        rescaled((t.codes - t.quantizer[1]) << shift, s / twice) for t, s in ((a, s_a), (b, s_b))
+        rescaled((t.codes - t.quantizer[1]) << shift, s / twice, way)
+        for t, s, way in zip(operands, (s_a, s_b), ways)
     ]
     real = twice / (2**shift * s_y)
     if real >= 1:
@@ -432,14 +456,11 @@ def transcendental(r: Reader, op: Operator) -> None:
     r.table(op, r.value(x), _saturated(y, z_y + rounded.astype(np.int64)))
 
 
-# Where the kernels' table of sigmoids is one above the nearest integer.
-_ONE_ABOVE = [4, 8, 12, 14, 15, 16, 17, 19, 20, 21, 22, 25, 27, 28, 29, 30, 31, 33, 34, 35, 37, 39]
-_ONE_ABOVE += [40, 41, 43, 44, 45, 46, 49, 50, 54, 62, 63, 64, 66, 82, 86, 93, 100, 103, 112, 116]
-_ONE_ABOVE += [135, 255]
-
-
 def _by_lines(r: Reader, op: Operator, x: Tensor, y: Tensor) -> NDArray[np.int64]:
-    """Sigmoids of i / 24 in units of 2**-16, and lines between; tanh(v) = 2 sigmoid(2 v) - 1."""
+    """Sigmoids of i / 24 in units of 2**-16, and lines between; tanh(v) = 2 sigmoid(2 v) - 1.
+
+    The table is raised by half of what the line from it to the next lacks at its middle.
+    """
     tanh, (scale, zero) = op.kind == "TANH", x.quantizer
     if zero or y.quantizer != (np.float32(2.0**-15), 0):
         raise NotCovered("in 16 bits its zero points are 0, and its output's scale is 2**-15")
@@ -457,8 +478,10 @@ def _by_lines(r: Reader, op: Operator, x: Tensor, y: Tensor) -> NDArray[np.int64
         raise NotCovered(f"its input's scale, {scale}, has no multiplier of 15 bits")
     check_32(2**15, float(m))
     v = (x.codes * m + (1 << shift >> 1)) >> shift
-    i, bits = np.arange(256), 8 if tanh else 9
-    table = np.rint(2**16 / (1 + np.exp(-i / 24))).astype(np.int64) + np.isin(i, _ONE_ABOVE)
+    at, middle, after = (2**16 / (1 + np.exp(-(np.arange(256) + k) / 24)) for k in (0, 0.5, 1))
+    table = np.rint(at + (middle - (at + after) / 2) / 2).astype(np.int64)
+    table[-1] = 2**16 - 1
+    bits = 8 if tanh else 9
     at, rest = np.minimum(abs(v) >> bits, 254), abs(v) % 2**bits
     line = (table[at] << bits) + rest * (table[at + 1] - table[at])
     if tanh:
@@ -477,12 +500,8 @@ def quantize(r: Reader, op: Operator) -> None:
     away, up = (_saturated(y, z_y + rescaled(d, real, way)) for way in ("double", "double_up"))
     if r.way(op) == "double" or np.array_equal(away, up):
         return r.table(op, source, away)
-    if y.shape[0] > 1:
-        raise NotCovered(f"its vectors of 16 reach across a batch of {y.shape[0]}")
-    size = prod(y.shape)
-    last = np.arange(size).reshape(y.shape[1:]) >= size // 16 * 16  # behind the vectors of 16
     choices = {False: (r.function(up, x, y), source), True: (r.function(away, x, y), source)}
-    r.select(y, our_order(last[None])[0], choices)
+    r.select(y, _behind(y, 16), choices)
 
 
 # --- movement ---------------------------------------------------------------------------------
@@ -604,9 +623,14 @@ def concatenation(r: Reader, op: Operator) -> None:
 def softmax(r: Reader, op: Operator) -> None:
     x, (y,) = _operand(op, 0), op.outputs
     scale, _ = x.quantizer
-    if y.quantizer != (np.float32(2.0**-y.format.bits), y.format.q_min):
+    bits, lowest = (15, 0) if x.type == "INT16" else (y.format.bits, y.format.q_min)
+    if y.quantizer != (np.float32(2.0**-bits), lowest):
         raise NotCovered(f"its output has scale {y.quantizer[0]}, zero point {y.quantizer[1]}")
     beta = np.float32(op.options.Beta())
+    if x.type == "INT16":
+        if x.quantizer[1] or y.type != "INT16":
+            raise NotCovered("in 16 bits its zero points are 0, and its output has 16 bits")
+        return r.add(Softmax(_line_exponentials(r, x, beta), IntFormat(15, False)), [r.value(x)], y)
     if r.profile.optimized:
         powers = -scale * beta * np.arange(x.format.levels, dtype=np.float32)
         exponentials = np.exp(powers.astype(np.float64)).astype(np.float32)
@@ -620,6 +644,14 @@ def softmax(r: Reader, op: Operator) -> None:
     d = np.arange(min((31 << 26) >> e, x.format.levels - 1) + 1)
     table = exp_of_negative(round_ratio((-d << e) * m, 2**31, "half_up"), 5)
     r.add(Softmax(table, y.format), [r.value(x)], y)
+
+
+def _line_exponentials(r: Reader, x: Tensor, beta: np.float32) -> NDArray[np.int64]:
+    """exp(-d * beta * s) in units of 2**-15, on lines between exponentials 10 / 512 apart."""
+    scale, _ = x.quantizer
+    product = float(scale) * float(beta) if r.profile.wide_product else float(scale * beta)
+    at = 2**16 - 1 + rescaled(-np.arange(2**16), product / (10 / 65_535))
+    return along_lines(curve(lambda v: np.exp(10 * (v - 1))), np.maximum(at, 0))
 
 
 def mean(r: Reader, op: Operator) -> None:

@@ -305,7 +305,6 @@ _NOT_OF = {
     "INT16": {
         "HARD_SWISH": _NO_KERNEL,
         "RELU_N1_TO_1": _NO_KERNEL,
-        "SOFTMAX": "its kernel interpolates between 513 exponentials and 513 inverses",
     },
 }
 _RECURRENT = "it keeps a state from one call to the next"

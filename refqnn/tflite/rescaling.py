@@ -6,6 +6,7 @@ with 2**30 <= m < 2**31; a gain below 2**-32 becomes 0.  Then acc * g is
     double       p / 2**max(-e, 0) rounded half away, p = acc * 2**max(e, 0) * m / 2**31 rounded
                  half up
     double_up    the same, both rounded half up
+    double_down  the same, the second rounded down
     mixed        double_up for the channels that fill vectors of 8, double for the last C modulo 8
                  (a mean: of 16)
     single       acc * m / 2**(31 - e) rounded half up
@@ -45,7 +46,9 @@ __all__ = [
     "rescaled",
 ]
 
-Way = Literal["double", "double_up", "mixed", "single", "reduced", "float32", "float64"]
+Way = Literal[
+    "double", "double_up", "double_down", "mixed", "single", "reduced", "float32", "float64"
+]
 Gains = NDArray[np.floating[Any]]
 
 
@@ -108,7 +111,7 @@ def fixed_point(
         m if once else m << np.maximum(e, 0),
         31 - e if once else 31 + np.maximum(-e, 0),
         target.format,
-        Rounding.HALF_AWAY if way == "double" else Rounding.HALF_UP,
+        {"double": Rounding.HALF_AWAY, "double_down": Rounding.FLOOR}.get(way, Rounding.HALF_UP),
         zero_point=target.zero_point,
         offset=-zero,
         clip=target.clip,

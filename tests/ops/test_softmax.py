@@ -26,7 +26,7 @@ from refqnn import (
 )
 from refqnn.accumulator import Certificate, Proof
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, ShapeMismatch
-from refqnn.ops.softmax import exp_of_negative
+from refqnn.ops.softmax import along_lines, curve, exp_of_negative
 
 CODES = IntFormat(8, signed=True)
 
@@ -38,6 +38,12 @@ def fixed(scale: float) -> Softmax:
 
 def floating(scale: float) -> Softmax:
     return Softmax(np.exp(-np.arange(256) * scale).astype(np.float32), CODES)
+
+
+def lines(scale: float) -> Softmax:
+    at = np.maximum(2**16 - 1 - np.arange(256) * scale * 6553.6, 0).astype(np.int64)
+    table = along_lines(curve(lambda v: np.exp(10 * (v - 1))), at)
+    return Softmax(table, IntFormat(15, signed=False))
 
 
 @pytest.mark.parametrize("make", [fixed, floating])
@@ -59,7 +65,7 @@ def test_exponentials_are_those_of_real_numbers():
         assert np.abs(exp_of_negative(a, bits) - exact).max() < 2**10
 
 
-@pytest.mark.parametrize("make", [fixed, floating])
+@pytest.mark.parametrize("make", [fixed, floating, lines])
 def test_saved_and_loaded_and_bounded(make, tmp_path):
     net = Network([Node("soft", make(1 / 8))], input_shape=(5,), input_format=CODES)
     net.save(tmp_path / "net.npz")
@@ -77,6 +83,8 @@ def test_saved_and_loaded_and_bounded(make, tmp_path):
     [
         [],
         [0, 2**31 - 1],
+        [2**14 - 1, 2**13],
+        [2**15 - 1, 2**15],
         [2**16 - 1],  # its shares would be shifted to the left
         [2**31],
         [2**16, -1],
@@ -101,6 +109,8 @@ def test_shapes_and_formats():
     for fmt in (IntFormat(17, signed=True), BIPOLAR, None):
         with pytest.raises(InvalidType):
             Softmax([2**16], fmt)
+    with pytest.raises(InvalidArgument, match="15 bits"):
+        Softmax([2**15 - 1], IntFormat(16, signed=True))
 
 
 @given(st.data(), st.sampled_from([3, 9, 2**40, 2**63, 2**70]))
@@ -170,7 +180,7 @@ def test_what_has_no_form_for_it_says_so():
         refqnn.fhe.compile(net)
 
 
-@pytest.mark.parametrize("op", [fixed(0.05), floating(0.05)])
+@pytest.mark.parametrize("op", [fixed(0.05), floating(0.05), lines(0.05)])
 @pytest.mark.parametrize("shape", [(3,), (3, 2, 2)])
 def test_a_certificate_behind_it_is_verified_without_trust(op, shape):
     nodes = [Node("soft", op), Node("half", Requantize.from_shift(1, CODES))]

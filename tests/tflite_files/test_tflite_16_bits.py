@@ -136,6 +136,46 @@ def test_every_code_of_a_curve(tmp_path: Path, kind: str) -> None:
         from_tflite(curve(kind, 1e-20))
 
 
+# --- softmax ------------------------------------------------------------------------------------
+
+
+def shares(scale: float, beta: float, channels: int, of: str = "int16") -> bytes:
+    end = (2.0**-15, 0) if of == "int16" else (2.0**-16, -(2**15))
+    rows = (1, 2**16, channels) if channels == 2 else (1, channels)
+    tensors = [T(rows, scale, 0, type=of), T(rows, *end, type="int16")]
+    return model(tensors, [O("SOFTMAX", [0], [1], "SoftmaxOptions", {"Beta": beta})], [0], [1])
+
+
+def test_every_difference_of_a_softmax(tmp_path: Path) -> None:
+    x = np.stack([np.arange(-(2**15), 2**15), np.full(2**16, 2**15 - 1)], axis=-1)[None]
+    made = [shares(s, beta, 2) for s, beta in ((0.000164, 0.76), (2.0**-12, 1.0), (0.0011, 0.7))]
+    for one, theirs in zip(made, run(tmp_path, [(m, x, "tflite_ref") for m in made])):
+        network = from_tflite(one)
+        assert np.array_equal(network.forward(x), theirs[1])
+        assert [from_tflite(one, r).digest == network.digest for r in RUNTIMES] == [True] * 3
+    assert from_tflite(made[0], "cmsis_nn").digest != from_tflite(made[0]).digest
+
+
+@pytest.mark.parametrize("of", ["int16", "int8"])
+def test_softmaxes_of_many_channels(tmp_path: Path, of: str) -> None:
+    rng = np.random.default_rng(3)
+    wide = 0 if of == "int16" else 8
+    models = [
+        shares(2.0 ** (wide + rng.uniform(-16, -7)), float(rng.uniform(0.2, 3)), n, of)
+        for n in (1, 3, 10, 64, 300)
+    ]
+    assert not compare(tmp_path, models, n=16).different
+
+
+def test_a_softmax_of_another_type_is_refused() -> None:
+    tensors = [T((1, 4), 0.1, 0, type="int16"), T((1, 4), 2.0**-8, -128)]
+    op = O("SOFTMAX", [0], [1], "SoftmaxOptions", {"Beta": 1.0})
+    with pytest.raises(NotCovered, match="SOFTMAX"):
+        from_tflite(model(tensors, [op], [0], [1]))
+    with pytest.raises(NotCovered, match="32 bits, beyond which the kernel wraps"):
+        from_tflite(shares(8.0, 1.0, 3))
+
+
 # --- 32 bits ------------------------------------------------------------
 
 

@@ -79,6 +79,31 @@ def test_ties(tmp_path: Path, kind: str) -> None:
     assert not result.different
 
 
+def one_value_added(type: str, shape: tuple[int, ...], first: bool) -> bytes:
+    """A scalar added whose code is its zero point: (q - z) / 2, in steps where halves are ties."""
+    s, few, off = np.float32(0.07736699), ((), (1,))[first], 128 * (type == "uint8")
+    tensors = [
+        T(shape, s, off - 128, type=type),
+        T(few, 0.15187983, 41, np.full(few, 41, type), type=type),
+        T(shape, 2 * s, off, type=type),
+    ]
+    op = O("ADD", [1, 0] if first else [0, 1], [2], "AddOptions")
+    return model(tensors, [op], [0], [2])
+
+
+@pytest.mark.parametrize("type", ["int8", "uint8"])
+def test_vectors_of_a_tensor_and_one_value(tmp_path: Path, type: str) -> None:
+    shapes = [(1, 61), (1, 3, 5, 7), (1, 7), (1, 16)]
+    models = [one_value_added(type, shape, bool(i % 2)) for i, shape in enumerate(shapes)]
+    assert not compare(tmp_path, models, n=16).different
+    codes = np.arange(61)[None] + (0 if type == "uint8" else -128)
+    ours = [from_tflite(models[0], runtime).forward(codes)[0] for runtime in RUNTIMES]
+    assert (ours[0] != ours[1])[:56].any()
+    assert (ours[0] == ours[1])[56:].all()
+    with pytest.raises(NotCovered, match="vectors of 8 reach across a batch of 2"):
+        from_tflite(one_value_added(type, (2, 7), False), "tflite_optimized")
+
+
 # --- floats to codes ----------------------------------------------------------------------------
 
 

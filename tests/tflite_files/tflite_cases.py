@@ -146,8 +146,9 @@ def fully_connected(rng: Rng) -> bytes:
 def softmax(rng: Rng) -> bytes:
     n = int(rng.choice([1, 2, 10, 12, 100, 400]))
     shape = (1, n) if rng.random() < 0.7 else (1, 2, 3, n)
-    tensors = [T(shape, scale(rng, -7, 1), zero(rng)), T(shape, 2.0**-8, -128)]
-    values = {"Beta": float(rng.choice([1.0, 0.5, 2.0]))}
+    s_y = 2.0 ** (-7 if _TYPE[0] == "int16" else -8)
+    tensors = [T(shape, scale(rng, -7, 1), zero(rng)), T(shape, s_y, -128)]
+    values = {"Beta": float(rng.choice([1.0, 0.5, 2.0, 0.3]))}
     return model(tensors, [O("SOFTMAX", [0], [1], "SoftmaxOptions", values)], [0], [1])
 
 
