@@ -145,7 +145,7 @@ def _rethresholded(
             return None
         plain = op.forward(*x)
         for family in families:
-            made = [m for m in family(op, *x, theirs) if np.array_equal(m.forward(*x), theirs)]
+            made = [m for m in family(op, x[0], theirs) if np.array_equal(m.forward(*x), theirs)]
             if not made:
                 continue
             moved = made[0].thresholds.astype(object) - op.thresholds.astype(object)
@@ -158,7 +158,7 @@ def _rethresholded(
                     f"thresholds moved: {_listed({r: _movement(moved[r].tolist()) for r in rows})}"
                 )
                 functions = tuple(m.forward for m in made)
-                return Fit(functions, found, believed, single, _steps(made, *x), specific)
+                return Fit(functions, found, believed, single, _steps(made, x[0]), specific)
         return None
 
     return fit
@@ -194,7 +194,7 @@ def _code_offset(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     if op.kind == "Rescale":
         made = replace(op, zero_point=op.zero_point + k)
     else:
-        made = forms.shifted(op, *x, theirs, k)
+        made = forms.shifted(op, x[0], theirs, k)
     if made is None or not k or not _believed(x, plain, theirs, 1):
         return None
     return Fit((made.forward,), f"{k:+d} to every code")
@@ -204,7 +204,7 @@ def _rescaled(op: Any, x: Operands, theirs: IntArray, field: str) -> Fit | None:
     plain = op.forward(*x)
     if not _believed(x, plain, theirs, 1):
         return None
-    made = forms.rescaled(op, *x, theirs, field)
+    made = forms.rescaled(op, x[0], theirs, field)
     if not made:
         return None
     constants = getattr(made[0], field) - getattr(op, field)

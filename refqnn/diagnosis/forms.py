@@ -469,7 +469,8 @@ def rescaled(op: Rescale, acc: IntArray, codes: IntArray, field: str) -> list[Re
     rising = field == "offset" or add(acc, op.offset.reshape(-1, *(1,) * (acc.ndim - 2))) >= 0
 
     def moved(k: NDArray[np.int64]) -> Rescale:
-        return replace(op, **{field: np.clip(own + k, least, most)})
+        parameters: dict[str, Any] = {field: np.clip(own + k, least, most)}
+        return replace(op, **parameters)
 
     def first(holds: Callable[[IntArray], NDArray[np.bool_]]) -> NDArray[np.int64]:
         """The least constant of each channel for which it holds, reach + 1 where for none."""

@@ -129,7 +129,9 @@ def explained(
     values = part.deviated(singles[:1]) if singles else None
     tried, exhausted = len(free), True
     last = part.nodes[-1]
-    as_functions = [partial(_alone, last, c[1]) for c in singles if c[0] is last]
+    as_functions: list[Callable[..., IntArray | None]] = [
+        partial(_alone, last, c[1]) for c in singles if c[0] is last
+    ]
     fits = sorted((c for c in choices if c[1].fit is not None), key=lambda c: c[1].level)
     open_ = tuple(dict.fromkeys(node.name for node, _ in fits if not _through(node, last)))
     rest: list[tuple[Choice, Fit]] = []

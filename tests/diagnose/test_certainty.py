@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from refqnn import IntFormat, Linear, Network, Node, Requantize, Rescale, Rounding, diagnose
+from refqnn.arithmetic import IntArray
 from refqnn.diagnosis import CATALOGUE, Diagnosis, Finding
 from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.errors import InvalidType
@@ -110,7 +111,7 @@ def test_constants_behind_values_that_are_not_given() -> None:
     assert not finding.certain
 
 
-def _of(op: Any, acc: np.ndarray, theirs: np.ndarray) -> Finding:
+def _of(op: Any, acc: IntArray, theirs: IntArray) -> Finding:
     network = Network([Node("act", op)], input_shape=(3,), input_format=IntFormat(9, signed=True))
     return diagnose(network, {"act": theirs}, acc, catalogue=MOVING, budget_s=0).findings[0]
 
@@ -121,7 +122,7 @@ MOVING = [
     if deviation.name.startswith(("rounding", "threshold", "code_off", "scale", "affine", "strict"))
 ]
 QUARTER = Requantize.from_shift(2, U4, "half_up")
-ABOUT_A_ROUNDING: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+ABOUT_A_ROUNDING: dict[str, Callable[[IntArray, int], IntArray]] = {
     "threshold_offset": lambda acc, k: QUARTER.forward(acc + k),
     "code_offset": lambda acc, k: np.clip(QUARTER.forward(acc) + k, 0, 15),
     "scale_changed": lambda acc, k: QUARTER.forward(acc * (32 + k) // 32),
