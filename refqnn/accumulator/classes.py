@@ -24,7 +24,14 @@ from refqnn.accumulator.certificate import certify
 from refqnn.accumulator.deciding import decided
 from refqnn.accumulator.domain import Domain
 from refqnn.display import Shown
-from refqnn.errors import CertificateError, InvalidArgument, InvalidType, NotCovered, mismatch
+from refqnn.errors import (
+    CertificateError,
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    ShapeMismatch,
+    mismatch,
+)
 from refqnn.formats import as_integers, is_integer
 from refqnn.graph import Node, inputs_of
 from refqnn.network import Network
@@ -102,7 +109,11 @@ def certify_class(
         raise InvalidType(mismatch("radius", repr(radius), "an integer >= 0"))
     if radius < 0:
         raise InvalidArgument(mismatch("radius", radius, "an integer >= 0"))
-    sample = network.check_codes(as_integers(codes, "codes")[None])[0]
+    given = as_integers(codes, "codes")
+    if given.shape != network.input_shape:
+        expected = f"one sample, {list(network.input_shape)}"
+        raise ShapeMismatch(mismatch("codes", f"shape {list(given.shape)}", expected))
+    sample = network.check_codes(given[None])[0]
     budget, rng = seconds(budget_s), np.random.default_rng(generator_seed(seed))
     winner = _class_of(network, sample)
     rivals, differences = _differences(network, winner)

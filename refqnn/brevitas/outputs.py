@@ -25,7 +25,8 @@ from refqnn.quantizers import Dequantizer
 
 __all__ = ["Dropped", "Import", "affine", "finish", "head", "reads_off"]
 
-_READINGS = {"softmax", "log_softmax", "argmax", "argmin", "topk"}
+_READINGS = {"softmax", "log_softmax", "argmax", "argmin", "topk", "sort", "argsort"}
+_WITH_AN_AXIS = {"max", "min"}  # the greatest, and where it stands
 _MODULES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax)
 _INCREASING = {"sigmoid", "tanh", "logsigmoid", "softplus", "exp"}  # of one value, everywhere
 _PRODUCTS = {"mul", "truediv", "div", "neg", "multiply", "divide", "imul", "itruediv"}
@@ -70,11 +71,16 @@ class Dropped:
 NOT_ELEMENTWISE = "not a function of one value at a time"
 
 
-def reads_off(target: object) -> bool:
-    """Whether a module, or a function of this name, only reads off its argument."""
+def reads_off(target: object, axis: bool) -> bool:
+    """Whether a module, or a function of this name, only reads off its argument.
+
+    Args:
+        axis: is it called with one?
+    """
     if isinstance(target, nn.Module):
         return is_kind(target, *_MODULES)
-    return str(getattr(target, "__name__", target)) in _READINGS
+    name = str(getattr(target, "__name__", target))
+    return name in _READINGS or (axis and name in _WITH_AN_AXIS)
 
 
 def affine(

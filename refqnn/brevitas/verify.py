@@ -132,7 +132,7 @@ class Report(Shown):
         return (
             f"most integers of {', '.join(names)} differ from the module's: its float32 sums round "
             "there; use fewer bits and power-of-two scales (FixedPoint quantizers), or run the "
-            "module under exact_accumulators()"
+            "module under exact_accumulators(), where outputs beyond 2**24 are still float32"
         )
 
     def __str__(self) -> str:

@@ -194,7 +194,8 @@ class _Walker:
         if dropped := [a for a in arguments if isinstance(a, Dropped)]:
             computes = isinstance(target, nn.Module) and _has_quantizers(target)
             return dropped[0].behind(name, computes or bool(values))
-        if len(values) == 1 and values[0].node is not None and reads_off(target):
+        axis = "dim" in kwargs or any(isinstance(a, int) for a in args[1:])
+        if len(values) == 1 and values[0].node is not None and reads_off(target, axis):
             return Dropped(values[0], name, _label(target))
         result = apply(target, name, args, kwargs)
         if isinstance(result, Value) and not result.shape:  # one value, without an axis

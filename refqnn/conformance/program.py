@@ -43,13 +43,14 @@ from refqnn.conformance.suite import (
     select,
 )
 from refqnn.container import write_atomically
-from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
+from refqnn.errors import FileFormatError, InvalidArgument, InvalidType, RefqnnError, mismatch
 
 __all__ = ["PROTOCOL", "REFUSED", "HarnessError", "conform", "read_answer"]
 
 PROTOCOL = 1
 REFUSED = "refused"  # in place of an error code, which is not compared then
 _RESTARTS = 10
+_LONGEST = 10**6  # seconds; timers of the system end somewhere beyond
 _LINE = 2**24  # bytes of an answer
 _LINES = 4  # answers that wait to be read
 
@@ -87,6 +88,7 @@ class _Process:
             )
         except (OSError, ValueError) as error:
             raise HarnessError(f"cannot start {shlex.join(command)}: {error}") from error
+        self._killed = False
         self._lines: queue.Queue[bytes | None] = queue.Queue(_LINES)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -155,7 +157,9 @@ class _Process:
     def _death(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
-        return f"ended without an answer, exit code {self._process.returncode}"
+        code = self._process.returncode
+        how = "closed its output" if code is None else "ended"
+        return f"{how} without an answer" + ("" if code is None else f", exit code {code}")
 
     def stop(self) -> None:
         """Ask it to end; kill it where it does not."""
@@ -168,7 +172,10 @@ class _Process:
         self.kill()
 
     def kill(self) -> None:
-        """End it now, and what it started."""
+        """End it now, and what it started; once, for its number may be another's afterwards."""
+        if self._killed:
+            return
+        self._killed = True
         self._end()
         self._process.wait()
         self._reader.join(timeout=1)
@@ -197,29 +204,34 @@ def conform(
     Args:
         command: the program and its arguments.
         operations, profiles: as for `run`.
-        seconds: time limit of one answer.
+        seconds: time limit of one answer, above 0.
         name: for the report; what the program calls itself by default.
         transcript: a file for every line that the program was sent.  `reproduction` then replays
             the conversation from the program's start, and not the one question alone.
         folder: of vectors, as `refqnn vectors from` writes them; None: the suite.
 
-    Raises: HarnessError when the program cannot be talked to, InvalidArgument.
+    Raises: HarnessError when the program cannot be talked to, InvalidArgument, InvalidType.
     """
     if not command:
         raise InvalidArgument(mismatch("command", "nothing", "a program and its arguments"))
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise InvalidType(mismatch("seconds", repr(seconds), "a number"))
+    if not 0 < seconds <= _LONGEST:
+        expected = f"above 0, at most {_LONGEST:,}"
+        raise InvalidArgument(mismatch("seconds", seconds, expected))
     vectors = select(load_vectors(folder), operations, profiles)
     sent: list[str] = []
     process = _Process(command, seconds, sent)
     about, outcomes, restarts = process.about, [], 0
+    gone = ""  # why nothing more is asked
     known = set(about["operations"])
     try:
         for seq, vector in enumerate(vectors, start=1):
             if vector.operation not in known:
                 outcomes.append(Outcome(vector, "unsupported", message="not in its operations"))
                 continue
-            if restarts > _RESTARTS:
-                text = f"not asked: the program failed {restarts} times"
-                outcomes.append(Outcome(vector, "fault", message=text))
+            if gone:
+                outcomes.append(Outcome(vector, "fault", message=f"not asked: {gone}"))
                 continue
             message = {
                 "cmd": "run",
@@ -242,9 +254,15 @@ def conform(
                 verdict = Answer("fault", message=str(fault))
                 process.kill()
                 restarts += 1
-                process = _Process(command, seconds, sent)
+                gone = f"the program failed {restarts} times" if restarts > _RESTARTS else ""
+                if not gone:
+                    try:
+                        process = _Process(command, seconds, sent)
+                    except HarnessError as error:
+                        gone = str(error)
             outcomes.append(judge(vector, verdict, again))
-        process.stop()
+        if not gone:
+            process.stop()
     finally:
         process.kill()
         if transcript is not None:

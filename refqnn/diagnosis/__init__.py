@@ -215,6 +215,7 @@ class _Walk:
             answer.exhausted,
             int(differs[distinct(part.known.values())].sum()),
             answer.open,
+            answer.simplest,
         )
         self.findings.append(finding)
 

@@ -763,7 +763,7 @@ def _at_width(codes: IntArray, fmt: IntFormat, bits: int) -> IntArray:
 _r = _of("Rescale")
 for _mode in Rounding:
     _r(f"rounding_{_mode.value}", f"rounds {_mode.value}, once",
-       node=_changed(rounding=lambda op, m=_mode: m, first_rounding=lambda op: None))
+       node=lambda op, x, m=_mode: replace(op, rounding=m, first_rounding=None))
     for _last in (Rounding.HALF_UP, Rounding.HALF_AWAY):
         _r(f"double_rounding_{_mode.value}_{_last.value}",
            f"rounds {_mode.value} behind the multiplier, then {_last.value}",

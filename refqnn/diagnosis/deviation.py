@@ -12,12 +12,33 @@ from refqnn.arithmetic import IntArray, to_int64_if_possible
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.ops.base import Op
 
-__all__ = ["STAGES", "Deviation", "Operands", "computed", "distinct"]
+__all__ = ["STAGES", "Deviation", "Fit", "Operands", "computed", "distinct"]
 
 Operands = tuple[IntArray, ...]
-Fit = tuple[IntArray, str]  # the values, and the parameters that were found, in words
 
 STAGES = ("operands", "node", "compute", "result", "fit")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Constants that reproduce what is given.
+
+    Attributes:
+        functions: operands -> values, with the constants that are shown, then with others that do
+            as well: the ends of what is possible.
+        found: the constants in words.
+        believed: are there enough wrong values for so many constants?
+        single: does one constant do for all channels?
+        probe: operands that tell the functions from others.
+        specific: False where any values could be fitted so: it speaks against nothing else.
+    """
+
+    functions: tuple[Callable[..., IntArray], ...]
+    found: str
+    believed: bool = True
+    single: bool = False
+    probe: Operands = ()
+    specific: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,8 +55,7 @@ class Deviation:
         node: (op, x) -> the op that is computed in the place of op.
         compute: (op, x) -> the values, computed otherwise.
         result: (op, y) -> what is written in the place of the values y.
-        fit: (op, x, theirs) -> (values, parameters in words), where constants that make it
-            reproduce `theirs` exist.
+        fit: (op, x, theirs) -> Fit, where constants that make it reproduce `theirs` exist.
         level: 0 where nothing is free; with free constants 1 or more, tried when all below fail.
         batch: does it mix samples?
 

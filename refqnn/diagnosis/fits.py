@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ __all__ = ["FITS", "roundings"]
 _PER_CONSTANT = 4
 _AT_LEAST = 8
 _SHOWN = 8  # constants that a sentence lists
+_PROBES = 32  # samples on which two explanations of a sum are compared
+_CELLS = 2**20  # the same for thresholds, numbers in all
 
 
 def _believed(x: Operands, plain: IntArray, theirs: IntArray, constants: int) -> bool:
@@ -46,9 +50,16 @@ def _bias(op: Op, x: Operands, theirs: IntArray) -> Fit | None:
     difference = theirs - plain
     rows = difference.swapaxes(0, 1).reshape(difference.shape[1], -1)
     moved = {c: int(v) for c, v in enumerate(rows[:, 0]) if v}
-    if (rows != rows[:, :1]).any() or not _believed(x, plain, theirs, len(moved)):
+    if (rows != rows[:, :1]).any() or not _believed(x, plain, theirs, 1):
         return None
-    return theirs, f"added: {_listed(moved)}"
+    constants = rows[:, 0].reshape(-1, *(1,) * (plain.ndim - 2))
+    return Fit(
+        (lambda *x: op.forward(*x) + constants,),
+        f"added: {_listed(moved)}",
+        _believed(x, plain, theirs, len(moved)),
+        len(set(moved.values())) == 1,
+        _random(x),
+    )
 
 
 def _zero_point(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
@@ -65,8 +76,22 @@ def _zero_point(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
         first = tuple(at[0])
         z = int((theirs - plain)[first]) // int(step[first])
         if np.array_equal(plain + z * step, theirs) and _believed(x, plain, theirs, 1):
-            return theirs, f"{z:+d} to every input" + ("" if padded else ", not to padding")
+            found = f"{z:+d} to every input" + ("" if padded else ", not to padding")
+            return Fit((partial(_moved, op, other, z),), found, probe=_random(x))
     return None
+
+
+def _moved(op: Op, other: Op, z: int, *x: IntArray) -> IntArray:
+    plain = op.forward(*x)
+    return np.asarray(plain + z * (other.forward(*(v + 1 for v in x)) - plain))
+
+
+def _random(x: Operands) -> Operands:
+    """Operands of the range that was seen; none of numbers beyond 64 bits."""
+    if any(v.dtype == object for v in x):
+        return ()
+    rng = np.random.default_rng(0)
+    return tuple(rng.integers(v.min(), v.max() + 1, (_PROBES, *v.shape[1:])) for v in x)
 
 
 def _factor(op: Op, x: Operands, theirs: IntArray) -> Fit | None:
@@ -79,7 +104,7 @@ def _factor(op: Op, x: Operands, theirs: IntArray) -> Fit | None:
     factor = int(theirs[first]) // int(plain[first])
     if not np.array_equal(plain * factor, theirs) or not _believed(x, plain, theirs, 1):
         return None
-    return theirs, f"factor {factor}"
+    return Fit((lambda *x: op.forward(*x) * factor,), f"factor {factor}", probe=_random(x))
 
 
 # --- codes ------------------------------------------------------------------------------------
@@ -99,31 +124,57 @@ def _by_rule(
             return None
         node, rule, own = made
         twice = f"{rule.sentence}; " if len(rules) > 1 else ""
-        return node.forward(*x), f"{twice}the node itself read as {own.value}"
+        return Fit((node.forward,), f"{twice}the node itself read as {own.value}")
 
     return fit
 
 
 def _rethresholded(
-    *changes: Callable[[Requantize, IntArray, IntArray], Requantize | None],
+    *families: Callable[[Requantize, IntArray, IntArray], Sequence[Requantize]],
+    few: bool = False,
+    specific: bool = True,
 ) -> Callable[[Any, Operands, IntArray], Fit | None]:
-    """Other thresholds, the first for which enough values ask."""
+    """Other thresholds, of the first family for which enough values ask.
+
+    Args:
+        few: is there one constant for each channel at most?
+    """
 
     def fit(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
         if not op.format.q_min <= theirs.min() <= theirs.max() <= op.format.q_max:
             return None
-        for made in (change(op, x[0], theirs) for change in changes):
-            if made is None:
+        plain = op.forward(*x)
+        for family in families:
+            made = [m for m in family(op, x[0], theirs) if np.array_equal(m.forward(*x), theirs)]
+            if not made:
                 continue
-            moved = made.thresholds.astype(object) - op.thresholds.astype(object)
+            moved = made[0].thresholds.astype(object) - op.thresholds.astype(object)
             rows = np.flatnonzero((moved != 0).any(axis=1)).tolist()
+            single = len(set(moved.ravel().tolist()) - {0}) == 1
             constants = sum(len(set(moved[row].tolist()) - {0}) for row in rows)
-            if _believed(x, op.forward(*x), theirs, constants):
-                shown = {row: _movement(moved[row].tolist()) for row in rows}
-                return made.forward(*x), f"thresholds moved: {_listed(shown)}"
+            believed = _believed(x, plain, theirs, 1 if single else constants)
+            if believed or (few and _believed(x, plain, theirs, 1)):
+                found = (
+                    f"thresholds moved: {_listed({r: _movement(moved[r].tolist()) for r in rows})}"
+                )
+                functions = tuple(m.forward for m in made)
+                return Fit(functions, found, believed, single, _steps(made, x[0]), specific)
         return None
 
     return fit
+
+
+def _steps(made: Sequence[Requantize], acc: IntArray) -> Operands:
+    """Accumulators on both sides of all thresholds, inside what each channel has seen."""
+    by_channel = acc.swapaxes(0, 1).reshape(acc.shape[1], -1)
+    each = np.concatenate(
+        [np.broadcast_to(m.thresholds, (len(by_channel), m.thresholds.shape[1])) for m in made], 1
+    )
+    least, most = by_channel.min(axis=1)[:, None], by_channel.max(axis=1)[:, None]
+    both = np.concatenate([np.clip(each, least, most), np.clip(each, least + 1, most + 1) - 1], 1)
+    every = -(-both.shape[1] * prod(acc.shape[1:]) // _CELLS)
+    columns = both.T[::every].reshape(-1, len(both), *(1,) * (acc.ndim - 2))
+    return (np.broadcast_to(columns, (len(columns), *acc.shape[1:])),)
 
 
 def _movement(moved: list[int]) -> str:
@@ -134,17 +185,37 @@ def _movement(moved: list[int]) -> str:
 
 def _code_offset(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     """A constant added to every code before saturation: another zero point."""
-    codes, plain = forms.unbounded(op, x[0]), op.forward(*x)
-    q_min, q_max = op.format.q_min, op.format.q_max
-    if codes is None or not np.array_equal(np.clip(codes, q_min, q_max), plain):
+    plain = op.forward(*x)
+    low, high = op.format.q_min, op.format.q_max
+    inside = (theirs > low) & (theirs < high) & (plain > low) & (plain < high)
+    if not inside.any() or not low <= theirs.min() <= theirs.max() <= high:
         return None
-    inside = (theirs > q_min) & (theirs < q_max)
-    if not inside.any():
+    k = int((theirs - plain)[inside][0])
+    if op.kind == "Rescale":
+        made = replace(op, zero_point=op.zero_point + k)
+    else:
+        made = forms.shifted(op, x[0], theirs, k)
+    if made is None or not k or not _believed(x, plain, theirs, 1):
         return None
-    k = int((theirs - codes)[inside][0])
-    if not np.array_equal(np.clip(codes + k, q_min, q_max), theirs):
+    return Fit((made.forward,), f"{k:+d} to every code")
+
+
+def _rescaled(op: Any, x: Operands, theirs: IntArray, field: str) -> Fit | None:
+    plain = op.forward(*x)
+    if not _believed(x, plain, theirs, 1):
         return None
-    return (theirs, f"{k:+d} to every code") if _believed(x, plain, theirs, 1) else None
+    made = forms.rescaled(op, x[0], theirs, field)
+    if not made:
+        return None
+    constants = getattr(made[0], field) - getattr(op, field)
+    moved = {c: int(v) for c, v in enumerate(constants) if v}
+    return Fit(
+        tuple(m.forward for m in made),
+        f"added to its {field}: {_listed(moved)}",
+        _believed(x, plain, theirs, len(set(moved.values()))),
+        len(set(moved.values())) == 1,
+        _random(x),
+    )
 
 
 def _entries(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
@@ -157,15 +228,14 @@ def _entries(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     changed = len(np.unique(inverse.reshape(-1)[(theirs != plain).ravel()]))
     if not np.array_equal(made, theirs) or not _believed(x, plain, theirs, changed):
         return None
-    return theirs, f"{changed} entries"
+    return Fit((lambda *x: theirs,), f"{changed} entries", specific=False)
 
 
-def _free_scale(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | None:
-    return forms.other(op, acc, codes)
-
-
-_SUMS = frozenset({"Linear", "Conv1d", "Conv2d", "ConvTranspose2d"})
-_CODES = frozenset({"Requantize"})
+_WEIGHTED = frozenset({"Linear", "Conv1d", "Conv2d", "ConvTranspose2d"})
+_SUMS = _WEIGHTED | {"SumPool2d", "GlobalSumPool", "Add"}
+_CODES, _RESCALED = frozenset({"Requantize"}), frozenset({"Rescale"})
+_IN_FRONT = "has a constant added in front of its rounding, as another bias"
+_TIMES = "multiplies its input by a constant for each channel, as another scale"
 _SINGLE = [rule for rule in forms.RULES if not rule.name.startswith("double")]
 _DOUBLE: dict[str, list[forms.Rule]] = {}
 for _rule in forms.RULES[len(_SINGLE) :]:
@@ -184,29 +254,39 @@ def roundings(base: Rounding | None = None) -> list[Deviation]:
 FITS = [
     Deviation("bias_changed", "adds another bias", _SUMS, fit=_bias, level=1),
     Deviation(
-        "input_zero_point", "adds another zero point to its input", _SUMS, fit=_zero_point, level=1
+        "input_zero_point",
+        "adds another zero point to its input",
+        _WEIGHTED,
+        fit=_zero_point,
+        level=1,
     ),
     Deviation("scaled", "gives a multiple of the sum", _SUMS, fit=_factor, level=1),
-    Deviation("code_offset", "has another zero point of its codes", _CODES, fit=_code_offset),
     Deviation(
-        "threshold_offset",
-        "has a constant added in front of its rounding, as another bias",
-        _CODES,
-        fit=_rethresholded(forms.offset),
-        level=1,
+        "code_offset", "has another zero point of its codes", _CODES | _RESCALED, fit=_code_offset
+    ),
+    *(
+        Deviation(name, sentence, kinds, fit=fit, level=1)
+        for name, sentence, thresholds, field in (
+            ("threshold_offset", _IN_FRONT, forms.offsets, "offset"),
+            ("scale_changed", _TIMES, forms.scales, "multiplier"),
+        )
+        for kinds, fit in (
+            (_CODES, _rethresholded(thresholds, few=True)),
+            (_RESCALED, partial(_rescaled, field=field)),
+        )
     ),
     Deviation(
         "affine_changed",
         "has another scale and offset for each channel, as batch norm on the statistics of a batch",
         _CODES,
-        fit=_rethresholded(_free_scale),
+        fit=_rethresholded(forms.other),
         level=3,  # beside any other thresholds: a scale is one guess of what moved them
     ),
     Deviation(
         "thresholds_changed",
         "has other thresholds",
         _CODES,
-        fit=_rethresholded(forms.free, _free_scale),
+        fit=_rethresholded(forms.free, forms.other, specific=False),
         level=3,
     ),
     Deviation("table_changed", "has another table", frozenset({"Lookup"}), fit=_entries, level=2),

@@ -16,7 +16,7 @@ the codes under the rule.  Everything is rational; no float decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
 from math import ceil, floor
@@ -25,15 +25,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.arithmetic import IntArray
+from refqnn.arithmetic import IntArray, add
 from refqnn.ops.requantize import ALWAYS, NEVER, Requantize, reaches
+from refqnn.ops.rescale import MULTIPLIERS, Rescale
 from refqnn.rounding import Rounding, round_ratio
 
-__all__ = ["RULES", "Rule", "fitted", "free", "offset", "other", "readings", "unbounded"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "fitted",
+    "free",
+    "offsets",
+    "other",
+    "readings",
+    "rescaled",
+    "scales",
+    "shifted",
+    "unbounded",
+]
 
 Points = tuple[IntArray, int, NDArray[np.bool_]]  # t, D, included
 Affine = tuple[Fraction, Fraction]  # step, offset
 
+FAR = 2**62  # no end
 _FEW = 24  # thresholds that rule out most
 
 
@@ -336,47 +350,173 @@ def _affines(pairs: Sequence[tuple[_Limits, _Limits] | None]) -> list[Affine | N
     return affines
 
 
-def offset(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | None:
+def _one_row_each(op: Requantize, acc: IntArray) -> Requantize:
+    """The node with thresholds for each channel: another bias moves each by its own."""
+    rows = np.broadcast_to(op.thresholds, (acc.shape[1], op.thresholds.shape[1]))
+    return Requantize(rows, op.format)
+
+
+def chosen(ends: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Constants in their ranges: one for all where one will do, the nearest to 0, both ends.
+
+    >>> chosen([(1, 4), (-FAR, 2)])
+    [[1, 1], [1, 0], [4, 2]]
+    """
+    near = [min(max(0, least), most) for least, most in ends]
+    least, most = max(low for low, _ in ends), min(high for _, high in ends)
+    one = [[min(max(0, least), most)] * len(ends)] if least <= most else []
+    low = [a if a > -FAR else n for (a, _), n in zip(ends, near)]
+    high = [b if b < FAR else n for (_, b), n in zip(ends, near)]
+    return [list(k) for k in dict.fromkeys(map(tuple, [*one, near, low, high]))]
+
+
+def offsets(op: Requantize, acc: IntArray, codes: IntArray) -> list[Requantize]:
     """The node with a constant added to each row of thresholds, as another bias does it."""
-    made = []
-    for row, ends in zip(op.thresholds, (_seen(op, *r) for r in _rows(op, acc, codes))):
-        finite = (row != ALWAYS) & (row != NEVER)
-        if ends is None or not finite.any():
-            return None
-        lower, upper = ends[0][finite], ends[1][finite]
-        low = [a + 1 - t for a, t in zip(lower.tolist(), row[finite].tolist()) if a > ALWAYS]
-        high = [b - t for b, t in zip(upper.tolist(), row[finite].tolist()) if b < NEVER]
-        least, most = max(low, default=min(0, *high, 0)), min(high, default=max(0, *low, 0))
+    op, ends = _one_row_each(op, acc), []
+    finite = (op.thresholds != ALWAYS) & (op.thresholds != NEVER)
+    for row, real, seen in zip(
+        op.thresholds, finite, (_seen(op, *r) for r in _rows(op, acc, codes))
+    ):
+        if seen is None:
+            return []
+        lower, upper, t = (v[real].tolist() for v in (*seen, row))
+        least = max((a + 1 - v for a, v in zip(lower, t) if a > ALWAYS), default=-FAR)
+        most = min((b - v for b, v in zip(upper, t) if b < NEVER), default=FAR)
         if least > most:
+            return []
+        ends.append((least, most))
+    moved = (np.array(k)[:, None] for k in chosen(ends))
+    return [
+        Requantize(np.where(finite, op.thresholds + k, op.thresholds), op.format) for k in moved
+    ]
+
+
+def scales(op: Requantize, acc: IntArray, codes: IntArray) -> list[Requantize]:
+    """The node with the accumulators of each channel multiplied by a constant.
+
+    a / u >= T where a >= u T, so lower < u T <= upper for what was seen of every threshold.
+    """
+    op, ends = _one_row_each(op, acc), []
+    for row, seen in zip(op.thresholds, (_seen(op, *r) for r in _rows(op, acc, codes))):
+        between = None if seen is None else _factors(row.tolist(), *(v.tolist() for v in seen))
+        if between is None:
+            return []
+        ends.append(between)
+    every = (max(low for low, _ in ends), min(high for _, high in ends))
+    made = []
+    for pairs in ([every] * len(ends) if every[0] <= every[1] else [], ends):
+        for part in (Fraction(1, 2), Fraction(1, 8), Fraction(7, 8)) if pairs else ():
+            factors = [
+                Fraction(1) if low <= 1 <= high else low + (high - low) * part
+                for low, high in pairs
+            ]
+            rows = [
+                [v if v in (ALWAYS, NEVER) else ceil(v * u) for v in row]
+                for row, u in zip(op.thresholds.tolist(), factors)
+            ]
+            made.append(Requantize(np.array(rows, dtype=np.int64), op.format))
+    return made
+
+
+def _factors(row: list[int], lower: list[int], upper: list[int]) -> Affine | None:
+    """Between which u has to lie, ends included, for lower < u T <= upper at every T."""
+    low, high = Fraction(0), Fraction(FAR)
+    for t, a, b in zip(row, lower, upper):
+        if t in (ALWAYS, NEVER) or (t == 0 and a < 0 <= b):
+            continue
+        if t == 0:
             return None
-        made.append(np.where(finite, row + min(max(0, least), most), row))
+        pair = [Fraction(v, t) if ALWAYS < v < NEVER else None for v in (a, b)]
+        below, above = pair if t > 0 else pair[::-1]
+        low = low if below is None else max(low, below)
+        high = high if above is None else min(high, above)
+    if high == FAR:
+        high = max(Fraction(1), 2 * low)
+    return (low, high) if low <= high else None
+
+
+def shifted(op: Requantize, acc: IntArray, codes: IntArray, k: int) -> Requantize | None:
+    """The node with k added to its codes before saturation.
+
+    Thresholds stand k codes further on; those from beyond the ends are where the codes show them,
+    and a code that is never reached may be so by a clip.
+    """
+    made = []
+    for row, seen in zip(op.thresholds, (_seen(op, *r) for r in _rows(op, acc, codes))):
+        if seen is None:
+            return None
+        lower, upper = seen
+        source = np.arange(len(row)) - k
+        inside = np.clip(source, 0, len(row) - 1)
+        there, real = row[inside], (row != ALWAYS) & (row != NEVER)
+        known = (source == inside) & real[inside] & (real | ((lower < there) & (there <= upper)))
+        free = np.where(real, np.clip(row, np.maximum(lower, ALWAYS + 1) + 1, upper), row)
+        instead = np.where(known, there, free)
+        if k > 0:
+            made.append(np.minimum.accumulate(instead[::-1])[::-1])
+        else:
+            made.append(np.maximum.accumulate(instead))
     return Requantize(np.stack(made), op.format)
 
 
-def other(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | None:
+def rescaled(op: Rescale, acc: IntArray, codes: IntArray, field: str) -> list[Rescale]:
+    """The node with another offset, or another multiplier, for each channel."""
+    axes = tuple(i for i in range(acc.ndim) if i != 1)
+    own = np.broadcast_to(getattr(op, field), acc.shape[1])
+    least, most = (-FAR, FAR) if field == "offset" else (0, MULTIPLIERS - 1)
+    size = int(max(abs(acc).max(initial=1), abs(own).max()))
+    reach = 2 ** min(size.bit_length(), 61)
+    rising = field == "offset" or add(acc, op.offset.reshape(-1, *(1,) * (acc.ndim - 2))) >= 0
+
+    def moved(k: NDArray[np.int64]) -> Rescale:
+        parameters: dict[str, Any] = {field: np.clip(own + k, least, most)}
+        return replace(op, **parameters)
+
+    def first(holds: Callable[[IntArray], NDArray[np.bool_]]) -> NDArray[np.int64]:
+        """The least constant of each channel for which it holds, reach + 1 where for none."""
+        low = np.full(acc.shape[1], -reach)
+        high = np.full(acc.shape[1], reach + 1)
+        while (low < high).any():
+            middle = (low + high) // 2
+            enough = holds(moved(middle).forward(acc))
+            low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
+        return low
+
+    lows = first(lambda y: np.where(rising, y >= codes, y <= codes).all(axis=axes))
+    highs = first(lambda y: np.where(rising, y > codes, y < codes).any(axis=axes)) - 1
+    if (lows > highs).any():
+        return []
+    ends = [
+        (a if a > -reach else -FAR, b if b < reach else FAR)
+        for a, b in zip(lows.tolist(), highs.tolist())
+    ]
+    return [moved(np.array(k)) for k in chosen(ends)]
+
+
+def other(op: Requantize, acc: IntArray, codes: IntArray) -> list[Requantize]:
     """The node with another scale and offset for each row, as other statistics give them."""
     rule, made = RULES[0], []
     targets = np.arange(op.format.q_min + 1, op.format.q_max + 1)
     for row, ends in zip(op.thresholds, (_seen(op, *r) for r in _rows(op, acc, codes))):
         if ends is None:
-            return None
+            return []
         affine = _solved([_Limits.of(rule.points(targets), *ends)])
         if affine is None:
             known = (ends[0] > ALWAYS) | (ends[1] < NEVER)
             made.append(np.where(known, np.where(ends[1] < NEVER, ends[1], NEVER), row))
         else:
             made.append(_by_rule(op, np.zeros_like(row), rule, affine, 0))
-    return Requantize(np.maximum.accumulate(np.stack(made), axis=1), op.format)
+    return [Requantize(np.maximum.accumulate(np.stack(made), axis=1), op.format)]
 
 
-def free(op: Requantize, acc: IntArray, codes: IntArray) -> Requantize | None:
+def free(op: Requantize, acc: IntArray, codes: IntArray) -> list[Requantize]:
     """The node with whatever thresholds the codes show."""
     made = []
     for row, ends in zip(op.thresholds, (_seen(op, *r) for r in _rows(op, acc, codes))):
         if ends is None:
-            return None
+            return []
         made.append(np.clip(row, np.maximum(ends[0], ALWAYS + 1) + 1, ends[1]))
-    return Requantize(np.maximum.accumulate(np.stack(made), axis=1), op.format)
+    return [Requantize(np.maximum.accumulate(np.stack(made), axis=1), op.format)]
 
 
 def unbounded(op: Requantize, acc: IntArray) -> IntArray | None:

@@ -58,6 +58,8 @@ class Finding:
             all of them.
         open: nodes before it that are not given, where constants that would explain it as well
             were not looked for: they are fitted to what is given.
+        simplest: how many of the explanations stand in front: the others have constants of their
+            own where these have fewer or none.
     """
 
     node: str
@@ -69,11 +71,12 @@ class Finding:
     exhausted: bool = True
     support: int | None = None
     open: tuple[str, ...] = ()
+    simplest: int | None = None
 
     @property
     def certain(self) -> bool:
         """One explanation alone, after all were tried, and eight wrong values for each of its
-        deviations."""
+        deviations.  Constants in front of a rounding or behind it, and scales, count as others."""
         support = self.wrong if self.support is None else self.support
         tried = self.exhausted and not self.open
         needed = _CERTAIN_FROM * max(map(len, self.explanations), default=1)
@@ -82,7 +85,7 @@ class Finding:
     @property
     def names(self) -> frozenset[str]:
         """The deviations of explanations that need one alone."""
-        return frozenset(e[0].name for e in self.explanations if len(e) == 1)
+        return _alone(self.explanations)
 
     def lines(self) -> list[str]:
         """The finding in words."""
@@ -107,6 +110,10 @@ class Finding:
         if len(shown) > _SHOWN:
             shown[_SHOWN:] = [f"    and {len(shown) - _SHOWN} more"]
         return said + shown
+
+
+def _alone(explanations: tuple[Explanation, ...]) -> frozenset[str]:
+    return frozenset(e[0].name for e in explanations if len(e) == 1)
 
 
 @dataclass(frozen=True)
@@ -136,10 +143,11 @@ class Diagnosis(Shown):
 
     @cached_property
     def common(self) -> frozenset[str]:
-        """Deviations that explain every finding: one cause may be enough for all."""
+        """Deviations among the simplest of every finding: one cause may be enough for all."""
         if not self.findings:
             return frozenset()
-        return frozenset.intersection(*(finding.names for finding in self.findings))
+        names = (_alone(finding.explanations[: finding.simplest]) for finding in self.findings)
+        return frozenset.intersection(*names)
 
     @property
     def followed(self) -> tuple[str, ...]:

@@ -8,18 +8,19 @@ most of them; what is left is held against every given integer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations, groupby, product
 
 import numpy as np
 
 from refqnn.arithmetic import IntArray
-from refqnn.diagnosis.deviation import Deviation, Operands, computed
+from refqnn.diagnosis.deviation import Deviation, Fit, Operands, computed
 from refqnn.diagnosis.report import Applied, Explanation
 from refqnn.errors import RefqnnError
 from refqnn.graph import Node, inputs_of
+from refqnn.ops.base import is_sum
 
 __all__ = ["Answer", "Part", "explained"]
 
@@ -36,6 +37,7 @@ class Answer:
 
     Attributes:
         open: nodes where constants that would explain it as well were not looked for.
+        simplest: how many of the explanations stand in front of those with more constants.
     """
 
     explanations: tuple[Explanation, ...]
@@ -43,6 +45,7 @@ class Answer:
     tried: int
     exhausted: bool
     open: tuple[str, ...] = ()
+    simplest: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,29 +127,42 @@ def explained(
     singles = [c for c in left if part.reproduced([c])]
     found: list[Explanation] = [*known, *((_applied(c),) for c in singles)]
     values = part.deviated(singles[:1]) if singles else None
-    tried = len(free)
+    tried, exhausted = len(free), True
+    last = part.nodes[-1]
+    as_functions: list[Callable[..., IntArray | None]] = [
+        partial(_alone, last, c[1]) for c in singles if c[0] is last
+    ]
     fits = sorted((c for c in choices if c[1].fit is not None), key=lambda c: c[1].level)
-    constants: tuple[str, ...] = ()
-    for level, group in groupby(fits, key=lambda c: c[1].level):
-        if found and level > 0:
-            break
-        if level > 0:
-            others = (node.name for node, _ in fits if node is not part.nodes[-1])
-            constants = tuple(dict.fromkeys(others))
+    open_ = tuple(dict.fromkeys(node.name for node, _ in fits if not _through(node, last)))
+    rest: list[tuple[Choice, Fit]] = []
+    for level, group in groupby((c for c in fits if c[0] is last), key=lambda c: c[1].level):
+        among = rest if found and level > 0 else None
         for choice in group:
             tried += 1
-            fitted = _fitted(part, choice)
-            if fitted is not None:
-                explanation, made = fitted
-                found.append(explanation)
-                values = values or made
-    if found or not pairs:
-        return Answer(tuple(found), values or part.plain, tried, True, constants)
-    two = list(_pairs(part, free, deadline))
-    exhausted = time.monotonic() < deadline
-    found = [tuple(_applied(c) for c in pair) for pair in two]
-    values = part.deviated(two[0]) if two else part.plain
-    return Answer(tuple(found), values or part.plain, tried, exhausted)
+            fit = _fitted(part, choice)
+            if fit is None:
+                continue
+            if among is not None or not fit.believed:
+                rest.append((choice, fit))
+                continue
+            found.append((_applied(choice, fit.found),))
+            as_functions.append(fit.functions[0])
+            if values is None:
+                values = {**part.plain, last.name: part.theirs}
+    if not found and pairs:
+        two = list(_pairs(part, free, deadline))
+        exhausted = time.monotonic() < deadline
+        found = [tuple(_applied(c) for c in pair) for pair in two]
+        values = part.deviated(two[0]) if two else None
+    simplest = len(found)
+    if found:
+        found += [
+            (_applied(choice, fit.found),)
+            for choice, fit in rest
+            if fit.specific and (fit.single or not _the_same(fit, as_functions))
+        ]
+    open_ = open_ if found else ()
+    return Answer(tuple(found), values or part.plain, tried, exhausted, open_, simplest)
 
 
 def _applied(choice: Choice, found: str = "") -> Applied:
@@ -154,19 +170,37 @@ def _applied(choice: Choice, found: str = "") -> Applied:
     return Applied(node.name, deviation.name, deviation.sentence, found)
 
 
-def _fitted(part: Part, choice: Choice) -> tuple[Explanation, Values] | None:
+def _fitted(part: Part, choice: Choice) -> Fit | None:
     """A fit at the given node: what has to be reproduced is not known elsewhere."""
     node, deviation = choice
-    if node is not part.nodes[-1] or deviation.fit is None:
-        return None
-    values = part.plain
-    x = part.operands(node, values)
-    if node.op.forward(*x).shape != part.theirs.shape:
+    x = part.operands(node, part.plain)
+    if deviation.fit is None or part.plain[node.name].shape != part.theirs.shape:
         return None
     fit = deviation.fit(node.op, x, part.theirs)
-    if fit is None or not np.array_equal(fit[0], part.theirs):
-        return None
-    return (_applied(choice, fit[1]),), {**values, node.name: fit[0]}
+    return fit if fit is not None and np.array_equal(fit.functions[0](*x), part.theirs) else None
+
+
+def _through(node: Node, last: Node) -> bool:
+    """Is a constant at a node seen at the last one?
+
+    What is added to a sum, or to all that it reads, stands in front of the rounding that follows.
+    """
+    behind = last.op.kind == "Requantize" and inputs_of(last) == (node.name,)
+    return node is last or (behind and is_sum(node.op) and not getattr(node.op, "pads", False))
+
+
+def _alone(node: Node, deviation: Deviation, *x: IntArray) -> IntArray | None:
+    part = Part((node,), dict(zip(inputs_of(node), x)), np.empty(0))
+    return (part.deviated([(node, deviation)]) or {}).get(node.name)
+
+
+def _the_same(fit: Fit, functions: Sequence[Callable[..., IntArray | None]]) -> bool:
+    """Do all that these constants may be give what one of some functions gives?"""
+    if not fit.probe:
+        return False
+    ours = [function(*fit.probe) for function in fit.functions]
+    theirs = [function(*fit.probe) for function in functions]
+    return any(y is not None and all(np.array_equal(y, mine) for mine in ours) for y in theirs)
 
 
 def _pairs(

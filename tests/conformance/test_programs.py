@@ -18,8 +18,10 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 # A program in Python that answers everything but what its argument breaks.
 BROKEN = """
-import json, sys, time
+import json, os, sys, time
 how = sys.argv[1]
+if how.startswith("once"):
+    os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL))
 for line in sys.stdin:
     message = json.loads(line)
     if message["cmd"] == "stop":
@@ -52,8 +54,11 @@ for line in sys.stdin:
             answer["result"] = json.loads("[" * 900 + "]" * 900)
         if how == "echo-dies":
             sys.exit(3)
-    elif how == "crash":
+    elif how in ("crash", "once-crash"):
         sys.exit(7)
+    elif how == "once-closed":
+        os.close(1)
+        time.sleep(60)
     elif how == "garbage":
         print("Segmentation fault", flush=True)
         continue
@@ -179,6 +184,26 @@ def test_faults_are_not_failures(how: str, message: str) -> None:
     assert not report.conforms
     assert report.counts["fault"] == len(report.outcomes)
     assert message in report.outcomes[0].message
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 10**400])
+def test_a_time_limit_is_a_time(seconds: float) -> None:
+    with pytest.raises(InvalidArgument, match="seconds: got"):
+        conform(broken("zeros"), seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("once-crash", "ended without an answer, exit code 7"),
+        pytest.param("once-closed", "closed its output", marks=pytest.mark.slow),  # waits a second
+    ],
+)
+def test_a_program_that_starts_once_has_its_report(how: str, message: str, tmp_path: Path) -> None:
+    report = conform([*broken(how), str(tmp_path / "started")], operations=["flatten"])
+    assert message in report.outcomes[0].message
+    assert "not asked" in report.outcomes[1].message
+    assert report.counts["fault"] == len(report.outcomes)
 
 
 def test_wrong_answers_are_failures_with_a_reproduction(tmp_path: Path) -> None:

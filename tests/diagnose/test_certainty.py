@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from refqnn import IntFormat, Linear, Network, Node, Requantize, diagnose
-from refqnn.diagnosis import CATALOGUE, Diagnosis
+from refqnn import IntFormat, Linear, Network, Node, Requantize, Rescale, Rounding, diagnose
+from refqnn.arithmetic import IntArray
+from refqnn.diagnosis import CATALOGUE, Diagnosis, Finding
+from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.errors import InvalidType
 
 U4 = IntFormat(4, signed=False)
@@ -25,7 +28,7 @@ FC2 = Node("fc2", LINEAR2)
 NETWORK = Network([FC1, ACT, FC2], input_shape=(5,), input_format=U4)
 
 
-def _of_the_output(budget_s: float = 60.0) -> Diagnosis:
+def _of_the_output(budget_s: float | None = None) -> Diagnosis:
     """No bias in one layer, subtracted in the other, the output alone given."""
     nodes = [
         Node("fc1", Linear(LINEAR1.weight)),
@@ -106,6 +109,62 @@ def test_constants_behind_values_that_are_not_given() -> None:
     assert finding.open == ("fc1",)
     assert "the dump lacks fc1" in "\n".join(finding.lines())
     assert not finding.certain
+
+
+def _of(op: Any, acc: IntArray, theirs: IntArray) -> Finding:
+    network = Network([Node("act", op)], input_shape=(3,), input_format=IntFormat(9, signed=True))
+    return diagnose(network, {"act": theirs}, acc, catalogue=MOVING, budget_s=0).findings[0]
+
+
+MOVING = [
+    deviation
+    for deviation in with_roundings(Rounding.HALF_UP)
+    if deviation.name.startswith(("rounding", "threshold", "code_off", "scale", "affine", "strict"))
+]
+QUARTER = Requantize.from_shift(2, U4, "half_up")
+ABOUT_A_ROUNDING: dict[str, Callable[[IntArray, int], IntArray]] = {
+    "threshold_offset": lambda acc, k: QUARTER.forward(acc + k),
+    "code_offset": lambda acc, k: np.clip(QUARTER.forward(acc) + k, 0, 15),
+    "scale_changed": lambda acc, k: QUARTER.forward(acc * (32 + k) // 32),
+}
+
+
+@pytest.mark.parametrize("k", [-4, -3, -1, 1, 2, 3, 4, 8])
+@pytest.mark.parametrize("name", ABOUT_A_ROUNDING)
+def test_what_is_done_about_a_rounding_is_among_what_fits(name: str, k: int) -> None:
+    """A constant in front of it or behind it, a scale: another name alone is never certain."""
+    acc = np.random.default_rng(k + 9).integers(0, 80, (24, 3))
+    finding = _of(QUARTER, acc, ABOUT_A_ROUNDING[name](acc, k))
+    assert finding.support is not None
+    assert finding.support < 8 or name in finding.names
+    assert not finding.certain or finding.names == {name}
+
+
+def test_a_constant_of_each_channel_is_no_rounding() -> None:
+    """What truncates looks like a bias that is smaller, unless every threshold is seen."""
+    sparse = np.random.default_rng(2).integers(0, 60, (30, 3))
+    floor = _of(QUARTER, sparse, np.clip(sparse >> 2, 0, 15))
+    assert {"rounding_floor", "threshold_offset"} <= floor.names
+    every = np.arange(-40, 80)[:, None] * np.ones(3, dtype=int)
+    even = np.clip(np.rint(every / 4).astype(int), 0, 15)
+    assert not {"threshold_offset", "scale_changed"} & _of(QUARTER, every, even).names
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("rounding_floor", {"rounding": "floor"}),
+        ("threshold_offset", {"offset": [1, -2, 3]}),
+        ("code_offset", {"zero_point": 5}),
+        ("scale_changed", {"multiplier": 201}),
+    ],
+)
+def test_a_rescale_is_held_against_the_same(name: str, other: dict[str, Any]) -> None:
+    op = Rescale(192, 8, IntFormat(16, signed=True), "half_up", zero_point=3)
+    acc = np.random.default_rng(5).integers(-250, 250, (60, 3))
+    finding = _of(op, acc, replace(op, **other).forward(acc))
+    assert name in finding.names
+    assert not finding.certain or finding.names == {name}
 
 
 @pytest.mark.parametrize(
