@@ -323,6 +323,8 @@ def test_an_error_is_json_too(net: Network) -> None:
         answer = told(*words, code=2)
         assert list(answer) == ["error"]
         assert "broken" in answer["error"] or "layer" in answer["error"]
+    for words in (("inspect", "missing"), ("certify", "net", "--bits", "x"), ("diff", "net", "x")):
+        assert "nvalid value for" in told(*words, code=2)["error"]  # refused before any work
     certify(net, method="interval").save("certificate.json")
     other = Network(net.nodes[:2], input_shape=net.input_shape, input_format=net.input_format)
     other.save("other")

@@ -191,7 +191,8 @@ def json_option(command: F) -> F:
         'Write the result as JSON to FILE, or {"error": message}; to standard output with -, and '
         "the rest beside it."
     )
-    return click.option("--json", "json_file", type=NewFile(dash=True), help=told)(command)
+    file = NewFile(dash=True)  # eager: known before another argument is refused
+    return click.option("--json", "json_file", type=file, is_eager=True, help=told)(command)
 
 
 def print_json(path: Path | None, value: object) -> None:
@@ -273,16 +274,28 @@ class Command(click.Command):
     Where it ends in an error, that is its JSON: {"error": message}.
     """
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _error_as_json(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        _refuse_a_file_twice(ctx)
-        try:
+        with _error_as_json(ctx):
+            _refuse_a_file_twice(ctx)
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except (RefqnnError, OSError, click.ClickException) as error:
-            told = error.message if isinstance(error, click.ClickException) else str(error)
-            print_json(ctx.params.get("json_file"), {"error": told})
-            raise
+
+
+@contextmanager
+def _error_as_json(ctx: click.Context) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (RefqnnError, OSError, click.ClickException) as error:
+        usage = isinstance(error, click.ClickException)
+        told = error.format_message() if usage else str(error)
+        file = ctx.params.get("json_file")
+        print_json(file if isinstance(file, Path) else None, {"error": told})  # click: UNSET
+        raise
 
 
 class Group(click.Group):
