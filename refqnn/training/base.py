@@ -335,6 +335,20 @@ class Estimator(BaseEstimator):
             except ValueError as error:  # The 'lr' parameter of fit must be ... . Got -1 instead.
                 expected = str(error).partition(" must be ")[2].rpartition(". Got ")[0]
                 raise InvalidArgument(mismatch(name, repr(value), expected)) from error
+            counted = any(isinstance(kind, Interval) for kind in constraint)
+            require(name, value, not (counted and isinstance(value, bool)), "a number")
+        for name, value in self._given_callbacks():
+            fits = hasattr(value, "initialize") and hasattr(value, "set_params")
+            require(name, value, fits, "a callback of skorch")
+
+    def _given_callbacks(self) -> Iterator[tuple[str, object]]:
+        """Each of ``callbacks``, and those that take a place of skorch's own, by name."""
+        for i, item in enumerate(() if isinstance(self.callbacks, str) else self.callbacks or ()):
+            named = isinstance(item, tuple) and len(item) == 2
+            yield f"callbacks[{i}]", item[1] if named else item
+        for name, value in self._with_prefix("callbacks__").items():
+            if "__" not in name and value is not None:
+                yield f"callbacks__{name}", value
 
     def _train_for_encryption(
         self, X: ArrayLike, y: ArrayLike | None, *others: Any, **named: Any

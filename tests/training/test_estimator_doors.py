@@ -271,11 +271,27 @@ def test_a_criterion_that_does_not_fit_the_classes_is_named(criterion: dict[str,
         NeuralNetClassifier(**QUICK, **criterion).fit(X, Y)
 
 
-@pytest.mark.parametrize("outputs", ["a", None, [1, 2, 3], [["a", "b", "c"]], np.zeros((2, 2, 2))])
+@pytest.mark.parametrize(
+    "outputs", ["a", None, [1, 2, 3], [["a", "b", "c"]], np.zeros((2, 2, 2)), np.zeros((2, 5))]
+)
 def test_outputs_that_make_no_sense(outputs: Any, model: NeuralNetClassifier) -> None:
     for estimator in (model, NeuralNetRegressor(**QUICK).fit(X, X[:, 0])):
         with pytest.raises((InvalidArgument, InvalidType), match=r"^y_preds"):
             estimator.post_processing(outputs)
+
+
+@pytest.mark.parametrize("accumulators", ["a", None, 0.5, [[1, 2], [3]], [[1.5, 2.0, 3.0]]])
+def test_accumulators_that_make_no_sense(accumulators: Any, model: NeuralNetClassifier) -> None:
+    with pytest.raises(InvalidType, match=r"^acc"):
+        model.dequantize_output(accumulators)
+
+
+@pytest.mark.parametrize("how", ["", "clear", 1, [], np.zeros((2, 4)), np.array(["disable"])])
+def test_a_way_to_run_that_there_is_none_of(how: Any, model: NeuralNetClassifier) -> None:
+    with pytest.raises(InvalidArgument, match=r"^fhe: got"):
+        model.predict(X, fhe=how)
+    with pytest.raises(InvalidArgument, match=r"^execute_in_fhe: got"):
+        model.predict(X, execute_in_fhe=how)
 
 
 @pytest.mark.parametrize("unit", [2.0**-1010, 2.0**-500, 2.0**500, 2.0**1020])
