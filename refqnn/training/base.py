@@ -391,7 +391,9 @@ class Estimator(BaseEstimator):
             value = getattr(self, name, None)
             if value is None or name == "classes":
                 continue
-            require(name, value, not values or value in values, " or ".join(map(repr, values)))
+            fits = value in values if values else callable(value)
+            expected = " or ".join(map(repr, values)) or "a class, as skorch has it"
+            require(name, value, fits, expected)
             options[name] = value
         return TrainingNet(
             self.training_module_,

@@ -286,6 +286,23 @@ def test_accumulators_that_make_no_sense(accumulators: Any, model: NeuralNetClas
         model.dequantize_output(accumulators)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", True),
+        ("max_epochs", True),
+        ("callbacks", [1]),
+        ("callbacks", [("mine", int)]),
+        ("callbacks__schedule", 0.5),
+        ("dataset", "x"),
+        ("iterator_train", 3),
+    ],
+)
+def test_what_skorch_cannot_use_is_named(name: str, value: Any) -> None:
+    with pytest.raises(InvalidArgument, match=rf"^{name}.*: got"):
+        NeuralNetClassifier(**{**QUICK, name: value}).fit(X, Y)
+
+
 @pytest.mark.parametrize("how", ["", "clear", 1, [], np.zeros((2, 4)), np.array(["disable"])])
 def test_a_way_to_run_that_there_is_none_of(how: Any, model: NeuralNetClassifier) -> None:
     with pytest.raises(InvalidArgument, match=r"^fhe: got"):
