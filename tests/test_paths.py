@@ -12,7 +12,7 @@ from refqnn import Certificate, IntFormat, Linear, Network, Node
 from refqnn.accumulator import StagedCertificate
 from refqnn.container import naming, write_atomically
 from refqnn.dumps import FORMS, read_dump, write_trace
-from refqnn.errors import InvalidArgument, InvalidType
+from refqnn.errors import FileFormatError, InvalidArgument, InvalidType
 
 Door = Callable[[Any], object]
 NET = Network(
@@ -75,3 +75,14 @@ def test_an_error_of_the_system_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised, naming(inside):
         (tmp_path / "missing").read_bytes()
     assert raised.value.filename == str(inside)
+
+
+@pytest.mark.parametrize("door", ["from_onnx", "from_tflite"])
+def test_a_file_of_another_kind_is_named_for_what_it_is(door: str, tmp_path: Path) -> None:
+    if door == "from_onnx":
+        pytest.importorskip("onnx")
+    (tmp_path / "model.pt").write_bytes(b"\x80\x02} weights")
+    NET.save(tmp_path / "net")
+    for name, kind in (("model.pt", "PyTorch.*from_brevitas"), ("net", "a network file of ours")):
+        with pytest.raises(FileFormatError, match=rf"{name}: not an? .* file, but .*{kind}"):
+            getattr(refqnn, door)(tmp_path / name)

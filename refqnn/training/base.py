@@ -94,7 +94,7 @@ _PASSED: dict[str, tuple[object, ...]] = {
 LEARNED = ("n_features_in_", "feature_names_in_", "input_mean_", "input_scale_")
 
 # What fit takes of the parameters that are no module's: scikit-learn's own description.
-_CONSTRAINTS = {
+_CONSTRAINTS: dict[str, list[Any]] = {
     "criterion": [callable, None],
     "optimizer": [callable],
     "lr": [Interval(Real, 0.0, None, closed="left")],
