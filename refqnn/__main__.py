@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from types import FrameType
 
+from refqnn import extras
 from refqnn.errors import MissingExtra
 
 _signals: list[int] = []  # that have come
@@ -31,13 +32,13 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _interrupt)
     try:
+        extras.require("cli")
         from refqnn.commands.cli import refqnn
 
         refqnn()
-    except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
-            raise
-        sys.exit(str(MissingExtra("cli", error.name)))
+    except MissingExtra as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)  # as the commands' own errors: 1 says that something differs
     except BaseException:
         # Libraries turn an interrupt into errors of their own; the signal is what counts.
         if not _signals:

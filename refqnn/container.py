@@ -21,8 +21,8 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -31,7 +31,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
+from refqnn.errors import FileFormatError, InvalidArgument, InvalidType, RefqnnError, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.limits import MAX_VALUES
 
@@ -41,15 +41,18 @@ __all__ = [
     "PRIVATE",
     "Container",
     "array_to_npy",
+    "as_path",
     "checksum",
     "decode_integers",
     "encode_integers",
+    "naming",
     "npy_to_array",
     "opened",
     "pair_of",
     "read_file",
     "read_json",
     "refuse_keys",
+    "regular",
     "sealed",
     "write_atomically",
     "write_json",
@@ -225,15 +228,33 @@ def npy_to_array(data: bytes) -> NDArray[Any]:
 # --- files ------------------------------------------------------------------------------------
 
 
-def read_file(path: str | Path) -> bytes:
-    """The content of a regular file: a device or a pipe may never end.
+def as_path(path: object, argument: str = "path") -> Path:
+    """A path as a Path.
 
-    Raises: FileFormatError; OSError as open does.
+    Raises: InvalidType for what is no str or path-like, bytes and file numbers too; InvalidArgument
+        for a name that no file can have.
     """
-    path = Path(path)
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise InvalidType(mismatch(argument, type(path).__name__, "a path: a str or a Path"))
+    if "\0" in os.fspath(path):
+        raise InvalidArgument(mismatch(argument, repr(path), "a path without null characters"))
+    return Path(path)
+
+
+def regular(path: str | os.PathLike[str]) -> Path:
+    """A path that reading ends on: a device or a pipe may never end.
+
+    Raises: as `as_path`; FileFormatError.
+    """
+    path = as_path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise FileFormatError(mismatch(str(path), "a device or a pipe", "a regular file"))
-    return path.read_bytes()
+    return path
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file.  Raises: as `regular`; OSError as open does."""
+    return regular(path).read_bytes()
 
 
 def read_json(path: str | Path, decode: Callable[[Any], T]) -> T:
@@ -304,7 +325,7 @@ def refuse_keys(path: str | Path) -> None:
 
 
 def write_atomically(
-    path: str | Path, write: Callable[[IO[bytes]], object], *, private: bool = False
+    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], *, private: bool = False
 ) -> None:
     """Call `write` on a new file in the same folder, then rename it to `path`.
 
@@ -314,15 +335,16 @@ def write_atomically(
     Args:
         private: the file is readable and writable by its owner alone, from its first byte on.
 
-    Raises: OSError that names `path`; InvalidArgument where private keys would be overwritten.
+    Raises: as `as_path`; OSError that names `path`; InvalidArgument where private keys would be
+        overwritten.
     """
-    refuse_keys(path)
+    target = as_path(path)
+    refuse_keys(target)
     mode = 0o600 if private else 0o666  # less the umask
 
     def create(name: str, flags: int) -> int:
         return os.open(name, flags, mode)
 
-    target = Path(path)
     if target.exists() and not target.is_file():
         with open(target, "wb") as file:
             write(file)
@@ -330,16 +352,25 @@ def write_atomically(
     target = target.resolve()  # a link stays a link
     temporary = target.with_name(f".refqnn-{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "xb", opener=create) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as error:
+        with naming(path):
+            with open(temporary, "xb", opener=create) as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the system name `path`, not a temporary file beside it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
 
 

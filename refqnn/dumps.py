@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refqnn.container import array_to_npy, write_atomically
+from refqnn.container import array_to_npy, as_path, write_atomically
 from refqnn.display import shortened
 from refqnn.errors import (
     FileFormatError,
@@ -78,7 +78,7 @@ def write_trace(trace: Trace, path: str | Path, form: str = "npz") -> None:
     if form == "npz":
         return write_atomically(path, lambda file: _write_npz(trace, file))
     ending, written = _FILES[form]
-    folder = Path(path)
+    folder = as_path(path)
     files = {name: f"{quote(name, safe='')}{ending}" for name in trace}
     for name, file in files.items():
         if len(file) > _LONGEST:
@@ -174,7 +174,7 @@ def read_dump(path: str | Path) -> dict[str, NDArray[Any]]:
     Raises: FileFormatError for other content and for a folder without such files; OSError as open
         does.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_dir():
         return _read_npz(path)
     readers = {".npy": _read_npy, ".txt": _read_txt}

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import cast
 
+from refqnn.container import as_path, regular
 from refqnn.errors import NotCovered
 from refqnn.foreign import is_ours, is_tflite, refuse_foreign
 from refqnn.network import Network, load
@@ -33,7 +34,7 @@ def open_file(
 
     Raises: as `refqnn.load`, `from_onnx` and `from_tflite`.
     """
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         head = file.read(8)
     if is_ours(head):
         return Imported(load(Path(path)), producer="refqnn")
@@ -81,7 +82,7 @@ def convert(
 
 def write(network: Network, target: str | os.PathLike[str], flavour: Flavour) -> None:
     """As ONNX where the name ends in .onnx, else as `Network.save`."""
-    if Path(target).suffix.lower() == ".onnx":
+    if as_path(target, "target").suffix.lower() == ".onnx":
         to_onnx(network, target, flavour=flavour)
     else:
         network.save(Path(target))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.container import write_atomically
+from refqnn.container import as_path, write_atomically
 from refqnn.errors import InvalidArgument, MissingExtra, mismatch
 from refqnn.formats import signed_bits
 from refqnn.network import Network
@@ -87,7 +87,7 @@ def save_figure(fig: Any, path: str | Path) -> None:
 
     Raises: InvalidArgument for an ending that matplotlib has no writer for; OSError.
     """
-    kind = Path(path).suffix.lower().lstrip(".") or "png"
+    kind = as_path(path).suffix.lower().lstrip(".") or "png"
     known = fig.canvas.get_supported_filetypes()
     if kind not in known:
         expected = f"a name that ends in one of {', '.join(known)}"

@@ -313,6 +313,17 @@ def test_json_goes_to_standard_output_and_the_rest_beside_it(net: Network) -> No
     assert not Path("-").exists()
 
 
+@pytest.mark.parametrize("words", [["inspect", "net"], ["run", "net", "X.npy"]])
+def test_a_reader_that_has_gone_is_no_difference(words: list[str], net: Network) -> None:
+    """`refqnn ... | head -1` ends as a signal would end it; 1 says that something differs."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "refqnn", *words]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
 def test_an_error_is_json_too(net: Network) -> None:
     """Of a program that cannot be talked to, a broken file, a certificate that does not hold."""
     silent = ("conform", "--json", "-", "--", sys.executable, "-c", "pass")
@@ -323,6 +334,8 @@ def test_an_error_is_json_too(net: Network) -> None:
         answer = told(*words, code=2)
         assert list(answer) == ["error"]
         assert "broken" in answer["error"] or "layer" in answer["error"]
+    for words in (("inspect", "missing"), ("certify", "net", "--bits", "x"), ("diff", "net", "x")):
+        assert "nvalid value for" in told(*words, code=2)["error"]  # refused before any work
     certify(net, method="interval").save("certificate.json")
     other = Network(net.nodes[:2], input_shape=net.input_shape, input_format=net.input_format)
     other.save("other")

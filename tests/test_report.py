@@ -38,7 +38,7 @@ from refqnn import (
 from refqnn.cli import refqnn
 from refqnn.errors import CertificateError, MissingExtra
 from refqnn.inspect import describe
-from refqnn.report import report
+from refqnn.report import _duration, report
 from refqnn.report.drawing import HEIGHT, WIDTH, drawn
 from refqnn.report.figures import sampled
 
@@ -413,3 +413,11 @@ def test_the_page_counts_ties_where_the_scale_is_known() -> None:
     assert row.ties
     assert f"<td>{row.ties}</td><td>{row.float_ties}</td>" in report(net, encrypted=False).html
     assert "float ties" not in Parsed(report(residual(), encrypted=False).html).text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.0712, "0.071 s"), (99.4, "99 s"), (99.6, "1.7 min"), (2700, "45 min"), (36000, "10.0 h")],
+)
+def test_seconds_are_told_as_people_count_them(seconds: float, told: str) -> None:
+    assert _duration(seconds) == told

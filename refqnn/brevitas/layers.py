@@ -105,7 +105,11 @@ class Layers:
         if isinstance(part, QuantLayerMixin):
             return self._brevitas(part, name, args, kwargs)
         if isinstance(part, _FLOAT_LAYERS):
-            raise refuse(name, part, "its weights are not quantized")
+            told = (
+                "its weights are not quantized; take the layer of brevitas.nn, or give a module "
+                "that was trained in floats to refqnn.training.quantize_module"
+            )
+            raise refuse(name, part, told)
         if is_kind(part, nn.MaxPool1d, nn.MaxPool2d):
             if part.return_indices:
                 raise refuse(name, part, "returns indices")

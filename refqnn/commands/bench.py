@@ -119,7 +119,7 @@ def _named(name: str) -> Bench:
     return found[wanted]
 
 
-def _compare(names: Sequence[str]) -> int:
+def _compare(names: Sequence[str], json_file: Path | None) -> int:
     """Print each ratio, committed and now.  Returns: 1 where one has become worse, else 0."""
     found = [
         row for bench in map(_named, names) for row in comparing.run_again(bench.name, bench.path)
@@ -136,6 +136,8 @@ def _compare(names: Sequence[str]) -> int:
             for row in found
         ),
     )
+    told = [{**vars(row), "worse": row.worse} for row in found]
+    console.print_json(json_file, told)
     return int(any(row.worse for row in found))
 
 
@@ -166,7 +168,8 @@ def bench(
     times smaller than committed.
     """
     if compare:
-        raise SystemExit(_compare(list(comparing.RATIOS) if name is None else [name]))
+        names = list(comparing.RATIOS) if name is None else [name]
+        raise SystemExit(_compare(names, json_file))
     if name is not None:
         raise SystemExit(subprocess.run(command(_named(name), arguments)).returncode)
     rows = [

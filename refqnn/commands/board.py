@@ -72,7 +72,9 @@ def trace(file: Path, samples: Path, output: Path, form: str, read: Reader) -> N
 
 @click.command(cls=console.Command, short_help="One page of HTML on a network.")
 @click.argument("file", metavar="NETWORK", type=console.FILE)
-@click.option("--output", "-o", type=console.NewFile(), required=True)
+@click.option(
+    "--output", "-o", type=console.NewFile(), required=True, help="The page: an .html file."
+)
 @click.option("--inputs", type=console.FILE, help="A .npy file of samples to show the integers of.")
 @click.option(
     "--fhe/--no-fhe",

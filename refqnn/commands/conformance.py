@@ -30,7 +30,12 @@ _REPORT = console.save_option("--report", "report_file", "Write verdicts as JSON
     help="Time limit of one answer.",
 )
 @click.option("--operation", "operations", multiple=True, help="Ask these operations alone.")
-@click.option("--profile", "profiles", multiple=True, help="Choices the program shares.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    help="Of vectors with a choice (half_up, ...) ask these alone.",
+)
 @click.option(
     "--vectors",
     "folder",
@@ -71,7 +76,7 @@ def conform(
     _finish(report, report_file, json_file)
 
 
-@click.group(cls=console.Group)
+@click.group(cls=console.Group, short_help="The test vectors: made, asked and judged; your own.")
 def vectors() -> None:
     """The test vectors: generate, emit questions, verify answers, start a program; your own."""
 
@@ -113,8 +118,10 @@ def emit(file: Path) -> None:
     console.show(f"wrote {conformance.emit(file)} questions to {file}")
 
 
-@vectors.command()
-@click.option("--language", type=click.Choice(["c", "js", "python"]), required=True)
+@vectors.command(short_help="Start a program for refqnn conform.")
+@click.option(
+    "--language", type=click.Choice(["c", "js", "python"]), required=True, help="Of the program."
+)
 @click.argument("file", type=console.NewFile())
 def template(language: str, file: Path) -> None:
     """Write a program for refqnn conform to FILE, its operations to be filled in."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,9 +38,16 @@ OVERFLOW_POSSIBLE = 1
 USAGE_OR_DATA_ERROR = 2
 OVERFLOW_UNKNOWN = 3
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
-_output = Console()
-_messages = Console(stderr=True)
+
+class _Stream(Console):
+    def on_broken_pipe(self) -> None:  # rich would exit with 1
+        raise BrokenPipeError
+
+
+_output = _Stream()
+_messages = _Stream(stderr=True)
 
 
 # --- text -------------------------------------------------------------------------------------
@@ -84,7 +92,7 @@ def print_wide(table: Table) -> None:
     """The table at its full width, on a narrow terminal too: figures are never cut."""
     stream = _results()
     width = Measurement.get(stream, stream.options.update(width=10_000), table).maximum
-    Console(width=max(width, stream.width), stderr=stream.stderr).print(table)
+    _Stream(width=max(width, stream.width), stderr=stream.stderr).print(table)
 
 
 class Bars:
@@ -191,7 +199,8 @@ def json_option(command: F) -> F:
         'Write the result as JSON to FILE, or {"error": message}; to standard output with -, and '
         "the rest beside it."
     )
-    return click.option("--json", "json_file", type=NewFile(dash=True), help=told)(command)
+    file = NewFile(dash=True)  # eager: known before another argument is refused
+    return click.option("--json", "json_file", type=file, is_eager=True, help=told)(command)
 
 
 def print_json(path: Path | None, value: object) -> None:
@@ -273,16 +282,27 @@ class Command(click.Command):
     Where it ends in an error, that is its JSON: {"error": message}.
     """
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _error_as_json(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        _refuse_a_file_twice(ctx)
-        try:
+        with _error_as_json(ctx):
+            _refuse_a_file_twice(ctx)
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except (RefqnnError, OSError, click.ClickException) as error:
-            told = error.message if isinstance(error, click.ClickException) else str(error)
-            print_json(ctx.params.get("json_file"), {"error": told})
-            raise
+
+
+@contextmanager
+def _error_as_json(ctx: click.Context) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (RefqnnError, OSError, click.ClickException) as error:
+        told = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        file = ctx.params.get("json_file")
+        print_json(file if isinstance(file, Path) else None, {"error": told})  # click: UNSET
+        raise
 
 
 class Group(click.Group):
@@ -297,7 +317,10 @@ class Group(click.Group):
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None  # click would say "Aborted!"
         except BrokenPipeError:
-            raise  # `refqnn ... | head`: click ends quietly
+            # `refqnn ... | head`: as a signal would end it, not with the code of a difference.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(BROKEN_PIPE) from None
         except (RefqnnError, OSError) as error:
             raise Failure(error) from error
         except MemoryError as error:

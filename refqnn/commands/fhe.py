@@ -42,8 +42,20 @@ def fhe() -> None:
 
 @fhe.command(name="compile", short_help="A network as a client's and a server's file.")
 @click.argument("network", type=console.FILE)
-@click.option("--client", "client_file", type=console.NewFile(), required=True)
-@click.option("--server", "server_file", type=console.NewFile(), required=True)
+@click.option(
+    "--client",
+    "client_file",
+    type=console.NewFile(),
+    required=True,
+    help="To write: what makes keys, encrypts and decrypts.",
+)
+@click.option(
+    "--server",
+    "server_file",
+    type=console.NewFile(),
+    required=True,
+    help="To write: what computes on ciphertexts.",
+)
 @click.option(
     "--security",
     type=click.Choice(["ind-cpa-d", "ind-cpa"]),

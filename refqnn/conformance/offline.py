@@ -14,7 +14,7 @@ from refqnn.conformance.operations import Values
 from refqnn.conformance.program import read_answer
 from refqnn.conformance.runner import Outcome, Report, encoded_arguments, judge, report_on
 from refqnn.conformance.suite import load_vectors, select
-from refqnn.container import read_file, write_atomically
+from refqnn.container import as_path, read_file, write_atomically
 from refqnn.errors import FileFormatError, mismatch
 
 __all__ = ["emit", "verify"]
@@ -35,7 +35,7 @@ def emit(
         {"id": v.id, "operation": v.operation, "arguments": encoded_arguments(v)} for v in vectors
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    write_atomically(Path(path), lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
     return len(lines)
 
 
@@ -44,7 +44,7 @@ def verify(path: str | Path, *, name: str | None = None) -> Report:
 
     Raises: FileFormatError for a line that is not JSON, an unknown id, or one answered twice.
     """
-    path = Path(path)
+    path = as_path(path)
     vectors = {v.id: v for v in load_vectors()}
     answers: dict[str, Values] = {}
     for number, line in enumerate(read_file(path).splitlines(), start=1):

@@ -190,7 +190,7 @@ class Report(Shown):
         }
         lines = [header, *(outcome.to_json() for outcome in self.outcomes)]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomically(Path(path), lambda file: file.write(text.encode()))
+        write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def judge(vector: Vector, answer: Answer, reproduction: str = "") -> Outcome:

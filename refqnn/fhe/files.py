@@ -31,7 +31,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from refqnn import __version__
-from refqnn.container import HEADER, MALFORMED, PRIVATE, refuse_keys, write_atomically
+from refqnn.container import (
+    HEADER,
+    MALFORMED,
+    PRIVATE,
+    as_path,
+    naming,
+    refuse_keys,
+    regular,
+    write_atomically,
+)
 from refqnn.errors import FileFormatError, mismatch
 from refqnn.foreign import refuse_foreign
 
@@ -69,14 +78,15 @@ def write(
 ) -> None:
     """Write one file; members are written as they come, so that they need not fit in memory.
 
-    Raises: InvalidArgument where private keys would be overwritten.
+    Raises: as `write_atomically`.
 
     They gather in a file without a name first: making them may take hours, and a process that ends
     in between, however it ends, leaves nothing.
     """
-    refuse_keys(path)
+    target = as_path(path)
+    refuse_keys(target)
     content = {**_versions(kind), "refqnn": __version__, **header}
-    with tempfile.TemporaryFile(dir=Path(path).resolve().parent) as gathered:
+    with naming(path), tempfile.TemporaryFile(dir=target.resolve().parent) as gathered:
         with zipfile.ZipFile(gathered, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr(HEADER, json.dumps(content, indent=1))
             for name, data in members:
@@ -160,8 +170,11 @@ class Reader:
 
 @contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[Reader]:
-    """Open a file of this kind.  Raises: FileFormatError for a damaged or foreign one; OSError."""
-    with open(path, "rb") as file:
+    """Open a file of this kind.
+
+    Raises: as `as_path`; FileFormatError for a damaged or foreign one; OSError.
+    """
+    with open(regular(path), "rb") as file:
         try:
             archive = zipfile.ZipFile(file)
         except MALFORMED as error:

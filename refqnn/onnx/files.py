@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from refqnn.container import read_file
 from refqnn.errors import FileFormatError, InvalidType, MissingExtra, NotCovered, mismatch
+from refqnn.foreign import refuse_foreign
 
 __all__ = [
     "MAX_ELEMENTS",
@@ -98,6 +99,8 @@ def open_model(source: Any) -> tuple[Any, Path | None]:
         try:
             model = onnx.ModelProto.FromString(data)
         except Exception as error:  # protobuf's own exceptions differ between its backends
+            if folder is not None:
+                refuse_foreign(name, "an ONNX file", ())
             raise FileFormatError(f"{name}: not a complete ONNX file ({error})") from None
     if not model.HasField("graph") or not model.graph.node:
         raise FileFormatError(f"{name}: got no graph with nodes, expected an ONNX model")

@@ -538,7 +538,8 @@ class Program:
         if isinstance(value, Real):
             raise NotCovered(
                 f"{c.where}: its input is float; a quantizer must come first.  Declare the codes "
-                "of the input (input='UINT8', or a quantizer) or name the tensor to start from"
+                "of the input (input='UINT8', or a quantizer) or name the tensor to start from; a "
+                "model of floats alone is quantized first, by onnxruntime.quantization for instance"
             )
         if not isinstance(value, Scaled):
             raise NotCovered(f"{c.where}: got a constant as input {index}, expected activations")

@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -138,7 +137,7 @@ def to_onnx(
     model = _Writer(network, flavour, output == "floats", batch).write()
     if path is not None:
         data = model.SerializeToString()
-        write_atomically(Path(path), lambda file: file.write(data))
+        write_atomically(path, lambda file: file.write(data))
     return model
 
 

@@ -197,6 +197,14 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(cell=cell, safe_text=safe, short=shortened)
+    environment.filters.update(cell=cell, duration=_duration, safe_text=safe, short=shortened)
     source = files("refqnn.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source)
+
+
+def _duration(seconds: float) -> str:
+    """Two figures, in a unit that people count in."""
+    for unit, length in (("s", 1.0), ("min", 60.0)):
+        if seconds < 99.5 * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 3600:,.1f} h"

@@ -27,7 +27,7 @@ from refqnn.errors import (
     NotCovered,
     mismatch,
 )
-from refqnn.foreign import is_tflite
+from refqnn.foreign import is_tflite, refuse_foreign
 from refqnn.formats import IntFormat
 
 __all__ = ["Model", "Operator", "Tensor", "import_tflite", "open_model"]
@@ -179,6 +179,8 @@ def open_model(source: str | os.PathLike[str] | bytes) -> Model:
     data = source if isinstance(source, bytes) else read_file(Path(source))
     name = "model" if isinstance(source, bytes) else str(source)
     if not is_tflite(data):
+        if not isinstance(source, bytes):
+            refuse_foreign(name, "a TFLite file", ())
         raise FileFormatError(f"{name}: not a TFLite file (no TFL3 at its start)")
     tflite = import_tflite()
     try:

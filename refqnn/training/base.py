@@ -94,7 +94,7 @@ _PASSED: dict[str, tuple[object, ...]] = {
 LEARNED = ("n_features_in_", "feature_names_in_", "input_mean_", "input_scale_")
 
 # What fit takes of the parameters that are no module's: scikit-learn's own description.
-_CONSTRAINTS = {
+_CONSTRAINTS: dict[str, list[Any]] = {
     "criterion": [callable, None],
     "optimizer": [callable],
     "lr": [Interval(Real, 0.0, None, closed="left")],
@@ -335,6 +335,20 @@ class Estimator(BaseEstimator):
             except ValueError as error:  # The 'lr' parameter of fit must be ... . Got -1 instead.
                 expected = str(error).partition(" must be ")[2].rpartition(". Got ")[0]
                 raise InvalidArgument(mismatch(name, repr(value), expected)) from error
+            counted = any(isinstance(kind, Interval) for kind in constraint)
+            require(name, value, not (counted and isinstance(value, bool)), "a number")
+        for name, value in self._given_callbacks():
+            fits = hasattr(value, "initialize") and hasattr(value, "set_params")
+            require(name, value, fits, "a callback of skorch")
+
+    def _given_callbacks(self) -> Iterator[tuple[str, object]]:
+        """Each of ``callbacks``, and those that take a place of skorch's own, by name."""
+        for i, item in enumerate(() if isinstance(self.callbacks, str) else self.callbacks or ()):
+            named = isinstance(item, tuple) and len(item) == 2
+            yield f"callbacks[{i}]", item[1] if named else item
+        for name, value in self._with_prefix("callbacks__").items():
+            if "__" not in name and value is not None:
+                yield f"callbacks__{name}", value
 
     def _train_for_encryption(
         self, X: ArrayLike, y: ArrayLike | None, *others: Any, **named: Any
@@ -377,7 +391,9 @@ class Estimator(BaseEstimator):
             value = getattr(self, name, None)
             if value is None or name == "classes":
                 continue
-            require(name, value, not values or value in values, " or ".join(map(repr, values)))
+            fits = value in values if values else callable(value)
+            expected = " or ".join(map(repr, values)) or "a class, as skorch has it"
+            require(name, value, fits, expected)
             options[name] = value
         return TrainingNet(
             self.training_module_,

@@ -35,8 +35,8 @@ from torch import nn
 from refqnn.accumulator import Certificate, certify
 from refqnn.brevitas import exact_accumulators, from_brevitas
 from refqnn.doors import Comparisons, Features, Predictions, softmax
-from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, mismatch
-from refqnn.formats import is_integer
+from refqnn.errors import InvalidArgument, InvalidType, NotCompiled, ShapeMismatch, mismatch
+from refqnn.formats import as_integers, is_integer
 from refqnn.network import Network
 from refqnn.quantizers import Dequantizer, FloatArray, Quantizer
 from refqnn.training import estimator_files
@@ -312,12 +312,14 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
         Raises: CircuitError before `compile`; InvalidArgument.
         """
         if execute_in_fhe is not None:
-            if fhe != "disable":
+            if not isinstance(fhe, str) or fhe != "disable":
                 raise InvalidArgument(
                     mismatch("execute_in_fhe", execute_in_fhe, "None where fhe is given")
                 )
+            told = isinstance(execute_in_fhe, (bool, np.bool_))
+            require("execute_in_fhe", execute_in_fhe, told, "True, False or None")
             fhe = "execute" if execute_in_fhe else "disable"
-        if fhe not in ("disable", "simulate", "execute"):
+        if not isinstance(fhe, str) or fhe not in ("disable", "simulate", "execute"):
             raise InvalidArgument(mismatch("fhe", repr(fhe), "disable, simulate or execute"))
         codes = self.quantize_input(X)
         if fhe == "disable":
@@ -338,7 +340,16 @@ class _QuantizedEstimator(ConcreteMLNames, Estimator):
     def dequantize_output(self, acc: ArrayLike) -> FloatArray:
         """Float outputs [n, outputs] of integer outputs, or of one row's: logits, or targets."""
         check_is_fitted(self)
-        return self.network_.dequantize_output(np.atleast_2d(np.asarray(acc)))
+        return self.network_.dequantize_output(np.atleast_2d(as_integers(acc, "acc")))
+
+    def _outputs(self, y_preds: ArrayLike) -> FloatArray:
+        """Rows [n, outputs] of numbers.  Raises: InvalidArgument, InvalidType, NotFittedError."""
+        check_is_fitted(self)
+        rows = as_outputs(y_preds)
+        if rows.shape[1] != self._n_outputs:
+            expected = f"[n, {self._n_outputs}], as dequantize_output gives"
+            raise ShapeMismatch(mismatch("y_preds", f"shape {rows.shape}", expected))
+        return rows
 
     @property
     def input_quantizers(self) -> list[Quantizer]:
@@ -700,7 +711,7 @@ class NeuralNetClassifier(Classifier, _QuantizedEstimator):
 
     def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
         """Probabilities [n, classes] of what `dequantize_output` gives."""
-        return softmax(as_outputs(y_preds))
+        return softmax(self._outputs(y_preds))
 
     def _output_door(self, door: Dequantizer) -> Predictions:
         """With the labels."""
@@ -737,7 +748,7 @@ class NeuralNetRegressor(Regressor, _QuantizedEstimator):
 
     def post_processing(self, y_preds: ArrayLike) -> NDArray[np.float64]:
         """Targets [n] or [n, outputs], as fit had them, of what `dequantize_output` gives."""
-        y = as_outputs(y_preds)
+        y = self._outputs(y_preds)
         return y[:, 0] if self.target_ndim_ == 1 else y
 
     def _output_door(self, door: Dequantizer) -> Predictions:

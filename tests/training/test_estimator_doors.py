@@ -271,11 +271,44 @@ def test_a_criterion_that_does_not_fit_the_classes_is_named(criterion: dict[str,
         NeuralNetClassifier(**QUICK, **criterion).fit(X, Y)
 
 
-@pytest.mark.parametrize("outputs", ["a", None, [1, 2, 3], [["a", "b", "c"]], np.zeros((2, 2, 2))])
+@pytest.mark.parametrize(
+    "outputs", ["a", None, [1, 2, 3], [["a", "b", "c"]], np.zeros((2, 2, 2)), np.zeros((2, 5))]
+)
 def test_outputs_that_make_no_sense(outputs: Any, model: NeuralNetClassifier) -> None:
     for estimator in (model, NeuralNetRegressor(**QUICK).fit(X, X[:, 0])):
         with pytest.raises((InvalidArgument, InvalidType), match=r"^y_preds"):
             estimator.post_processing(outputs)
+
+
+@pytest.mark.parametrize("accumulators", ["a", None, 0.5, [[1, 2], [3]], [[1.5, 2.0, 3.0]]])
+def test_accumulators_that_make_no_sense(accumulators: Any, model: NeuralNetClassifier) -> None:
+    with pytest.raises(InvalidType, match=r"^acc"):
+        model.dequantize_output(accumulators)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", True),
+        ("max_epochs", True),
+        ("callbacks", [1]),
+        ("callbacks", [("mine", int)]),
+        ("callbacks__schedule", 0.5),
+        ("dataset", "x"),
+        ("iterator_train", 3),
+    ],
+)
+def test_what_skorch_cannot_use_is_named(name: str, value: Any) -> None:
+    with pytest.raises(InvalidArgument, match=rf"^{name}.*: got"):
+        NeuralNetClassifier(**{**QUICK, name: value}).fit(X, Y)
+
+
+@pytest.mark.parametrize("how", ["", "clear", 1, [], np.zeros((2, 4)), np.array(["disable"])])
+def test_a_way_to_run_that_there_is_none_of(how: Any, model: NeuralNetClassifier) -> None:
+    with pytest.raises(InvalidArgument, match=r"^fhe: got"):
+        model.predict(X, fhe=how)
+    with pytest.raises(InvalidArgument, match=r"^execute_in_fhe: got"):
+        model.predict(X, execute_in_fhe=how)
 
 
 @pytest.mark.parametrize("unit", [2.0**-1010, 2.0**-500, 2.0**500, 2.0**1020])
