@@ -34,7 +34,7 @@ from refqnn.fhe.memory import (
     require_memory,
 )
 from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
-from refqnn.fhe.program import Program
+from refqnn.fhe.program import MatMul, Program
 from refqnn.fhe.security import FAILURE, LEVELS, MODELS, refuse_seeds, reveals, security_of
 from refqnn.fhe.tables import Lowering
 from refqnn.formats import as_array, is_integer
@@ -51,7 +51,8 @@ _LINEAR = (
     "answer would give its weights away; put an activation before the last layer, or compile with "
     "model='public'"
 )
-_OUTPUT_PARTS = (2, 4, 8, 16, 32)
+# Over how many (parts, digits) the last sums are shared out, fewest sums first.
+_SHARED_OUT = ((1, 2), (2, 1), (2, 2), (4, 1), (3, 2), (2, 3), (4, 2), (8, 1), (16, 1), (32, 1))
 _WIDE_OUTPUT = 7  # bits; narrower outputs cost no table anything
 
 _MOST_IN_BATCH = 64
@@ -171,11 +172,15 @@ def compile(
     smallest = _smallest(network, certificate, input_levels)
     lowered_as = partial(lower, *smallest, input_levels=input_levels)
 
-    def attempt(pick: Choose | None, parts: int = 1) -> Circuit:
-        return compiled(lowered_as(pick, parts))
+    def attempt(pick: Choose | None) -> Circuit:
+        return compiled(lowered_as(pick))
+
+    def with_narrow_output(whole: Circuit, pick: Choose | None) -> Circuit:
+        shared_out = _narrower(whole.lowered, partial(lowered_as, pick), secret=model == "secret")
+        return min([whole, *map(compiled, shared_out)], key=lambda circuit: circuit.work)
 
     if choose is not None:
-        return _with_narrow_output(attempt(choose), choose, attempt)
+        return with_narrow_output(attempt(choose), choose)
     menu: dict[str, list[Lowering]] = {}
 
     def cheapest(name: str, found: list[Lowering]) -> Lowering:
@@ -191,7 +196,7 @@ def compile(
     forms = [(best, pick)]
     if trials:
         forms.append(_tried(best, pick, menu, trials, attempt))
-    return min((_with_narrow_output(*form, attempt) for form in forms), key=lambda c: c.work)
+    return min((with_narrow_output(*form) for form in forms), key=lambda c: c.work)
 
 
 def _smallest(
@@ -240,22 +245,32 @@ def _tried(
     return best, best_pick
 
 
-def _with_narrow_output(
-    best: Circuit, pick: Choose | None, attempt: Callable[[Choose | None, int], Circuit]
-) -> Circuit:
-    """Share the last sums out over 2, 4, ... parts where that makes the tables cheaper.
+def _narrower(
+    whole: Lowered, shared_out: Callable[..., Lowered], *, secret: bool
+) -> Iterator[Lowered]:
+    """The last sums shared out over more and more sums that ask the tables for less.
 
     The noise that a lookup may leave is set by the widest sum that its result enters, and the last
-    layer has the widest of all.
+    layer has the widest of all.  A secret model's integers are no more dependent than its outputs.
     """
-    for parts in _OUTPUT_PARTS:
-        if not best.layers or best.lowered.output_bits < _WIDE_OUTPUT:
-            break
-        narrower = attempt(pick, parts)
-        if narrower.lowered.output_parts != parts:
-            break
-        best = min(best, narrower, key=lambda circuit: circuit.work)
-    return best
+    asked, bits = _asked(whole), whole.output_bits
+    dependent = whole.program.dependent() if secret else 0
+    for parts, digits in _SHARED_OUT:
+        if not whole.layers or bits < _WIDE_OUTPUT:
+            return
+        shared = shared_out(output_parts=parts, output_digits=digits)
+        if shared.output_parts == 1:
+            return
+        too_many = secret and shared.program.dependent() > dependent
+        if shared.output_parts == parts * digits and not too_many and 1.4 * _asked(shared) < asked:
+            asked, bits = _asked(shared), shared.output_bits
+            yield shared
+
+
+def _asked(lowered: Lowered) -> float:
+    """How accurate lookups have to be: the widest output times the norm of the weights in a sum."""
+    sums = [step.weight for step in lowered.program.steps if isinstance(step, MatMul)]
+    return float(2**lowered.output_bits * np.linalg.norm(sums[-1], axis=0).max()) if sums else 1.0
 
 
 def _no_parameters(lowered: Lowered) -> str:

@@ -109,9 +109,12 @@ class Lowered(Encoding):
 
     @property
     def events(self) -> int:
-        """Lookups and decrypted integers: each can fail, nothing else can."""
+        """Lookups and decrypted integers: each can fail, nothing else can.
+
+        And one more, for the rounding of answers (refqnn.fhe.messages).
+        """
         lookups = sum(sum(layer.lookups.values()) for layer in self.layers)
-        return lookups + self.output_parts * self.output_low.size
+        return lookups + self.output_parts * self.output_low.size + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +174,7 @@ def lower(
     choose: Choose | None = None,
     output_parts: int = 1,
     input_levels: bool = True,
+    output_digits: int = 1,
 ) -> Lowered:
     """The program of a network.
 
@@ -179,6 +183,7 @@ def lower(
         output_parts: over how many sums the inputs of a last Linear node are shared out; the client
             adds what it decrypts.  A wide output asks the tables before it for less noise, and a
             part of it is narrower.  Other last nodes have one part.
+        output_digits: over how many more sums the digits of each weight are.
         input_levels: neurons that depend on one input are sums of its levels, not lookups, unless
             more than 4096 levels would have to be sent.
         choose: picks one of a layer's alternatives (cheapest first) for all its neurons.  By
@@ -186,7 +191,7 @@ def lower(
 
     Raises: NotCovered, CircuitError for a range that no table can hold.
     """
-    return _Lowering(network, ranges, choose, output_parts, input_levels).run()
+    return _Lowering(network, ranges, choose, output_parts, input_levels, output_digits).run()
 
 
 @dataclass(eq=False)
@@ -196,6 +201,7 @@ class _Lowering:
     choose: Choose | None
     output_parts: int
     input_levels: bool
+    output_digits: int
     steps: list[Step] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     values: dict[str, _Value] = field(default_factory=dict)
@@ -211,17 +217,19 @@ class _Lowering:
         self.alone = sums_of_levels(network, lookups if self.input_levels else ())
         input_low, input_step, input_top, argument_shape = self._input()
         last = network[network.output]
-        parts = min(self.output_parts, _inputs_of_linear(last))
+        inputs = _inputs_of_linear(last)
+        parts, digits = min(self.output_parts, inputs), self.output_digits if inputs > 1 else 1
+        whole = parts * digits == 1
         for node in self.nodes:
-            if not (self._fused_into_next(node) or (node is last and parts > 1)):
+            if not (self._fused_into_next(node) or (node is last and not whole)):
                 self.values[node.name] = self._node(node)
-        low, step, top = self._output() if parts == 1 else self._output_in_parts(last, parts)
+        low, step, top = self._output() if whole else self._output_in_parts(last, parts, digits)
         return Lowered(
             *(network.input_format, input_low, input_step, self.alone.inputs, low, step, top),
             program=Program(_live(self.steps), argument_shape, input_top),
             layers=self.layers,
             without_lookup=self.alone.sizes,
-            output_parts=parts,
+            output_parts=parts * digits,
         )
 
     # --- doors ------------------------------------------------------------------------------
@@ -256,27 +264,32 @@ class _Lowering:
             self._emit(program.Offset, f"{name} out", value.step, int(top.max()), constant=offset)
         return lo, gain, top
 
-    def _output_in_parts(self, node: Node, parts: int) -> tuple[IntVector, IntVector, IntVector]:
-        """Each part sums every `parts`-th input in the order of weight; (low, step, top)."""
+    def _output_in_parts(
+        self, node: Node, parts: int, digits: int
+    ) -> tuple[IntVector, IntVector, IntVector]:
+        """Each part sums every `parts`-th input in the order of weight, times one digit of its
+        weights; (low, step, top)."""
         op: Any = node.op
         (source,) = inputs_of(node)
         x, interval = self.values[source], self.ranges[source]
         by_weight = np.argsort(-np.abs(op.weight).sum(axis=0), kind="stable")
-        weights = np.zeros((parts, *op.weight.shape), dtype=np.int64)
+        base, by_digit = _digits(op.weight, digits)
+        weights = np.zeros((digits, parts, *op.weight.shape), dtype=np.int64)
         for part in range(parts):
             mine = by_weight[part::parts]
-            weights[part, :, mine] = op.weight[:, mine].T
-        stacked = weights.reshape(-1, op.weight.shape[1])  # [parts * out, in]
+            weights[:, part][..., mine] = by_digit[..., mine]
+        stacked = weights.reshape(-1, op.weight.shape[1])  # [digits * parts * out, in]
         sums = Linear(stacked).out_range(interval)
         offset = stacked @ x.zero - sums.lo
-        top = sums.hi - sums.lo  # [parts * out]
+        top = sums.hi - sums.lo  # [digits * parts * out]
         weight = (stacked * x.gain.item()).T
         step = self._emit(program.MatMul, node.name, x.step, 1, weight=weight)
         self._emit(program.Offset, f"{node.name} out", step, int(top.max()), constant=offset)
-        low = sums.lo.reshape(parts, -1).sum(axis=0)
+        place = np.repeat(base ** np.arange(digits), parts)[:, None]
+        low = (place * sums.lo.reshape(digits * parts, -1)).sum(axis=0)
         if op.bias is not None:
             low = low + op.bias
-        return low, _ONE, top
+        return low, place if digits > 1 else _ONE, top
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -757,6 +770,24 @@ def _inputs_of_linear(node: Node) -> int:
     """How many inputs a Linear node sums; 1 for any other node."""
     op: Any = node.op
     return int(op.weight.shape[1]) if _FORMS[type(op)] == _Lowering._linear else 1
+
+
+def _digits(weight: IntVector, digits: int) -> tuple[int, IntVector]:
+    """(base, digits from the lowest [digits, *weight's shape]), around zero.
+
+    The base is the least in which the highest digit is no larger than others may be.
+    """
+    largest = int(np.abs(weight).max(initial=0))
+    base = max(2, int(largest ** (1 / digits)))
+    while True:
+        found, rest = [], weight
+        for _ in range(digits - 1):
+            least = (base - 1) // 2
+            found.append((rest + least) % base - least)
+            rest = (rest - found[-1]) // base
+        if np.abs(rest).max(initial=0) <= base // 2 or digits == 1:
+            return base, np.stack([*found, rest])
+        base += 1
 
 
 def _places(x: _Value, index: IntVector) -> IntVector:

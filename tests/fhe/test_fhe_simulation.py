@@ -376,11 +376,13 @@ def test_error_probability() -> None:
         fhe.compile(network, p_error=2.0)
 
 
+@pytest.mark.parametrize("largest", [1, 2, 7, 100])
+@pytest.mark.parametrize("digits", [1, 2, 3])
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
-def test_a_last_layer_in_parts(parts: int) -> None:
-    network = nets.mlp(2, (4, 8, 3), largest=1, shift=1)
-    lowered = lower(network, proved_ranges(network), None, parts)
-    assert lowered.output_parts == parts
+def test_a_last_layer_in_parts(parts: int, digits: int, largest: int) -> None:
+    network = nets.mlp(2, (4, 8, 3), largest=largest, shift=3)
+    lowered = lower(network, proved_ranges(network), None, parts, output_digits=digits)
+    assert lowered.output_parts == parts * digits
     codes = nets.samples(network, 50)
     outputs = [lowered.outputs(lowered.program(x)) for x in lowered.arguments(codes)]
     np.testing.assert_array_equal(outputs, network.forward(codes))
@@ -391,6 +393,7 @@ def test_a_wide_last_layer_does_not_make_its_tables_dearer() -> None:
     circuit = check(network)
     assert circuit.lowered.output_parts > 1
     assert circuit.lowered.output_bits <= 7
+    assert not circuit.lowered.program.dependent()
     whole = lower(network, proved_ranges(network))
     assert whole.output_bits > 7
     assert whole.events < circuit.lowered.events
