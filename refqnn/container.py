@@ -31,7 +31,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
+from refqnn.errors import FileFormatError, InvalidArgument, InvalidType, RefqnnError, mismatch
 from refqnn.formats import as_integers, is_integer
 from refqnn.limits import MAX_VALUES
 
@@ -41,6 +41,7 @@ __all__ = [
     "PRIVATE",
     "Container",
     "array_to_npy",
+    "as_path",
     "checksum",
     "decode_integers",
     "encode_integers",
@@ -230,7 +231,7 @@ def read_file(path: str | Path) -> bytes:
 
     Raises: FileFormatError; OSError as open does.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise FileFormatError(mismatch(str(path), "a device or a pipe", "a regular file"))
     return path.read_bytes()
@@ -293,6 +294,15 @@ HEADER = "refqnn.json"  # of the files of encrypted inference: what they are
 PRIVATE = "private keys"
 
 
+def as_path(path: object, argument: str = "path") -> Path:
+    """Raises: InvalidType, InvalidArgument for what names no file; a number would open one."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InvalidType(mismatch(argument, repr(path), "a path"))
+    if "\0" in os.fspath(path):
+        raise InvalidArgument(mismatch(argument, repr(path), "a path without null characters"))
+    return Path(path)
+
+
 def refuse_keys(path: str | Path) -> None:
     """Raises: InvalidArgument when this is a file of private keys: nothing may take its place."""
     header: object = None
@@ -316,13 +326,13 @@ def write_atomically(
 
     Raises: OSError that names `path`; InvalidArgument where private keys would be overwritten.
     """
-    refuse_keys(path)
+    target = as_path(path)
+    refuse_keys(target)
     mode = 0o600 if private else 0o666  # less the umask
 
     def create(name: str, flags: int) -> int:
         return os.open(name, flags, mode)
 
-    target = Path(path)
     if target.exists() and not target.is_file():
         with open(target, "wb") as file:
             write(file)

@@ -37,7 +37,7 @@ from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
 from refqnn.fhe.program import MatMul, Program
 from refqnn.fhe.security import FAILURE, LEVELS, MODELS, refuse_seeds, reveals, security_of
 from refqnn.fhe.tables import Lowering
-from refqnn.formats import as_array, is_integer
+from refqnn.formats import as_array, as_truth, is_integer
 from refqnn.network import Network
 from refqnn.ops import Interval
 from refqnn.simplify import simplify
@@ -54,6 +54,7 @@ _LINEAR = (
 # Over how many (parts, digits) the last sums are shared out, fewest sums first.
 _SHARED_OUT = ((1, 2), (2, 1), (2, 2), (4, 1), (3, 2), (2, 3), (4, 2), (8, 1), (16, 1), (32, 1))
 _WIDE_OUTPUT = 7  # bits; narrower outputs cost no table anything
+_LEAST_ERROR = 2.0**-256  # of a lookup
 
 _MOST_IN_BATCH = 64
 _COPIES = 4  # of each value that is looked up: as it enters, keyswitched, looked up, summed
@@ -116,8 +117,9 @@ def compile(
     the_network(network)
     asked: dict[str, object] = {"p_error": p_error, "global_p_error": global_p_error}
     for name, value in asked.items():
-        if value is not None and not (isinstance(value, Real) and 0.0 < float(value) < 1.0):
-            expected = "a probability between 0 and 1, or None: results are exact without a search"
+        number = isinstance(value, Real) and 0 < value < 1 and float(value) >= _LEAST_ERROR
+        if value is not None and not number:
+            expected = "between 2**-256 and 1, or None: results are exact without a search"
             raise InvalidArgument(mismatch(name, repr(value), expected))
     choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
         ("parameters", parameters, PARAMETERS),
@@ -128,21 +130,20 @@ def compile(
     for name, choice, known in choices:
         if not isinstance(choice, (str, int, np.integer)) or choice not in known:
             raise InvalidArgument(mismatch(name, repr(choice), f"one of {known}"))
+    compress_keys = as_truth(compress_keys, "compress_keys")
+    input_levels = as_truth(input_levels, "input_levels") and model == "public"
     if not is_integer(trials) or trials < 0:
         raise InvalidArgument(mismatch("trials", repr(trials), "an integer >= 0"))
-    if not (choose is None or callable(choose)):
-        raise InvalidType(mismatch("choose", repr(choose), "a function, or None"))
     for name in options:
         if name not in backend.OPTIONS:
             expected = backend.NEEDLESS.get(name, f"one of {backend.OPTIONS}")
             raise InvalidArgument(mismatch("option", repr(name), expected))
     try:
-        fhe.Configuration(compress_evaluation_keys=compress_keys, **options)
+        fhe.Configuration(**options)
     except TypeError as error:
         raise InvalidType(f"options: {error}") from error
     if p_error is None and global_p_error is None:
         global_p_error = FAILURE[security]
-    input_levels = input_levels and model == "public"
 
     def compiled(lowered: Lowered) -> Circuit:
         if model == "secret" and lowered.program.linear_in_input:

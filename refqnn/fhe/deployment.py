@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refqnn.container import as_path
 from refqnn.doors import Predictions
 from refqnn.errors import (
     CircuitError,
@@ -48,7 +49,7 @@ class FHEModelDev:
     def __init__(
         self, path_dir: str | Path, model: NeuralNetClassifier | NeuralNetRegressor | None = None
     ) -> None:
-        self.path_dir, self.model = Path(path_dir), model
+        self.path_dir, self.model = as_path(path_dir, "path_dir"), model
 
     def save(self, mode: str = "inference", via_mlir: bool = False) -> None:
         """Write client.zip and server.zip.
@@ -86,7 +87,8 @@ class FHEModelClient:
     """
 
     def __init__(self, path_dir: str | Path, key_dir: str | Path | None = None) -> None:
-        self.path_dir, self.key_dir = Path(path_dir), None if key_dir is None else Path(key_dir)
+        self.path_dir = as_path(path_dir, "path_dir")
+        self.key_dir = None if key_dir is None else as_path(key_dir, "key_dir")
         self.load()
 
     def load(self) -> None:
@@ -150,7 +152,7 @@ class FHEModelServer:
     """
 
     def __init__(self, path_dir: str | Path) -> None:
-        self.path_dir = Path(path_dir)
+        self.path_dir = as_path(path_dir, "path_dir")
         self.load()
 
     def load(self) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from refqnn import __version__
-from refqnn.container import HEADER, MALFORMED, PRIVATE, refuse_keys, write_atomically
+from refqnn.container import HEADER, MALFORMED, PRIVATE, as_path, refuse_keys, write_atomically
 from refqnn.errors import FileFormatError, mismatch
 from refqnn.foreign import refuse_foreign
 
@@ -74,7 +74,7 @@ def write(
     They gather in a file without a name first: making them may take hours, and a process that ends
     in between, however it ends, leaves nothing.
     """
-    refuse_keys(path)
+    refuse_keys(as_path(path))
     content = {**_versions(kind), "refqnn": __version__, **header}
     with tempfile.TemporaryFile(dir=Path(path).resolve().parent) as gathered:
         with zipfile.ZipFile(gathered, "w", zipfile.ZIP_STORED) as archive:
@@ -161,7 +161,7 @@ class Reader:
 @contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[Reader]:
     """Open a file of this kind.  Raises: FileFormatError for a damaged or foreign one; OSError."""
-    with open(path, "rb") as file:
+    with open(as_path(path), "rb") as file:
         try:
             archive = zipfile.ZipFile(file)
         except MALFORMED as error:

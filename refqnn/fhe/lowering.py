@@ -21,12 +21,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.accumulator.arguments import the_network
 from refqnn.accumulator.certificate import Certificate, check_usable
-from refqnn.errors import CertificateError, CircuitError, InvalidType, NotCovered, mismatch
+from refqnn.errors import (
+    CertificateError,
+    CircuitError,
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    mismatch,
+)
 from refqnn.fhe import prices, program, tables
-from refqnn.fhe.doors import Encoding
+from refqnn.fhe.doors import Encoding, digits_of
 from refqnn.fhe.levels import sums_of_levels
 from refqnn.fhe.program import INPUT, Program, Step
+from refqnn.formats import as_truth, is_integer
 from refqnn.graph import INPUT as NETWORK_INPUT
 from refqnn.graph import Node, ancestors, consumers, inputs_of
 from refqnn.network import Network
@@ -147,7 +156,7 @@ def proved_ranges(network: Network, certificate: Certificate | None = None) -> d
     Raises: as refqnn.accumulator.certificate.check_usable; CertificateError for a certificate of a
         part of the inputs.
     """
-    box = Interval.of_format(network.input_format, network.input_shape)
+    box = Interval.of_format(the_network(network).input_format, network.input_shape)
     tighter: Mapping[str, Interval] = {}
     if certificate is not None:
         tighter = check_usable(certificate, network).ranges
@@ -189,8 +198,18 @@ def lower(
         choose: picks one of a layer's alternatives (cheapest first) for all its neurons.  By
             default neurons are grouped, each group with the cheapest of its own.
 
-    Raises: NotCovered, CircuitError for a range that no table can hold.
+    Raises: NotCovered, CircuitError for a range that no table can hold; InvalidType,
+        InvalidArgument.
     """
+    values = {NETWORK_INPUT, *the_network(network).shapes}
+    if not isinstance(ranges, Mapping) or {*ranges} != values:
+        raise InvalidType(mismatch("ranges", type(ranges).__name__, "what proved_ranges gives"))
+    if not (choose is None or callable(choose)):
+        raise InvalidType(mismatch("choose", repr(choose), "a function, or None"))
+    for name, sums in (("output_parts", output_parts), ("output_digits", output_digits)):
+        if not is_integer(sums) or sums < 1:
+            raise InvalidArgument(mismatch(name, repr(sums), "an integer >= 1"))
+    input_levels = as_truth(input_levels, "input_levels")
     return _Lowering(network, ranges, choose, output_parts, input_levels, output_digits).run()
 
 
@@ -273,7 +292,7 @@ class _Lowering:
         (source,) = inputs_of(node)
         x, interval = self.values[source], self.ranges[source]
         by_weight = np.argsort(-np.abs(op.weight).sum(axis=0), kind="stable")
-        base, by_digit = _digits(op.weight, digits)
+        base, by_digit = digits_of(op.weight, digits)
         weights = np.zeros((digits, parts, *op.weight.shape), dtype=np.int64)
         for part in range(parts):
             mine = by_weight[part::parts]
@@ -770,24 +789,6 @@ def _inputs_of_linear(node: Node) -> int:
     """How many inputs a Linear node sums; 1 for any other node."""
     op: Any = node.op
     return int(op.weight.shape[1]) if _FORMS[type(op)] == _Lowering._linear else 1
-
-
-def _digits(weight: IntVector, digits: int) -> tuple[int, IntVector]:
-    """(base, digits from the lowest [digits, *weight's shape]), around zero.
-
-    The base is the least in which the highest digit is no larger than others may be.
-    """
-    largest = int(np.abs(weight).max(initial=0))
-    base = max(2, int(largest ** (1 / digits)))
-    while True:
-        found, rest = [], weight
-        for _ in range(digits - 1):
-            least = (base - 1) // 2
-            found.append((rest + least) % base - least)
-            rest = (rest - found[-1]) // base
-        if np.abs(rest).max(initial=0) <= base // 2 or digits == 1:
-            return base, np.stack([*found, rest])
-        base += 1
 
 
 def _places(x: _Value, index: IntVector) -> IntVector:

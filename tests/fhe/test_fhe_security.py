@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
@@ -271,6 +272,7 @@ def test_failures_of_each_notion() -> None:
         *({"security": "none"}, {"security": np.array(["ind-cpa", "ind-cpa-d"])}),
         *({"model": "open"}, {"security_level": 80}, {"security_level": "128"}),
         *({"p_error": "1e-9"}, {"global_p_error": [1e-9]}, {"p_error": 0.0}),
+        *({"p_error": 2.0**-500}, {"global_p_error": 10**400}, {"p_error": Fraction(1, 10**400)}),
         *({"trials": -1}, {"trials": 1.5}, {"trials": None}),
     ],
 )
@@ -282,8 +284,10 @@ def test_what_is_not_offered(options: dict[str, object]) -> None:
 def test_what_has_another_type() -> None:
     with pytest.raises(InvalidType, match="expected a Network"):
         fhe.compile("network")
-    with pytest.raises(InvalidType, match="compress_evaluation_keys"):
-        fhe.compile(of_one_input(), compress_keys="yes")
+    for name in ("compress_keys", "input_levels"):
+        for value in ("yes", 1, None, np.ones(2)):
+            with pytest.raises(InvalidType, match=name):
+                fhe.compile(of_one_input(), **{name: value})
     with pytest.raises(InvalidType, match="choose"):
         fhe.compile(of_one_input(), choose=lambda name, found: None)
 
