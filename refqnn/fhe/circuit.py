@@ -24,7 +24,7 @@ from refqnn.errors import CircuitError, InvalidArgument, InvalidType, ShapeMisma
 from refqnn.fhe import backend, prices
 from refqnn.fhe.batch import run_all
 from refqnn.fhe.interrupts import held_back
-from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
+from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, lowerings, proved_ranges
 from refqnn.fhe.memory import (
     KeySizes,
     available_memory,
@@ -171,14 +171,17 @@ def compile(
         return Circuit(network, lowered, circuit, build)
 
     smallest = _smallest(network, certificate, input_levels)
-    lowered_as = partial(lower, *smallest, input_levels=input_levels)
+    lowered_as = partial(lowerings, *smallest, input_levels=input_levels)
 
     def attempt(pick: Choose | None) -> Circuit:
-        return compiled(lowered_as(pick))
+        return compiled(lowered_as(pick)(1, 1))
 
-    def with_narrow_output(whole: Circuit, pick: Choose | None) -> Circuit:
-        shared_out = _narrower(whole.lowered, partial(lowered_as, pick), secret=model == "secret")
-        return min([whole, *map(compiled, shared_out)], key=lambda circuit: circuit.work)
+    def with_narrow_output(best: Circuit, pick: Choose | None) -> Circuit:
+        for shared in _narrower(best.lowered, lowered_as(pick), secret=model == "secret"):
+            if best.lowered.output_bits < _WIDE_OUTPUT:
+                break
+            best = min(best, compiled(shared), key=lambda circuit: circuit.work)
+        return best
 
     if choose is not None:
         return with_narrow_output(attempt(choose), choose)
@@ -190,7 +193,7 @@ def compile(
 
     pick: Choose | None = None
     best = attempt(pick)
-    if len(lowered_as(cheapest).layers) < len(best.layers):
+    if len(lowered_as(cheapest)(1, 1).layers) < len(best.layers):
         uniform = attempt(cheapest)
         if uniform.work < best.work:
             best, pick = uniform, cheapest
@@ -247,24 +250,22 @@ def _tried(
 
 
 def _narrower(
-    whole: Lowered, shared_out: Callable[..., Lowered], *, secret: bool
+    whole: Lowered, shared_out: Callable[[int, int], Lowered], *, secret: bool
 ) -> Iterator[Lowered]:
     """The last sums shared out over more and more sums that ask the tables for less.
 
     The noise that a lookup may leave is set by the widest sum that its result enters, and the last
     layer has the widest of all.  A secret model's integers are no more dependent than its outputs.
     """
-    asked, bits = _asked(whole), whole.output_bits
+    asked = _asked(whole)
     dependent = whole.program.dependent() if secret else 0
     for parts, digits in _SHARED_OUT:
-        if not whole.layers or bits < _WIDE_OUTPUT:
-            return
-        shared = shared_out(output_parts=parts, output_digits=digits)
-        if shared.output_parts == 1:
+        shared = shared_out(parts, digits)
+        if not whole.layers or shared.output_parts == 1:
             return
         too_many = secret and shared.program.dependent() > dependent
         if shared.output_parts == parts * digits and not too_many and 1.4 * _asked(shared) < asked:
-            asked, bits = _asked(shared), shared.output_bits
+            asked = _asked(shared)
             yield shared
 
 
@@ -339,7 +340,7 @@ class Circuit:
             that is left.
         """
         refuse_seeds(seed=seed, encryption_seed=encryption_seed)
-        if force or not self._concrete.keys.are_generated:
+        if as_truth(force, "force") or not self._concrete.keys.are_generated:
             require_memory(self.key_sizes.resident, "the keys")
         start = time.perf_counter()
         with held_back():

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from refqnn.errors import CircuitError, mismatch
 from refqnn.formats import IntFormat
 
-__all__ = ["Encoding", "digits_of", "level_codes"]
+__all__ = ["Encoding", "level_codes"]
 
 IntVector = NDArray[np.int64]
 
@@ -27,28 +27,6 @@ IntVector = NDArray[np.int64]
 def level_codes(fmt: IntFormat) -> IntVector:
     """The codes above the lowest one, [levels - 1]."""
     return fmt.q_min + fmt.step * np.arange(1, fmt.levels)
-
-
-def digits_of(weight: IntVector, digits: int) -> tuple[int, IntVector]:
-    """(base, digits from the lowest [digits, *weight's shape]), around zero.
-
-    The base is the least in which the highest digit is no larger than others may be.
-
-    >>> digits_of(np.array([7, -5]), 2)
-    (4, array([[-1, -1],
-           [ 2, -1]]))
-    """
-    largest = int(np.abs(weight).max(initial=0))
-    base = max(2, int(largest ** (1 / digits)))
-    while True:
-        found, rest = [], weight
-        for _ in range(digits - 1):
-            least = (base - 1) // 2
-            found.append((rest + least) % base - least)
-            rest = (rest - found[-1]) // base
-        if np.abs(rest).max(initial=0) <= base // 2 or digits == 1:
-            return base, np.stack([*found, rest])
-        base += 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,7 @@ from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.memory import kept_between_runs, require_memory
 from refqnn.fhe.messages import Parameters
 from refqnn.fhe.security import refuse_seeds
-from refqnn.formats import as_array
+from refqnn.formats import as_array, as_truth
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
@@ -179,7 +179,7 @@ class Client:
             that is left.
         """
         refuse_seeds(seed=seed, encryption_seed=encryption_seed)
-        if self._keys is None or force:
+        if as_truth(force, "force") or self._keys is None:
             sizes = self._parameters.key_sizes
             require_memory(2 * sizes.travelling, "the keys")  # once more while they are written
             system_randomness = (0, 0, 0, 0)  # no seed given

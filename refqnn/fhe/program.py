@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.fhe.outputs import rank
 from refqnn.ops import Conv2d
 from refqnn.ops.base import Shape
 
@@ -386,16 +387,4 @@ class Program:
                     sources = (drawn[name] for name in step.sources)
                     drawn[step.name] = step.apply(IN_CLEAR, *sources) & 1
         sums = drawn[last].reshape(-1, n)
-        return len(sums) - _rank(sums ^ sums[:, :1])
-
-
-def _rank(bits: IntVector) -> int:
-    """Of a matrix modulo 2."""
-    pivots: list[int] = []
-    for row in np.packbits(bits.astype(bool), axis=1):
-        left = int.from_bytes(row.tobytes(), "big")
-        for pivot in pivots:
-            left = min(left, left ^ pivot)
-        if left:
-            pivots.append(left)
-    return len(pivots)
+        return len(sums) - rank(sums ^ sums[:, :1])
