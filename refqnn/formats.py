@@ -26,6 +26,7 @@ __all__ = [
     "IntFormat",
     "as_array",
     "as_integers",
+    "as_truth",
     "is_integer",
     "plain",
     "signed_bits",
@@ -43,6 +44,13 @@ def is_integer(value: object) -> TypeGuard[int]:
     (True, True, False, False)
     """
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def as_truth(value: object, argument: str) -> bool:
+    """Raises: InvalidType for anything but True and False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidType(mismatch(argument, repr(value), "True or False"))
+    return bool(value)
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,7 @@ class IntFormat:
         if not is_integer(self.bits):
             raise InvalidType(mismatch("bits", repr(self.bits), "an integer from 1 to 32"))
         for name in ("signed", "narrow"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise InvalidType(mismatch(name, repr(getattr(self, name)), "True or False"))
-            object.__setattr__(self, name, bool(getattr(self, name)))
+            object.__setattr__(self, name, as_truth(getattr(self, name), name))
         object.__setattr__(self, "bits", int(self.bits))
         if not 1 <= self.bits <= MAX_BITS:
             raise InvalidArgument(mismatch("bits", self.bits, "an integer from 1 to 32"))

@@ -35,6 +35,14 @@ key.  A network with such an output is refused: if its weights may be known, say
 `model="public"`, which also lets neurons of one input be sums of levels that the client sends.
 `Circuit.reveals` lists what each party can compute.
 
+The masks of its answer.  They are Y = W X modulo 2**64, X those of the lookups, W the last layer.
+Where X is uniform, Y tells the span of W's columns modulo powers of two and no more: nothing at all
+where W has an odd minor of as many rows as there are integers.  `compile` shares outputs out over
+more sums as long as these stay so independent.  But X is uniform in its high bits alone: it comes
+out of a transform in floats, its low bits are zeros with few exceptions, and there an exception
+shows its column of W.  `Server` therefore answers with the high 32 bits of each word
+(`refqnn.fhe.messages`); what `Circuit.run` returns is whole, and not for others to see.
+
 What is *not* protected:
 
     integrity         a server may answer anything; a client refuses what its outputs cannot be,
@@ -47,10 +55,11 @@ What is *not* protected:
                       Answers are sums of lookups: elimination finds the neurons among all that they
                       may be, one layer deep, so the work is the number of possible neurons, not of
                       networks.  A neuron of few inputs with narrow weights is no secret
-    the last layer    where the integers of an answer outnumber the lookups that they sum.  Masks
-                      obey the relations of its weights, and one answer tells them, without a key.
+    the last layer    where the integers of an answer depend on each other, as they must if they
+                      outnumber the lookups that they sum.  Masks obey the relations of its weights,
+                      and one answer tells them, without a key; reveals says how many there are.
                       A client also sees the sums that an output is shared out over (explain says
-                      how many): small groups of neurons, one by one
+                      how many): groups of neurons, and digits of their weights
     the function      a client that asks often enough can train a model like this one
     traffic           who asks, when, how often, sizes, and times: code on ciphertexts does not
                       branch on values, but nothing else is hidden

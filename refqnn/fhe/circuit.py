@@ -24,7 +24,7 @@ from refqnn.errors import CircuitError, InvalidArgument, InvalidType, ShapeMisma
 from refqnn.fhe import backend, prices
 from refqnn.fhe.batch import run_all
 from refqnn.fhe.interrupts import held_back
-from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, proved_ranges
+from refqnn.fhe.lowering import Choose, Layer, Lowered, lower, lowerings, proved_ranges
 from refqnn.fhe.memory import (
     KeySizes,
     available_memory,
@@ -34,10 +34,10 @@ from refqnn.fhe.memory import (
     require_memory,
 )
 from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
-from refqnn.fhe.program import Program
+from refqnn.fhe.program import MatMul, Program
 from refqnn.fhe.security import FAILURE, LEVELS, MODELS, refuse_seeds, reveals, security_of
 from refqnn.fhe.tables import Lowering
-from refqnn.formats import as_array, is_integer
+from refqnn.formats import as_array, as_truth, is_integer
 from refqnn.network import Network
 from refqnn.ops import Interval
 from refqnn.simplify import simplify
@@ -51,8 +51,10 @@ _LINEAR = (
     "answer would give its weights away; put an activation before the last layer, or compile with "
     "model='public'"
 )
-_OUTPUT_PARTS = (2, 4, 8, 16, 32)
+# Over how many (parts, digits) the last sums are shared out, fewest sums first.
+_SHARED_OUT = ((1, 2), (2, 1), (2, 2), (4, 1), (3, 2), (2, 3), (4, 2), (8, 1), (16, 1), (32, 1))
 _WIDE_OUTPUT = 7  # bits; narrower outputs cost no table anything
+_LEAST_ERROR = 2.0**-256  # of a lookup
 
 _MOST_IN_BATCH = 64
 _COPIES = 4  # of each value that is looked up: as it enters, keyswitched, looked up, summed
@@ -115,8 +117,9 @@ def compile(
     the_network(network)
     asked: dict[str, object] = {"p_error": p_error, "global_p_error": global_p_error}
     for name, value in asked.items():
-        if value is not None and not (isinstance(value, Real) and 0.0 < float(value) < 1.0):
-            expected = "a probability between 0 and 1, or None: results are exact without a search"
+        number = isinstance(value, Real) and 0 < value < 1 and float(value) >= _LEAST_ERROR
+        if value is not None and not number:
+            expected = "between 2**-256 and 1, or None: results are exact without a search"
             raise InvalidArgument(mismatch(name, repr(value), expected))
     choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
         ("parameters", parameters, PARAMETERS),
@@ -127,21 +130,20 @@ def compile(
     for name, choice, known in choices:
         if not isinstance(choice, (str, int, np.integer)) or choice not in known:
             raise InvalidArgument(mismatch(name, repr(choice), f"one of {known}"))
+    compress_keys = as_truth(compress_keys, "compress_keys")
+    input_levels = as_truth(input_levels, "input_levels") and model == "public"
     if not is_integer(trials) or trials < 0:
         raise InvalidArgument(mismatch("trials", repr(trials), "an integer >= 0"))
-    if not (choose is None or callable(choose)):
-        raise InvalidType(mismatch("choose", repr(choose), "a function, or None"))
     for name in options:
         if name not in backend.OPTIONS:
             expected = backend.NEEDLESS.get(name, f"one of {backend.OPTIONS}")
             raise InvalidArgument(mismatch("option", repr(name), expected))
     try:
-        fhe.Configuration(compress_evaluation_keys=compress_keys, **options)
+        fhe.Configuration(**options)
     except TypeError as error:
         raise InvalidType(f"options: {error}") from error
     if p_error is None and global_p_error is None:
         global_p_error = FAILURE[security]
-    input_levels = input_levels and model == "public"
 
     def compiled(lowered: Lowered) -> Circuit:
         if model == "secret" and lowered.program.linear_in_input:
@@ -169,13 +171,20 @@ def compile(
         return Circuit(network, lowered, circuit, build)
 
     smallest = _smallest(network, certificate, input_levels)
-    lowered_as = partial(lower, *smallest, input_levels=input_levels)
+    lowered_as = partial(lowerings, *smallest, input_levels=input_levels)
 
-    def attempt(pick: Choose | None, parts: int = 1) -> Circuit:
-        return compiled(lowered_as(pick, parts))
+    def attempt(pick: Choose | None) -> Circuit:
+        return compiled(lowered_as(pick)(1, 1))
+
+    def with_narrow_output(best: Circuit, pick: Choose | None) -> Circuit:
+        for shared in _narrower(best.lowered, lowered_as(pick), secret=model == "secret"):
+            if best.lowered.output_bits < _WIDE_OUTPUT:
+                break
+            best = min(best, compiled(shared), key=lambda circuit: circuit.work)
+        return best
 
     if choose is not None:
-        return _with_narrow_output(attempt(choose), choose, attempt)
+        return with_narrow_output(attempt(choose), choose)
     menu: dict[str, list[Lowering]] = {}
 
     def cheapest(name: str, found: list[Lowering]) -> Lowering:
@@ -184,14 +193,14 @@ def compile(
 
     pick: Choose | None = None
     best = attempt(pick)
-    if len(lowered_as(cheapest).layers) < len(best.layers):
+    if len(lowered_as(cheapest)(1, 1).layers) < len(best.layers):
         uniform = attempt(cheapest)
         if uniform.work < best.work:
             best, pick = uniform, cheapest
     forms = [(best, pick)]
     if trials:
         forms.append(_tried(best, pick, menu, trials, attempt))
-    return min((_with_narrow_output(*form, attempt) for form in forms), key=lambda c: c.work)
+    return min((with_narrow_output(*form) for form in forms), key=lambda c: c.work)
 
 
 def _smallest(
@@ -240,22 +249,30 @@ def _tried(
     return best, best_pick
 
 
-def _with_narrow_output(
-    best: Circuit, pick: Choose | None, attempt: Callable[[Choose | None, int], Circuit]
-) -> Circuit:
-    """Share the last sums out over 2, 4, ... parts where that makes the tables cheaper.
+def _narrower(
+    whole: Lowered, shared_out: Callable[[int, int], Lowered], *, secret: bool
+) -> Iterator[Lowered]:
+    """The last sums shared out over more and more sums that ask the tables for less.
 
     The noise that a lookup may leave is set by the widest sum that its result enters, and the last
-    layer has the widest of all.
+    layer has the widest of all.  A secret model's integers are no more dependent than its outputs.
     """
-    for parts in _OUTPUT_PARTS:
-        if not best.layers or best.lowered.output_bits < _WIDE_OUTPUT:
-            break
-        narrower = attempt(pick, parts)
-        if narrower.lowered.output_parts != parts:
-            break
-        best = min(best, narrower, key=lambda circuit: circuit.work)
-    return best
+    asked = _asked(whole)
+    dependent = whole.program.dependent() if secret else 0
+    for parts, digits in _SHARED_OUT:
+        shared = shared_out(parts, digits)
+        if not whole.layers or shared.output_parts == 1:
+            return
+        too_many = secret and shared.program.dependent() > dependent
+        if shared.output_parts == parts * digits and not too_many and 1.4 * _asked(shared) < asked:
+            asked = _asked(shared)
+            yield shared
+
+
+def _asked(lowered: Lowered) -> float:
+    """How accurate lookups have to be: the widest output times the norm of the weights in a sum."""
+    sums = [step.weight for step in lowered.program.steps if isinstance(step, MatMul)]
+    return float(2**lowered.output_bits * np.linalg.norm(sums[-1], axis=0).max()) if sums else 1.0
 
 
 def _no_parameters(lowered: Lowered) -> str:
@@ -323,7 +340,7 @@ class Circuit:
             that is left.
         """
         refuse_seeds(seed=seed, encryption_seed=encryption_seed)
-        if force or not self._concrete.keys.are_generated:
+        if as_truth(force, "force") or not self._concrete.keys.are_generated:
             require_memory(self.key_sizes.resident, "the keys")
         start = time.perf_counter()
         with held_back():

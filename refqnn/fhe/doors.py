@@ -37,8 +37,8 @@ class Encoding:
         input_format: of the codes.
         input_low, input_step: a code c enters as (c - input_low) / input_step.
         read_alone: flat indices [k] of the inputs whose levels are sent.
-        output_low, output_step: the output is output_low + output_step * (sum of the result's
-            parts).
+        output_low, output_step: the output is output_low + the sum of output_step * part over the
+            result's parts; one step, [*output_shape] or [parts, 1].
         output_top: the highest value of each of the result's integers, proved;
             [parts * size of the output] or [*output_shape].
     """
@@ -78,7 +78,7 @@ class Encoding:
             result: [parts * size of the output] or [*output_shape], nonnegative integers.
         """
         parts = result.astype(np.int64).reshape(-1, *self.output_low.shape)
-        output: IntVector = self.output_low + self.output_step * parts.sum(axis=0)
+        output: IntVector = self.output_low + (self.output_step * parts).sum(axis=0)
         return output
 
     def require(self, result: NDArray[Any]) -> None:

@@ -21,12 +21,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.accumulator.arguments import the_network
 from refqnn.accumulator.certificate import Certificate, check_usable
-from refqnn.errors import CertificateError, CircuitError, InvalidType, NotCovered, mismatch
+from refqnn.errors import (
+    CertificateError,
+    CircuitError,
+    InvalidArgument,
+    InvalidType,
+    NotCovered,
+    mismatch,
+)
 from refqnn.fhe import prices, program, tables
 from refqnn.fhe.doors import Encoding
 from refqnn.fhe.levels import sums_of_levels
+from refqnn.fhe.outputs import shared_out
 from refqnn.fhe.program import INPUT, Program, Step
+from refqnn.formats import as_truth, is_integer
 from refqnn.graph import INPUT as NETWORK_INPUT
 from refqnn.graph import Node, ancestors, consumers, inputs_of
 from refqnn.network import Network
@@ -52,7 +62,7 @@ from refqnn.ops.base import Shape
 from refqnn.ops.requantize import Requantize
 from refqnn.ops.structure import PADDING, Role
 
-__all__ = ["Layer", "Lowered", "lower", "proved_ranges"]
+__all__ = ["Layer", "Lowered", "lower", "lowerings", "proved_ranges"]
 
 IntVector = NDArray[np.int64]
 Padding = tuple[tuple[int, int], ...]
@@ -109,9 +119,12 @@ class Lowered(Encoding):
 
     @property
     def events(self) -> int:
-        """Lookups and decrypted integers: each can fail, nothing else can."""
+        """Lookups and decrypted integers: each can fail, nothing else can.
+
+        And one more, for the rounding of answers (refqnn.fhe.messages).
+        """
         lookups = sum(sum(layer.lookups.values()) for layer in self.layers)
-        return lookups + self.output_parts * self.output_low.size
+        return lookups + self.output_parts * self.output_low.size + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +157,7 @@ def proved_ranges(network: Network, certificate: Certificate | None = None) -> d
     Raises: as refqnn.accumulator.certificate.check_usable; CertificateError for a certificate of a
         part of the inputs.
     """
-    box = Interval.of_format(network.input_format, network.input_shape)
+    box = Interval.of_format(the_network(network).input_format, network.input_shape)
     tighter: Mapping[str, Interval] = {}
     if certificate is not None:
         tighter = check_usable(certificate, network).ranges
@@ -171,6 +184,7 @@ def lower(
     choose: Choose | None = None,
     output_parts: int = 1,
     input_levels: bool = True,
+    output_digits: int = 1,
 ) -> Lowered:
     """The program of a network.
 
@@ -179,14 +193,36 @@ def lower(
         output_parts: over how many sums the inputs of a last Linear node are shared out; the client
             adds what it decrypts.  A wide output asks the tables before it for less noise, and a
             part of it is narrower.  Other last nodes have one part.
+        output_digits: over how many more sums the digits of each weight are.
         input_levels: neurons that depend on one input are sums of its levels, not lookups, unless
             more than 4096 levels would have to be sent.
         choose: picks one of a layer's alternatives (cheapest first) for all its neurons.  By
             default neurons are grouped, each group with the cheapest of its own.
 
-    Raises: NotCovered, CircuitError for a range that no table can hold.
+    Raises: NotCovered, CircuitError for a range that no table can hold; InvalidType,
+        InvalidArgument.
     """
-    return _Lowering(network, ranges, choose, output_parts, input_levels).run()
+    for name, sums in (("output_parts", output_parts), ("output_digits", output_digits)):
+        if not is_integer(sums) or sums < 1:
+            raise InvalidArgument(mismatch(name, repr(sums), "an integer >= 1"))
+    return lowerings(network, ranges, choose, input_levels)(output_parts, output_digits)
+
+
+def lowerings(
+    network: Network,
+    ranges: dict[str, Interval],
+    choose: Choose | None = None,
+    input_levels: bool = True,
+) -> Callable[[int, int], Lowered]:
+    """As `lower`, a function of `output_parts` and `output_digits`; lookups are lowered once."""
+    values = {NETWORK_INPUT, *the_network(network).shapes}
+    if not isinstance(ranges, Mapping) or {*ranges} != values:
+        raise InvalidType(mismatch("ranges", type(ranges).__name__, "what proved_ranges gives"))
+    if not (choose is None or callable(choose)):
+        raise InvalidType(mismatch("choose", repr(choose), "a function, or None"))
+    lowering = _Lowering(network, ranges, choose, as_truth(input_levels, "input_levels"))
+    lowering.begin()
+    return lowering.end
 
 
 @dataclass(eq=False)
@@ -194,13 +230,13 @@ class _Lowering:
     network: Network
     ranges: dict[str, Interval]
     choose: Choose | None
-    output_parts: int
     input_levels: bool
     steps: list[Step] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     values: dict[str, _Value] = field(default_factory=dict)
 
-    def run(self) -> Lowered:
+    def begin(self) -> None:
+        """All but a last Linear node."""
         network = self.network
         self.nodes = ancestors(network.nodes, network.output)
         for node in self.nodes:
@@ -209,19 +245,28 @@ class _Lowering:
         self.users = consumers(self.nodes)
         lookups = (node.name for node in self.nodes if self._needs_table(node))
         self.alone = sums_of_levels(network, lookups if self.input_levels else ())
-        input_low, input_step, input_top, argument_shape = self._input()
-        last = network[network.output]
-        parts = min(self.output_parts, _inputs_of_linear(last))
+        self.argument = self._input()
         for node in self.nodes:
-            if not (self._fused_into_next(node) or (node is last and parts > 1)):
+            if not (self._fused_into_next(node) or _inputs_of_linear(node, network.output)):
                 self.values[node.name] = self._node(node)
-        low, step, top = self._output() if parts == 1 else self._output_in_parts(last, parts)
+
+    def end(self, output_parts: int = 1, output_digits: int = 1) -> Lowered:
+        network, begun = self.network, len(self.steps)
+        input_low, input_step, input_top, argument_shape = self.argument
+        last = network[network.output]
+        inputs = _inputs_of_linear(last, last.name)
+        parts, digits = (min(output_parts, inputs), output_digits) if inputs > 1 else (1, 1)
+        whole = parts * digits == 1
+        if inputs and whole:
+            self.values[last.name] = self._node(last)
+        low, step, top = self._output() if whole else self._output_in_parts(last, parts, digits)
+        steps, self.steps = self.steps, self.steps[:begun]
         return Lowered(
             *(network.input_format, input_low, input_step, self.alone.inputs, low, step, top),
-            program=Program(_live(self.steps), argument_shape, input_top),
+            program=Program(_live(steps), argument_shape, input_top),
             layers=self.layers,
             without_lookup=self.alone.sizes,
-            output_parts=parts,
+            output_parts=parts * digits,
         )
 
     # --- doors ------------------------------------------------------------------------------
@@ -256,27 +301,26 @@ class _Lowering:
             self._emit(program.Offset, f"{name} out", value.step, int(top.max()), constant=offset)
         return lo, gain, top
 
-    def _output_in_parts(self, node: Node, parts: int) -> tuple[IntVector, IntVector, IntVector]:
-        """Each part sums every `parts`-th input in the order of weight; (low, step, top)."""
+    def _output_in_parts(
+        self, node: Node, parts: int, digits: int
+    ) -> tuple[IntVector, IntVector, IntVector]:
+        """Each sums one digit of the weights of some inputs; (low, step, top)."""
         op: Any = node.op
         (source,) = inputs_of(node)
         x, interval = self.values[source], self.ranges[source]
-        by_weight = np.argsort(-np.abs(op.weight).sum(axis=0), kind="stable")
-        weights = np.zeros((parts, *op.weight.shape), dtype=np.int64)
-        for part in range(parts):
-            mine = by_weight[part::parts]
-            weights[part, :, mine] = op.weight[:, mine].T
-        stacked = weights.reshape(-1, op.weight.shape[1])  # [parts * out, in]
+        place, weights = shared_out(op.weight, parts, digits)
+        stacked = weights.reshape(-1, op.weight.shape[1])  # [digits * parts * out, in]
         sums = Linear(stacked).out_range(interval)
         offset = stacked @ x.zero - sums.lo
-        top = sums.hi - sums.lo  # [parts * out]
+        top = sums.hi - sums.lo  # [digits * parts * out]
         weight = (stacked * x.gain.item()).T
         step = self._emit(program.MatMul, node.name, x.step, 1, weight=weight)
         self._emit(program.Offset, f"{node.name} out", step, int(top.max()), constant=offset)
-        low = sums.lo.reshape(parts, -1).sum(axis=0)
+        place = place[:, None]
+        low = (place * sums.lo.reshape(digits * parts, -1)).sum(axis=0)
         if op.bias is not None:
             low = low + op.bias
-        return low, _ONE, top
+        return low, place if digits > 1 else _ONE, top
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -752,10 +796,11 @@ def _live(steps: list[Step]) -> tuple[Step, ...]:
     return tuple(step for step in steps if step.name in needed)
 
 
-def _inputs_of_linear(node: Node) -> int:
-    """How many inputs a Linear node sums; 1 for any other node."""
+def _inputs_of_linear(node: Node, last: str) -> int:
+    """How many inputs the last node sums if it is Linear; 0 for any other node."""
     op: Any = node.op
-    return int(op.weight.shape[1]) if _FORMS[type(op)] == _Lowering._linear else 1
+    is_linear = node.name == last and _FORMS[type(op)] == _Lowering._linear
+    return int(op.weight.shape[1]) if is_linear else 0
 
 
 def _places(x: _Value, index: IntVector) -> IntVector:

@@ -38,6 +38,7 @@ _MOST_BYTES = 2**29  # of one payload: more come in pieces, which no circuit of 
 _MOST_SEGMENTS = 512  # Cap'n Proto's own limit
 _MOST_DIMENSIONS, _MOST_LEVELS = 2**17, 2**6  # beyond any security level there is
 _PRECISION, _WIDEST = 64, 62  # bits
+_KEPT, _BELOW = 32, 20  # bits of a word: at least, and beyond those of the message
 _FOREIGN = (ValueError, LookupError, TypeError, AttributeError)  # of JSON that is not what it was
 
 Fields = dict[str, Any]  # of a JSON object
@@ -86,6 +87,24 @@ class Parameters:
     def require_answer(self, message: bytes) -> None:
         """Raises: FileFormatError unless it can be a result's ciphertext."""
         _require_like(message, self._answer, "answer")
+
+    def rounded(self, answer: bytes) -> bytes:
+        """An answer with the high bits of its words alone.
+
+        Lookups come out of a transform in floats, so that the low bits of their words are zeros,
+        all but a few, and there a word of a sum is that of one lookup times its weight: one answer
+        gives the weights away.  What is dropped adds less than 2**-19 to the variance of the noise
+        that an output may have.  Without lookups nothing is dropped.
+        """
+        dropped = _PRECISION - max(_KEPT, self.result_bits + _BELOW)
+        if dropped <= 0 or not self._fields["keyset"]["lweBootstrapKeys"]:
+            return answer
+        changed = bytearray(answer)
+        count = prod(self._output["rawInfo"]["shape"]["dimensions"])
+        words = np.frombuffer(changed, "<u8", count, _PAYLOAD)
+        words += np.uint64(1 << (dropped - 1))
+        words &= np.uint64(2**64 - (1 << dropped))
+        return bytes(changed)
 
     def require_evaluation_keys(self, message: bytes) -> None:
         """Raises: FileFormatError unless these can be evaluation keys."""

@@ -70,7 +70,7 @@ from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.memory import kept_between_runs, require_memory
 from refqnn.fhe.messages import Parameters
 from refqnn.fhe.security import refuse_seeds
-from refqnn.formats import as_array
+from refqnn.formats import as_array, as_truth
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
@@ -179,7 +179,7 @@ class Client:
             that is left.
         """
         refuse_seeds(seed=seed, encryption_seed=encryption_seed)
-        if self._keys is None or force:
+        if as_truth(force, "force") or self._keys is None:
             sizes = self._parameters.key_sizes
             require_memory(2 * sizes.travelling, "the keys")  # once more while they are written
             system_randomness = (0, 0, 0, 0)  # no seed given
@@ -429,7 +429,7 @@ class Server:
         kept = kept_between_runs(self._parameters.key_sizes.bootstrap)
         with held_back(), kept, _read_by_concrete("request"):
             (answer,) = circuit.call([TransportValue.deserialize(message)], keys)
-            return bytes(answer.serialize())
+            return self._parameters.rounded(bytes(answer.serialize()))
 
     def answer(
         self, requests: str | Path, answers: str | Path, on_sample: OnSample | None = None
@@ -546,13 +546,14 @@ def _require_sound(encoding: Encoding, doors: Network, parameters: Parameters) -
     argument = doors.input_shape
     if len(alone):
         argument = (size + len(alone) * (fmt.levels - 1),)
+    of_parts = (top.size // low.size, 1) if low.ndim == 1 and low.size else (1,)
     sound = {
         "input_low": encoding.input_low == fmt.q_min,
         "input_step": encoding.input_step in (1, fmt.step),
         "read_alone": np.isin(alone, range(size)).all(),
         "argument": parameters.argument_shape == argument,
         "output_low": low.size > 0 and top.size % max(1, low.size) == 0,
-        "output_step": step.shape in ((1,), low.shape) and (step >= 1).all(),
+        "output_step": step.shape in ((1,), low.shape, of_parts) and (step >= 1).all(),
         "output_top": top.shape == parameters.result_shape,
         "output_top's values": ((top >= 0) & (top < 1 << parameters.result_bits)).all(),
     }

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refqnn.fhe.outputs import rank
 from refqnn.ops import Conv2d
 from refqnn.ops.base import Shape
 
@@ -331,11 +332,14 @@ class Program:
 
     def __call__(self, x: Value, backend: Backend = IN_CLEAR) -> Value:
         """The result for one sample."""
+        return self._values(x, backend)[self.steps[-1].name]
+
+    def _values(self, x: Value, backend: Backend = IN_CLEAR) -> dict[str, Value]:
         values = {INPUT: x}
         for step in self.steps:
             with backend.tagged(step.name):
                 values[step.name] = step.apply(backend, *(values[name] for name in step.sources))
-        return values[self.steps[-1].name]
+        return values
 
     def batched(self, n: int) -> Program:
         """The program of n samples [*input_shape, n] in one tensor."""
@@ -358,3 +362,29 @@ class Program:
             if step.linear and reached.intersection(step.sources):
                 reached.add(step.name)
         return self.steps[-1].name in reached
+
+    def dependent(self) -> int:
+        """How many of the result's integers are sums of others modulo 2, as far as lookups go.
+
+        None: their coefficients have an odd minor.  Then lookups uniform modulo any power of two
+        make results that are uniform, whatever the coefficients.  The rank is that of sums of
+        random bits: too low with a probability of 2**-64.
+        """
+        last = self.steps[-1].name
+        clear = self._values(np.zeros(self.input_shape, dtype=np.int64))
+        n = clear[last].size + 64
+        drawn = {INPUT: np.zeros((*self.input_shape, n), dtype=np.int64)}
+        rng = np.random.default_rng(0)
+        summed = {last}
+        for step in reversed(self.steps):
+            if step.name in summed and not isinstance(step, Table):
+                summed.update(step.sources)
+        for step in self.batched(n).steps:
+            if step.name in summed:
+                if isinstance(step, Table):
+                    drawn[step.name] = rng.integers(0, 2, (*clear[step.name].shape, n))
+                else:
+                    sources = (drawn[name] for name in step.sources)
+                    drawn[step.name] = step.apply(IN_CLEAR, *sources) & 1
+        sums = drawn[last].reshape(-1, n)
+        return len(sums) - rank(sums ^ sums[:, :1])

@@ -28,8 +28,8 @@ _GUESSES = (
     "evaluation is deterministic, not circuit-private, and what each neuron may be is tried apart"
 )
 _RELATIONS = (
-    "the linear relations between the {} integers of an answer, from one answer: where these "
-    "outnumber the lookups that they sum, most of the last layer's weights"
+    "{} linear relations between the {} integers of an answer, modulo powers of two, from one "
+    "answer: where these outnumber the lookups that they sum, most of the last layer's weights"
 )
 
 
@@ -64,9 +64,11 @@ def reveals(lowered: Lowered) -> dict[str, list[str]]:
     ]
     if len(lowered.read_alone):
         client.append(f"which {len(lowered.read_alone)} inputs some neuron reads alone")
-    both = [_GUESSES, _RELATIONS.format(lowered.output_top.size)]
+    both = [_GUESSES]
     if lowered.program.linear_in_input:
         both.append(_SOLVABLE)
+    elif dependent := lowered.program.dependent():
+        both.append(_RELATIONS.format(dependent, lowered.output_top.size))
     reader = ["who asks, when, how often, the sizes of messages and the circuit's name"]
     server = ["as a passive reader; the weights are its own; nothing of inputs or outputs"]
     return {"client": client + both, "server": server, "passive reader": reader + both}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import fhe_networks as nets
@@ -14,6 +16,7 @@ from refqnn import Linear, Network, Node, Requantize, fhe
 from refqnn.errors import CircuitError, InvalidArgument, InvalidType
 from refqnn.fhe import backend
 from refqnn.fhe.lowering import Lowered, lower, proved_ranges
+from refqnn.fhe.messages import Parameters
 from refqnn.fhe.security import reveals
 from refqnn.ops import Add, MaxPool2d, Reshape
 
@@ -34,16 +37,18 @@ def of_one_input(seed: int = 0) -> Network:
 # --- what one answer tells --------------------------------------------------------------------
 
 
-def exchanged(lowered: Lowered, codes: NDArray[np.int64]) -> tuple[Words, Words]:
-    """The masks of one request [sent, dimension] and of its answer [outputs, dimension]: what
-    anybody reads who sees both.  Not compressed, so that a seed need not be expanded."""
+def exchanged(lowered: Lowered, codes: NDArray[np.int64]) -> tuple[Words, Words, Words]:
+    """The masks of one request [sent, dimension], of what is computed [outputs, dimension], and of
+    the answer: what anybody reads who sees both.  Not compressed: no seed need be expanded."""
     options = {"p_error": 1e-6, "global_p_error": 1.0}
     circuit = backend.compiled(lowered.program, compress_input_ciphertexts=False, **options)
     circuit.keygen()
     (argument,) = lowered.arguments(codes[None])
     request = circuit.encrypt(argument)
-    answer = circuit.run(request)
-    return words(request.serialize(), len(argument)), words(answer.serialize(), 3)
+    result = circuit.run(request).serialize()
+    answer = Parameters(bytes(circuit.client.specs.program_info.serialize())).rounded(result)
+    size = lowered.output_top.size
+    return words(request.serialize(), len(argument)), words(result, size), words(answer, size)
 
 
 def words(message: bytes, rows: int) -> Words:
@@ -98,17 +103,38 @@ def test_one_answer_of_a_public_circuit_tells_every_coefficient() -> None:
     network = of_one_input()
     lowered = lower(network, proved_ranges(network))
     assert lowered.program.linear_in_input
-    sent, answered = exchanged(lowered, np.array([3, 0, 2, 1, 1, 3]))
+    sent, _, answered = exchanged(lowered, np.array([3, 0, 2, 1, 1, 3]))
     expected = np.concatenate([np.zeros((3, 6), int), steps_of(network)], axis=1)
     assert [solved(sent, masks) for masks in answered] == expected.tolist()
 
 
+def direction(column: list[int]) -> tuple[int, ...]:
+    """A column modulo 16, but for a factor."""
+    least = min((x & -x for x in column if x), default=1)
+    reduced = [x // least % 16 for x in column]
+    odd = next((x for x in reduced if x % 2), 1)
+    return tuple(x * pow(odd, -1, 16) % 16 for x in reduced)
+
+
+def told_by_low_bits(masks: Words, weight: NDArray[np.int64]) -> float:
+    """How often the lowest bits of the answer's words are a column of the last layer."""
+    columns = {direction(column) for column in weight.T.tolist()}
+    return float(np.mean([direction(column) in columns for column in masks.T.tolist()]))
+
+
 def test_a_secret_circuit_has_no_such_equations() -> None:
+    """Nor low bits that are those of one lookup: without rounding, these tell the weights."""
     network = of_one_input()
     circuit = fhe.compile(network)
     assert not circuit.lowered.program.linear_in_input
-    sent, answered = exchanged(circuit.lowered, np.array([3, 0, 2, 1, 1, 3]))
-    assert [solved(sent, masks) for masks in answered] == [None] * 3
+    assert not circuit.lowered.program.dependent()
+    sent, computed, answered = exchanged(circuit.lowered, np.array([3, 0, 2, 1, 1, 3]))
+    assert [solved(sent, masks) for masks in (*computed, *answered)] == [None] * 6
+    weight = network["fc2"].op.weight
+    by_chance = 6 / 448  # columns modulo 16, but for a factor
+    assert told_by_low_bits(computed, weight) > 5 * by_chance
+    assert told_by_low_bits(answered >> np.uint64(32), weight) < 2 * by_chance
+    assert not (answered & np.uint64(2**32 - 1)).any()
 
 
 # --- what a secret circuit tells all the same --------------------------------------------------
@@ -144,32 +170,40 @@ def test_neurons_are_guessed_one_by_one_without_a_key(tmp_path: Path) -> None:
     for name in ("secret", "secret", "guesses"):
         server = fhe.Server.load(tmp_path / name)
         server.load_keys(keys)
+        if name == "guesses":
+            server._parameters.rounded = bytes
         answers.append(server.run(request))
     assert answers[0] == answers[1]
-    found = solved(words(answers[2], 8), words(answers[0], 1)[0])
-    assert found is not None
-    weights = np.array(found, dtype=object) @ mixed % 2**40  # known up to the zeros of masks
-    told = {NEURONS[i]: c for i, c in enumerate(weights) if c}
-    assert told == {(2, 1): 1, (0, 0): 2}
+    unmixed = np.eye(8, dtype=int)
+    for _ in range(64):  # 1 - 2 p + (2 p)**2 - ...
+        unmixed = np.eye(8, dtype=int) - (mixed - np.eye(8, dtype=int)) @ unmixed
+    guesses = unmixed.view(np.uint64) @ words(answers[2], 8)[:, :4]
+    combined = np.array(list(product(range(3), repeat=8)), dtype=np.uint64)
+    left = (combined @ guesses - words(answers[0], 1)[0, :4]).view(np.int64)
+    (found,) = combined[(np.abs(left) < 2**33).all(axis=1)]
+    assert {NEURONS[i]: c for i, c in enumerate(found) if c} == {(2, 1): 1, (0, 0): 2}
 
 
 def test_outputs_that_outnumber_lookups_tell_how_they_depend() -> None:
     """Three outputs of two lookups: the third is 3 times the second less the first."""
     network = summed([(2, 1), (0, 0)], np.array([[1, 0], [1, 1], [2, 3]]))
     circuit = fhe.compile(network)
-    _, answered = exchanged(circuit.lowered, np.array([3, 0, 2, 1]))
-    assert solved(answered[:2], answered[2]) == [-1, 3]
-    told = "the linear relations between the 3 integers of an answer"
+    _, computed, answered = exchanged(circuit.lowered, np.array([3, 0, 2, 1]))
+    assert solved(computed[:2], computed[2]) == [-1, 3]
+    left = (3 * answered[1] - answered[0] - answered[2]).view(np.int64)
+    assert (np.abs(left) < 2**34).all()  # rounding hides no relation of small integers
+    told = "1 linear relations between the 3 integers of an answer"
     assert any(told in what for what in circuit.reveals()["passive reader"])
 
 
 def test_an_output_in_parts_is_told() -> None:
     """More integers are decrypted than there are outputs: `explain` says so."""
     network = nets.mlp(0, sizes=(4, 6, 3), largest=1, codes=U2, shift=1)
-    lowered = lower(network, proved_ranges(network), output_parts=2, input_levels=False)
+    lowered = lower(network, proved_ranges(network), output_parts=3, input_levels=False)
     told = reveals(lowered)
-    assert "and the 2 sums that make each of them" in told["client"][0]
-    assert any("between the 6 integers of an answer" in what for what in told["passive reader"])
+    assert "and the 3 sums that make each of them" in told["client"][0]
+    assert not lower(network, proved_ranges(network), input_levels=False).program.dependent()
+    assert any("between the 9 integers of an answer" in what for what in told["passive reader"])
 
 
 # --- which circuits are refused as secret -----------------------------------------------------
@@ -238,6 +272,7 @@ def test_failures_of_each_notion() -> None:
         *({"security": "none"}, {"security": np.array(["ind-cpa", "ind-cpa-d"])}),
         *({"model": "open"}, {"security_level": 80}, {"security_level": "128"}),
         *({"p_error": "1e-9"}, {"global_p_error": [1e-9]}, {"p_error": 0.0}),
+        *({"p_error": 2.0**-500}, {"global_p_error": 10**400}, {"p_error": Fraction(1, 10**400)}),
         *({"trials": -1}, {"trials": 1.5}, {"trials": None}),
     ],
 )
@@ -249,8 +284,10 @@ def test_what_is_not_offered(options: dict[str, object]) -> None:
 def test_what_has_another_type() -> None:
     with pytest.raises(InvalidType, match="expected a Network"):
         fhe.compile("network")
-    with pytest.raises(InvalidType, match="compress_evaluation_keys"):
-        fhe.compile(of_one_input(), compress_keys="yes")
+    for name in ("compress_keys", "input_levels"):
+        for value in ("yes", 1, None, np.ones(2)):
+            with pytest.raises(InvalidType, match=name):
+                fhe.compile(of_one_input(), **{name: value})
     with pytest.raises(InvalidType, match="choose"):
         fhe.compile(of_one_input(), choose=lambda name, found: None)
 

@@ -6,6 +6,7 @@ import fhe_networks as nets
 import numpy as np
 import pytest
 from fhe_networks import U1, U2, U3, weights
+from numpy.typing import NDArray
 
 from refqnn import BIPOLAR, IntFormat, Linear, Network, Node, Requantize, fhe
 from refqnn.errors import (
@@ -15,7 +16,8 @@ from refqnn.errors import (
     OutOfRange,
     ShapeMismatch,
 )
-from refqnn.fhe.lowering import lower, proved_ranges
+from refqnn.fhe.circuit import _narrower
+from refqnn.fhe.lowering import lower, lowerings, proved_ranges
 from refqnn.ops import (
     Add,
     Concat,
@@ -376,14 +378,45 @@ def test_error_probability() -> None:
         fhe.compile(network, p_error=2.0)
 
 
+@pytest.mark.parametrize("largest", [1, 2, 7, 100])
+@pytest.mark.parametrize("digits", [1, 2, 3])
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
-def test_a_last_layer_in_parts(parts: int) -> None:
-    network = nets.mlp(2, (4, 8, 3), largest=1, shift=1)
-    lowered = lower(network, proved_ranges(network), None, parts)
-    assert lowered.output_parts == parts
+def test_a_last_layer_in_parts(parts: int, digits: int, largest: int) -> None:
+    network = nets.mlp(2, (4, 8, 3), largest=largest, shift=3)
+    lowered = lower(network, proved_ranges(network), None, parts, output_digits=digits)
+    assert lowered.output_parts == parts * digits
     codes = nets.samples(network, 50)
     outputs = [lowered.outputs(lowered.program(x)) for x in lowered.arguments(codes)]
     np.testing.assert_array_equal(outputs, network.forward(codes))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shared_out_sums_of_a_secret_model_tell_no_more_of_each_other(seed: int) -> None:
+    """Their coefficients have the rank, modulo 2, that their number lets expect."""
+    rng = np.random.default_rng(seed)
+    hidden, outputs = int(rng.integers(6, 40)), int(rng.integers(1, 12))
+    network = nets.mlp(seed, (3, hidden, outputs), largest=int(rng.integers(1, 8)))
+    lowered = lowerings(network, proved_ranges(network), input_levels=False)
+    whole = lowered(1, 1)
+    assert whole.program.dependent() == outputs - ranked(network.nodes[-1].op.weight)
+    codes = nets.samples(network, 5)
+    for form in _narrower(whole, lowered, secret=True):
+        assert form.program.dependent() <= whole.program.dependent()
+        assert form.output_bits <= whole.output_bits
+        got = [form.outputs(form.program(x)) for x in form.arguments(codes)]
+        np.testing.assert_array_equal(got, network.forward(codes))
+
+
+def ranked(matrix: NDArray[np.int64]) -> int:
+    """The rank modulo 2, by elimination."""
+    rows, found = matrix.copy() % 2, 0
+    for column in range(rows.shape[1]):
+        with_one = found + np.flatnonzero(rows[found:, column])
+        if len(with_one):
+            rows[[found, with_one[0]]] = rows[[with_one[0], found]]
+            rows[found + 1 :] ^= rows[found + 1 :, column, None] * rows[found]
+            found += 1
+    return found
 
 
 def test_a_wide_last_layer_does_not_make_its_tables_dearer() -> None:

@@ -23,6 +23,7 @@ from refqnn.errors import RefqnnError
 from refqnn.fhe.messages import Parameters
 
 SPEEDS = [False, pytest.param(True, marks=pytest.mark.slow)]
+CIRCUITS = ["sums", pytest.param("lookups", marks=pytest.mark.slow)]
 
 INPUTS |= {
     "encryption parameters": (60, 20_000),
@@ -35,13 +36,21 @@ INPUTS |= {
 
 
 @functools.cache
-def saved() -> dict[str, bytes]:
-    network = Network(
-        [Node("fc", Linear([[1, -1], [2, 1]]))],
-        input_shape=(2,),
-        input_quantizer=PowerOfTwoQuantizer(0, IntFormat(2, signed=False), "half_even"),
-    )
-    circuit = fhe.compile(network, model="public")
+def compiled(kind: str = "sums") -> fhe.Circuit:
+    """Two outputs from -3 to 9, by sums alone or behind two lookups."""
+    nodes = [Node("fc", Linear([[1, -1], [2, 1]]))]
+    if kind == "lookups":
+        codes = Requantize([[1, 2, 3]], IntFormat(2, signed=False))
+        nodes = [Node("fc0", Linear([[1, 0], [0, 1]])), Node("act", codes), *nodes]
+    quantizer = PowerOfTwoQuantizer(0, IntFormat(2, signed=False), "half_even")
+    network = Network(nodes, input_shape=(2,), input_quantizer=quantizer)
+    model = "public" if kind == "sums" else "secret"
+    return fhe.compile(network, model=model, global_p_error=2.0**-20)
+
+
+@functools.cache
+def saved(kind: str = "sums") -> dict[str, bytes]:
+    circuit = compiled(kind)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         circuit.save_client(folder / "client")
@@ -103,10 +112,10 @@ def test_client_files_with_mended_checksums(slow: bool, tmp_path: Path) -> None:
 
 
 @functools.cache
-def parties() -> tuple[fhe.Client, fhe.Server]:
+def parties(kind: str = "sums") -> tuple[fhe.Client, fhe.Server]:
     with tempfile.TemporaryDirectory() as name:
-        for kind, data in saved().items():
-            Path(name, kind).write_bytes(data)
+        for file, data in saved(kind).items():
+            Path(name, file).write_bytes(data)
         client, server = fhe.Client.load(f"{name}/client"), fhe.Server.load(f"{name}/server")
         client.load_keys(f"{name}/keys")
         server.load_evaluation_keys(f"{name}/evaluation")
@@ -138,10 +147,11 @@ def test_encryption_parameters(slow: bool) -> None:
 
 @pytest.mark.parametrize("slow", SPEEDS)
 @pytest.mark.parametrize("to", ["server", "client"])
-def test_messages(slow: bool, to: str) -> None:
+@pytest.mark.parametrize("circuit", CIRCUITS)
+def test_messages(slow: bool, to: str, circuit: str) -> None:
     """What is accepted differs in the payload alone: it is computed with, and gives numbers."""
-    client, server = parties()
-    whole = members_of(saved()["requests" if to == "server" else "answers"])["0"]
+    client, server = parties(circuit)
+    whole = members_of(saved(circuit)["requests" if to == "server" else "answers"])["0"]
     door = server.run if to == "server" else client.decrypt
     fuzz(f"message to a {to}", slow, lambda rng: mutated_bytes(whole, rng), door)
 
@@ -149,7 +159,8 @@ def test_messages(slow: bool, to: str) -> None:
 @pytest.mark.parametrize("slow", SPEEDS)
 def test_evaluation_keys(slow: bool) -> None:
     """Of a circuit with lookups: megabytes, of which the form is looked at and the rest is not."""
-    circuit = lookups()
+    circuit = compiled("lookups")
+    circuit.keygen()
     parameters = Parameters(circuit._parameters)
     keys = bytes(circuit._concrete.client.evaluation_keys.serialize())
 
@@ -161,25 +172,16 @@ def test_evaluation_keys(slow: bool) -> None:
     fuzz("evaluation keys", slow, make, parameters.require_evaluation_keys)
 
 
-@functools.cache
-def lookups() -> fhe.Circuit:
-    nodes = [
-        Node("fc0", Linear([[1, -1]])),
-        Node("act", Requantize([[1]], IntFormat(1, signed=False))),
-        Node("fc1", Linear([[1]])),
-    ]
-    network = Network(nodes, input_shape=(2,), input_format=IntFormat(1, signed=False))
-    circuit = fhe.compile(network, global_p_error=2.0**-20)
-    circuit.keygen()
-    return circuit
-
-
 @pytest.mark.parametrize("slow", SPEEDS)
 @pytest.mark.parametrize("kind", ["requests", "answers"])
-def test_ciphertexts_inside_valid_archives(slow: bool, kind: str, tmp_path: Path) -> None:
-    client, server = parties()
+@pytest.mark.parametrize("circuit", CIRCUITS)
+def test_ciphertexts_inside_valid_archives(
+    slow: bool, kind: str, circuit: str, tmp_path: Path
+) -> None:
+    client, server = parties(circuit)
     file, asked = tmp_path / kind, tmp_path / "asked"
-    asked.write_bytes(saved()["requests"])
+    whole = saved(circuit)
+    asked.write_bytes(whole["requests"])
 
     def door(data: bytes) -> None:
         file.write_bytes(data)
@@ -190,7 +192,7 @@ def test_ciphertexts_inside_valid_archives(slow: bool, kind: str, tmp_path: Path
             assert outputs.shape[1:] == (2,)
             assert ((outputs >= -3) & (outputs <= 9)).all()
 
-    fuzz(f"{kind}, checksums mended", slow, lambda rng: mended_parts(saved()[kind], rng), door)
+    fuzz(f"{kind}, checksums mended", slow, lambda rng: mended_parts(whole[kind], rng), door)
 
 
 def test_files_without_keys_hold_none() -> None:
