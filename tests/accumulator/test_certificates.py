@@ -67,7 +67,7 @@ def assert_holds(certificate, network, truth):
 
 
 @given(networks)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_rung_against_brute_force(network):
     rows = all_inputs(network)
     truth = brute_force(network, rows)
@@ -85,7 +85,7 @@ def test_every_rung_against_brute_force(network):
 
 
 @given(networks)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_search_finds_what_enumeration_finds(network):
     certificate = searched(network)
     truth = brute_force(network, all_inputs(network))
@@ -98,7 +98,7 @@ def test_search_finds_what_enumeration_finds(network):
 
 
 @given(networks, st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_boxes_and_rows(network, data):
     inputs = all_inputs(network)
     a, b = (inputs[data.draw(st.integers(0, len(inputs) - 1))] for _ in range(2))

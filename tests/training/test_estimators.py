@@ -690,7 +690,7 @@ def test_onnx_model_is_the_network(iris_model):
     assert np.array_equal(acc, iris_model.accumulators(IRIS.data))
 
 
-@pytest.mark.parametrize("power_of_two", [True, False])
+@pytest.mark.parametrize("power_of_two", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_saved_estimator_is_the_same_estimator(tmp_path, power_of_two):
     labels = IRIS.target_names[IRIS.target]
     frame = pd.DataFrame(IRIS.data, columns=list("abcd"))
