@@ -31,6 +31,7 @@ from refqnn.accumulator import (
     Unknown,
     Verdict,
 )
+from refqnn.accumulator.certificate import about_one_sum
 from refqnn.accumulator.domain import Domain
 from refqnn.errors import CertificateError, InvalidArgument, InvalidType
 
@@ -292,6 +293,20 @@ def test_a_proof_that_intervals_do_not_give(monkeypatch):
     assert staged.verify(network, allow_trusted=True)["trusted stages"] == 1
     with pytest.raises(InvalidArgument, match="fc2"):
         staged["fc1"]
+
+
+@pytest.mark.parametrize("row", [[1, 1], [-1, -1], [1, -1]])
+def test_both_ends_of_one_sum_are_asked(row):
+    """Whichever end lies inside the register says nothing of the other."""
+    network = one_layer([row])
+    for width in (2, 3, 4, 5):
+        answer = about_one_sum(network, Stage(width), Domain.of(network, None), 5.0)
+        low, high = sum(min(0, 3 * v) for v in row), sum(max(0, 3 * v) for v in row)
+        if -(2 ** (width - 1)) <= low and high < 2 ** (width - 1):
+            assert isinstance(answer, Proof)
+        else:
+            (value,) = network.forward(answer[None]).ravel().tolist()
+            assert not -(2 ** (width - 1)) <= value < 2 ** (width - 1)
 
 
 def test_errors_are_harm():

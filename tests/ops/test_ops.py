@@ -288,6 +288,12 @@ def test_a_pixel_shuffle_takes_multiples_of_the_square_alone(factor):
                 Gather.pixel_shuffle((channels, 1, 1), factor)
 
 
+@pytest.mark.parametrize("index", [1, np.zeros(0, dtype=int), np.zeros((2, 0), dtype=int)])
+def test_a_movement_of_no_axis_or_no_value_is_refused(index):
+    with pytest.raises(ShapeMismatch, match="at least one value"):
+        Gather(index, (3,))
+
+
 def test_no_more_values_than_a_network_may_have():
     """Counted before they are made; half the memory of what a machine has is no answer."""
     assert Gather.nearest((1, 8, 1), (8, 8)).index.shape == (1, 64, 8)
