@@ -6,6 +6,7 @@ Scales, weights and biases are read out of what the module itself computed, neve
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import torch
@@ -81,6 +82,12 @@ def check_widths(module: nn.Module, recording: Recording) -> None:
                 raise refuse(name, part, f"{reason}set weight_bit_width, to 8 for example")
 
 
+def _shared(part: nn.Module) -> bool:
+    """Brevitas gives one part without a state to all modules: its mode is that of any of them."""
+    without = next(chain(part.parameters(), part.buffers()), None) is None
+    return without and type(part).__module__.startswith("brevitas.core.")
+
+
 def check_module(module: object) -> None:
     """Raises: InvalidType, InvalidArgument for training mode, NotCovered naming the layer."""
     if not isinstance(module, nn.Module):
@@ -88,7 +95,7 @@ def check_module(module: object) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         raise refuse("", module, "is compiled by TorchScript; pass the module that it was made of")
     for name, part in module.named_modules():
-        if part.training and not isinstance(part, torch.jit.ScriptModule):
+        if part.training and not isinstance(part, torch.jit.ScriptModule) and not _shared(part):
             got = f"{name or 'the module'} ({type(part).__name__}) in training mode"
             raise InvalidArgument(mismatch("module", got, "evaluation mode; call module.eval()"))
         if isinstance(part, LearnedRoundSte):

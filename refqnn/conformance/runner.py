@@ -95,7 +95,7 @@ class Outcome:
         }
 
     def __str__(self) -> str:
-        what = str(self.mismatch) if self.mismatch is not None else self.message
+        what = str(self.mismatch) if self.mismatch is not None else safe(self.message)
         lines = [f"{self.vector.id}: {self.status}: {what}", f"  {self.vector.comment}"]
         if len(self.resembles) == 1:
             lines.append(f"  gives the answer of: {self.resembles[0]}")
@@ -154,7 +154,7 @@ class Report(Shown):
         Operations without a single verdict share one line.
         """
         head = f"{'':24}{'passed':>8}{'failed':>8}{'fault':>8}{'unsupported':>13}"
-        lines = [f"{self.implementation}, vectors {SUITE_VERSION}", head]
+        lines = [f"{safe(self.implementation)}, vectors {SUITE_VERSION}", head]
         rows = [
             (name, [o for o in self.outcomes if o.vector.operation == name]) for name in OPERATIONS
         ]

@@ -178,9 +178,11 @@ def _steps(made: Sequence[Requantize], acc: IntArray) -> Operands:
 
 
 def _movement(moved: list[int]) -> str:
-    real = [m for m in moved if abs(m) < NEVER // 2]
+    real = [m for m in moved if abs(m) < NEVER // 2] or [0]
     distinct = sorted(set(real) - {0})
-    return f"{distinct[0]:+d}" if len(distinct) == 1 else f"{min(real):+d} to {max(real):+d}"
+    if len(distinct) == 1:
+        return f"{distinct[0]:+d}"
+    return f"{min(real):+d} to {max(real):+d}" if distinct else "to an end, or from one"
 
 
 def _code_offset(op: Any, x: Operands, theirs: IntArray) -> Fit | None:

@@ -784,6 +784,15 @@ def test_training_mode_is_refused() -> None:
         from_brevitas(module, torch.randn(2, 4))
 
 
+@pytest.mark.parametrize("other", [qnn.QuantIdentity, qnn.QuantReLU])
+def test_another_module_in_training_mode_is_no_matter(other: type[nn.Module]) -> None:
+    """Brevitas hands one clamp to all quantizers, and a mode set there is set everywhere."""
+    module = nn.Sequential(signed(), fc_like(4)).eval()
+    other().train()
+    assert any(part.training for part in module.modules())
+    from_brevitas(module, torch.randn(2, 4))
+
+
 def test_missing_extra_names_the_command() -> None:
     code = (
         "import sys; sys.modules['brevitas'] = None\n"

@@ -78,6 +78,8 @@ for line in sys.stdin:
         answer = {"seq": message["seq"], "result": {"fan_in": 2**60}}
     elif how == "two-answers":
         answer = {"seq": message["seq"], "skipped": "", "error": "out_of_range"}
+    elif how == "escapes":
+        answer = {"seq": message["seq"], "error": "refused", "message": "\\x1b[2J\\n"}
     elif how in ("refused", "out_of_range", "shape_mismatch"):
         answer = {"seq": message["seq"], "error": how}
     elif how == "unknown-code":
@@ -204,6 +206,13 @@ def test_a_program_that_starts_once_has_its_report(how: str, message: str, tmp_p
     assert message in report.outcomes[0].message
     assert "not asked" in report.outcomes[1].message
     assert report.counts["fault"] == len(report.outcomes)
+
+
+def test_what_a_program_says_does_nothing_to_a_terminal() -> None:
+    summary = conform(broken("escapes"), operations=["flatten"], name="a\x1b[31m").summary()
+    assert summary.startswith(r"a\x1b[31m, vectors")
+    assert r"refused: \x1b[2J\n" in summary
+    assert "\x1b" not in summary
 
 
 def test_wrong_answers_are_failures_with_a_reproduction(tmp_path: Path) -> None:

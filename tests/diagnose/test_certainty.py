@@ -119,7 +119,7 @@ def _of(op: Any, acc: IntArray, theirs: IntArray) -> Finding:
 MOVING = [
     deviation
     for deviation in with_roundings(Rounding.HALF_UP)
-    if deviation.name.startswith(("rounding", "threshold", "code_off", "scale", "affine", "strict"))
+    if deviation.name.startswith(("rounding", "thresh", "code_off", "scale", "affine", "strict"))
 ]
 QUARTER = Requantize.from_shift(2, U4, "half_up")
 ABOUT_A_ROUNDING: dict[str, Callable[[IntArray, int], IntArray]] = {
@@ -148,6 +148,15 @@ def test_a_constant_of_each_channel_is_no_rounding() -> None:
     every = np.arange(-40, 80)[:, None] * np.ones(3, dtype=int)
     even = np.clip(np.rint(every / 4).astype(int), 0, 15)
     assert not {"threshold_offset", "scale_changed"} & _of(QUARTER, every, even).names
+
+
+def test_thresholds_that_no_accumulator_reaches() -> None:
+    """Theirs are reached all the same: they come from where nothing is, by no distance."""
+    op = Requantize([[5, 10, 2**63 - 1]], IntFormat(2, signed=False))
+    acc = np.arange(-20, 40)[:, None] * np.ones(3, dtype=int)
+    finding = _of(op, acc, op.forward(acc) + (acc >= 20))
+    assert not finding.certain
+    assert "to an end, or from one" in str(finding.explanations)
 
 
 @pytest.mark.parametrize(
