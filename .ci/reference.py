@@ -1,9 +1,11 @@
 """mkdocs: one page of the API reference for each public module, from its docstrings."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
+from griffe import Extension, Object
 from mkdocs.structure.files import File, Files
 
 PACKAGE = Path(__file__).parent.parent / "refqnn"
@@ -35,3 +37,13 @@ def _public() -> list[str]:
 def _page(module: str) -> str:
     """The members are those of `__all__`, re-exported ones too."""
     return f"# {module}\n\n::: {module}\n"
+
+
+class Doctests(Extension):
+    """Examples in docstrings are code; Markdown would take >>> for a quotation in quotations."""
+
+    def on_instance(self, *, obj: Object, **_: object) -> None:
+        if obj.docstring is not None:
+            fenced = r"\1```pycon\n\g<0>\n\1```"
+            block = re.compile(r"^( *)>>> .*(?:\n *\S.*)*", re.MULTILINE)
+            obj.docstring.value = block.sub(fenced, obj.docstring.value)
