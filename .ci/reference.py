@@ -12,13 +12,17 @@ PACKAGE = Path(__file__).parent.parent / "refqnn"
 
 
 def on_files(files: Files, config: Any, **_: object) -> Files:
-    """Add the pages, which read the source and import nothing."""
+    """Add the pages, which read the source and import nothing, behind those of the index."""
     modules = _public()
     for name in modules:
         files.append(File.generated(config, f"reference/{name}.md", content=_page(name)))
     lines = [f"- [`{name}`]({name}.md)" for name in modules]
     content = "\n".join(["# API reference", "", "From the docstrings.", "", *lines, ""])
     files.append(File.generated(config, "reference/index.md", content=content))
+    index = (PACKAGE / "docs" / "index.md").read_text(encoding="utf-8")
+    reference = [f"reference/{name}.md" for name in ("index", *modules)]
+    order = re.findall(r"\]\(([\w-]+\.md)\)", index)  # in which one learns
+    config.nav = ["index.md", *order, {"Reference": reference}]
     return files
 
 
