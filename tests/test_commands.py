@@ -336,6 +336,9 @@ def test_an_error_is_json_too(net: Network) -> None:
         assert "broken" in answer["error"] or "layer" in answer["error"]
     for words in (("inspect", "missing"), ("certify", "net", "--bits", "x"), ("diff", "net", "x")):
         assert "nvalid value for" in told(*words, code=2)["error"]  # refused before any work
+    kept = Path("net").read_bytes()
+    invoke("certify", "net", "--bits", "x", "--json", "net", code=2)  # not yet held against FILE
+    assert Path("net").read_bytes() == kept
     certify(net, method="interval").save("certificate.json")
     other = Network(net.nodes[:2], input_shape=net.input_shape, input_format=net.input_format)
     other.save("other")

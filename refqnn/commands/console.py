@@ -283,26 +283,23 @@ class Command(click.Command):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with _error_as_json(ctx):
+        try:
             return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if ctx.params.get("json_file") == DASH:  # a file may yet be one of the others
+                print_json(DASH, {"error": error.format_message()})
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _error_as_json(ctx):
-            _refuse_a_file_twice(ctx)
+        _refuse_a_file_twice(ctx)
+        try:
             return super().invoke(ctx)
-
-
-@contextmanager
-def _error_as_json(ctx: click.Context) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except (RefqnnError, OSError, click.ClickException) as error:
-        told = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        file = ctx.params.get("json_file")
-        print_json(file if isinstance(file, Path) else None, {"error": told})  # click: UNSET
-        raise
+        except BrokenPipeError:
+            raise
+        except (RefqnnError, OSError, click.ClickException) as error:
+            told = error.message if isinstance(error, click.ClickException) else str(error)
+            print_json(ctx.params.get("json_file"), {"error": told})
+            raise
 
 
 class Group(click.Group):
