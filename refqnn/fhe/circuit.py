@@ -364,6 +364,8 @@ class Circuit:
     def run(self, ciphertext: fhe.Value) -> fhe.Value:
         """The encrypted output of an encrypted sample; uses the evaluation keys alone.
 
+        Its low bits tell of the weights: what `Server.run` answers is without them.
+
         Raises: InvalidType, CircuitError for anything but a ciphertext that `encrypt` gave.
         """
         with _ciphertext("ciphertext", ciphertext), kept_between_runs(self.key_sizes.bootstrap):
