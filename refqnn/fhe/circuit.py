@@ -115,7 +115,13 @@ def compile(
     the_network(network)
     asked: dict[str, object] = {"p_error": p_error, "global_p_error": global_p_error}
     for name, value in asked.items():
-        number = isinstance(value, Real) and 0 < value < 1 and float(value) >= _LEAST_ERROR
+        # An integer beyond the floats is compared before it would be converted.
+        number = (
+            isinstance(value, Real)
+            and not value <= 0
+            and value < 1
+            and float(value) >= _LEAST_ERROR
+        )
         if value is not None and not number:
             expected = "between 2**-256 and 1, or None: results are exact without a search"
             raise InvalidArgument(mismatch(name, repr(value), expected))
