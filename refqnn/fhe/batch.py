@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from refqnn.errors import CircuitError, MissingExtra
 from refqnn.fhe import files
 from refqnn.fhe.interrupts import held_back
 from refqnn.fhe.memory import require_memory
-from refqnn.fhe.parties import KEYS, Server, answer_header
+from refqnn.fhe.parties import KEYS, OnSample, Server, answer_header, as_teller
 
 __all__ = ["answer_on_workers", "run_all"]
 
@@ -30,7 +30,6 @@ _ATTEMPTS = 3
 _loaded: dict[str, Server] = {}  # of this worker process, by token; one at a time
 
 Answer = tuple[int, "bytes | None", str]  # sample, answer, error
-OnSample = Callable[[str], None]
 
 
 def run_all(
@@ -61,6 +60,7 @@ def run_all(
     if isinstance(backend, parallel.LokyBackend):
         workers = min(effective_n_jobs(n_jobs), len(requests))
         require_memory(workers * memory_bytes, f"the keys in {workers} workers")
+    tell = as_teller(on_sample)
     token = hashlib.sha256(server_file + evaluation_keys).hexdigest()
     circuit, keys = (np.frombuffer(b, dtype=np.uint8) for b in (server_file, evaluation_keys))
     answers: list[bytes | None] = [None] * len(requests)
@@ -75,8 +75,7 @@ def run_all(
                 continue
             answers[i] = answer
             failures.clear()
-            if on_sample is not None:
-                on_sample(f"sample {i}")
+            tell(f"sample {i}")
         if problem:
             failures.append(problem)
             warnings.warn(f"some samples failed and are run again: {problem}", stacklevel=2)

@@ -33,7 +33,7 @@ from refqnn.fhe.memory import (
     key_sizes,
     require_memory,
 )
-from refqnn.fhe.parties import LIBRARY, Halves, save_client, save_server
+from refqnn.fhe.parties import LIBRARY, Halves, OnSample, as_teller, save_client, save_server
 from refqnn.fhe.program import MatMul, Program
 from refqnn.fhe.security import FAILURE, LEVELS, MODELS, refuse_seeds, reveals, security_of
 from refqnn.fhe.tables import Lowering
@@ -58,8 +58,6 @@ _LEAST_ERROR = 2.0**-256  # of a lookup
 
 _MOST_IN_BATCH = 64
 _COPIES = 4  # of each value that is looked up: as it enters, keyswitched, looked up, summed
-
-OnSample = Callable[[str], None]
 
 
 def compile(
@@ -117,7 +115,13 @@ def compile(
     the_network(network)
     asked: dict[str, object] = {"p_error": p_error, "global_p_error": global_p_error}
     for name, value in asked.items():
-        number = isinstance(value, Real) and 0 < value < 1 and float(value) >= _LEAST_ERROR
+        # An integer beyond the floats is compared before it would be converted.
+        number = (
+            isinstance(value, Real)
+            and not value <= 0
+            and value < 1
+            and float(value) >= _LEAST_ERROR
+        )
         if value is not None and not number:
             expected = "between 2**-256 and 1, or None: results are exact without a search"
             raise InvalidArgument(mismatch(name, repr(value), expected))
@@ -366,6 +370,8 @@ class Circuit:
     def run(self, ciphertext: fhe.Value) -> fhe.Value:
         """The encrypted output of an encrypted sample; uses the evaluation keys alone.
 
+        Its low bits tell of the weights: what `Server.run` answers is without them.
+
         Raises: InvalidType, CircuitError for anything but a ciphertext that `encrypt` gave.
         """
         with _ciphertext("ciphertext", ciphertext), kept_between_runs(self.key_sizes.bootstrap):
@@ -405,30 +411,30 @@ class Circuit:
         Raises: as `Network.forward` for codes outside the declared format; CircuitError for a
             sample that keeps failing, or keys that memory does not hold; InvalidArgument.
         """
-        if batch != "memory" and not (is_integer(batch) and batch >= 1):
+        by_memory = isinstance(batch, str) and batch == "memory"
+        if not by_memory and not (is_integer(batch) and batch >= 1):
             raise InvalidArgument(mismatch("batch", repr(batch), "an integer >= 1, or 'memory'"))
         if n_jobs is not None and (not is_integer(n_jobs) or n_jobs == 0):
             expected = "an integer other than 0, as joblib takes it, or None"
             raise InvalidArgument(mismatch("n_jobs", repr(n_jobs), expected))
         if n_jobs is not None and batch != 1:
             raise InvalidArgument(mismatch("batch", repr(batch), "1 where n_jobs is given"))
-        arguments = self._arguments(codes)
+        arguments, tell = self._arguments(codes), as_teller(on_sample)
         if n_jobs is not None:
-            return self._execute_on_workers(arguments, n_jobs, on_sample)
+            return self._execute_on_workers(arguments, n_jobs, tell)
         if batch != 1 and len(arguments):
-            return self._execute_in_batches(arguments, batch, on_sample)
+            return self._execute_in_batches(arguments, batch, tell)
         outputs = []
         for argument in arguments:
             start = time.perf_counter()
             with held_back():
                 result = self.run(self._concrete.encrypt(argument))
                 outputs.append(self._concrete.decrypt(result))
-            if on_sample is not None:
-                on_sample(f"{time.perf_counter() - start:.2f} s")
+            tell(f"{time.perf_counter() - start:.2f} s")
         return self._results(outputs)
 
     def _execute_in_batches(
-        self, arguments: NDArray[np.int64], batch: int | str, on_sample: OnSample | None
+        self, arguments: NDArray[np.int64], batch: int | str, tell: OnSample
     ) -> NDArray[np.int64]:
         if isinstance(batch, str):
             batch = min(len(arguments), self._held_in_memory())
@@ -447,8 +453,7 @@ class Circuit:
                 result = circuit.run(circuit.encrypt(argument))
                 decrypted = np.asarray(circuit.decrypt(result))
             outputs += list(np.moveaxis(decrypted, -1, 0)[: len(part)])
-            if on_sample is not None:
-                on_sample(f"{len(part)} samples, {time.perf_counter() - begun:.2f} s")
+            tell(f"{len(part)} samples, {time.perf_counter() - begun:.2f} s")
         return self._results(outputs)
 
     def _held_in_memory(self) -> int:
@@ -462,7 +467,7 @@ class Circuit:
         return int(np.clip((room - self.key_sizes.resident) // each, 1, _MOST_IN_BATCH))
 
     def _execute_on_workers(
-        self, arguments: NDArray[np.int64], n_jobs: int, on_sample: OnSample | None
+        self, arguments: NDArray[np.int64], n_jobs: int, tell: OnSample
     ) -> NDArray[np.int64]:
         self.keygen()
         with tempfile.TemporaryDirectory() as folder:
@@ -473,7 +478,7 @@ class Circuit:
         with held_back():
             requests = [self._concrete.encrypt(x).serialize() for x in arguments]
         memory = self.key_sizes.resident
-        answers = run_all(server_file, keys, requests, n_jobs, on_sample, memory)
+        answers = run_all(server_file, keys, requests, n_jobs, tell, memory)
         values = [fhe.Value.deserialize(answer) for answer in answers]
         with held_back():
             return self._results([self._concrete.decrypt(value) for value in values])

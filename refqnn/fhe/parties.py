@@ -74,7 +74,7 @@ from refqnn.formats import as_array, as_truth
 from refqnn.network import Network, Node, load
 from refqnn.ops import Reshape
 
-__all__ = ["Client", "Halves", "Server", "as_bytes", "save_client", "save_server"]
+__all__ = ["Client", "Halves", "Server", "as_bytes", "as_teller", "save_client", "save_server"]
 
 KEYS = "keys"  # the member of a file of keys
 _DOORS, _PARAMETERS = "doors", "parameters.json"
@@ -84,7 +84,7 @@ _PARAMETERS_OF_LIBRARY = "program_info.concrete.params.json"  # the same bytes
 LIBRARY = ("sharedlib.so", _PARAMETERS_OF_LIBRARY, "compilation_feedback.json")
 _LARGEST = 2**62  # magnitude of an output
 
-OnSample = Callable[[str], None]
+OnSample = Callable[[str], object]
 Run = Callable[[bytes], bytes]
 
 
@@ -271,14 +271,13 @@ class Client:
         Raises: as `Network.forward` for codes outside the declared format, before anything is
             encrypted.
         """
-        checked = self.doors.check_codes(codes)
+        checked, tell = self.doors.check_codes(codes), as_teller(on_sample)
         _, name = self._made_keys()
 
         def members() -> Iterator[tuple[str, bytes]]:
             for i, sample in enumerate(checked):
                 yield str(i), self._encrypted(sample)
-                if on_sample is not None:
-                    on_sample(f"sample {i}")
+                tell(f"sample {i}")
 
         asked = {"nonce": secrets.token_hex(16), "samples": len(checked)}
         files.write(path, "requests", {**self._header(name), **asked}, members())
@@ -302,15 +301,14 @@ class Client:
         """
         if self._keys is None:
             raise CircuitError("read_answers: this client has no keys; call load_keys first")
-        _, name = self._keys
+        (_, name), tell = self._keys, as_teller(on_sample)
         expected = {**self._header(name), **self._answered(requests)}
         outputs = []
         with files.reading(path, "answers") as file, _in(path):
             file.require(**expected)
             for i in range(file.samples()):
                 outputs.append(self.decrypt(file[str(i)]))
-                if on_sample is not None:
-                    on_sample(f"sample {i}")
+                tell(f"sample {i}")
         return np.reshape(outputs, (-1, *self._encoding.output_low.shape)).astype(np.int64)
 
     def _answered(self, requests: str | Path | None) -> files.Header:
@@ -440,6 +438,7 @@ class Server:
         """
         if self._keys is None:
             raise CircuitError("answer: no evaluation keys; call load_evaluation_keys first")
+        tell = as_teller(on_sample)
         with files.reading(requests, "requests") as file, _in(requests):
             file.require(circuit=self.circuit, keys=self._keys_name)
             header = answer_header(file)
@@ -447,8 +446,7 @@ class Server:
             def members() -> Iterator[tuple[str, bytes]]:
                 for i in range(header["samples"]):
                     yield str(i), self.run(file[str(i)])
-                    if on_sample is not None:
-                        on_sample(f"sample {i}")
+                    tell(f"sample {i}")
 
             files.write(answers, "answers", header, members())
         return int(header["samples"])
@@ -563,6 +561,13 @@ def _require_sound(encoding: Encoding, doors: Network, parameters: Parameters) -
     largest = max(abs(int(low.min())), abs(int(low.max())))
     if largest + int(step.max()) * int(top.max()) * (top.size // low.size) > _LARGEST:
         raise FileFormatError("output_low, output_step: outputs beyond 62 bits")
+
+
+def as_teller(on_sample: OnSample | None) -> OnSample:
+    """Raises: InvalidType."""
+    if on_sample is not None and not callable(on_sample):
+        raise InvalidType(mismatch("on_sample", repr(on_sample), "a function of a text, or None"))
+    return str if on_sample is None else on_sample
 
 
 def as_bytes(message: bytes, argument: str) -> bytes:

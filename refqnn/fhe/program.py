@@ -364,7 +364,8 @@ class Program:
         return self.steps[-1].name in reached
 
     def dependent(self) -> int:
-        """How many of the result's integers are sums of others modulo 2, as far as lookups go.
+        """How many of the result's integers are sums of others modulo 2, as far as lookups go; a
+        lower bound where they outnumber these.
 
         None: their coefficients have an odd minor.  Then lookups uniform modulo any power of two
         make results that are uniform, whatever the coefficients.  The rank is that of sums of
@@ -372,13 +373,16 @@ class Program:
         """
         last = self.steps[-1].name
         clear = self._values(np.zeros(self.input_shape, dtype=np.int64))
-        n = clear[last].size + 64
-        drawn = {INPUT: np.zeros((*self.input_shape, n), dtype=np.int64)}
-        rng = np.random.default_rng(0)
         summed = {last}
         for step in reversed(self.steps):
             if step.name in summed and not isinstance(step, Table):
                 summed.update(step.sources)
+        tables = [step for step in self.steps if step.name in summed and isinstance(step, Table)]
+        beyond = clear[last].size - sum(clear[step.name].size for step in tables)
+        if beyond > 0:
+            return int(beyond)
+        n, rng = clear[last].size + 64, np.random.default_rng(0)
+        drawn = {INPUT: np.zeros((*self.input_shape, n), dtype=np.int64)}
         for step in self.batched(n).steps:
             if step.name in summed:
                 if isinstance(step, Table):

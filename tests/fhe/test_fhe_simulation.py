@@ -394,7 +394,7 @@ def test_a_last_layer_in_parts(parts: int, digits: int, largest: int) -> None:
 def test_shared_out_sums_of_a_secret_model_tell_no_more_of_each_other(seed: int) -> None:
     """Their coefficients have the rank, modulo 2, that their number lets expect."""
     rng = np.random.default_rng(seed)
-    hidden, outputs = int(rng.integers(6, 40)), int(rng.integers(1, 12))
+    hidden, outputs = int(rng.integers(12, 40)), int(rng.integers(1, 12))
     network = nets.mlp(seed, (3, hidden, outputs), largest=int(rng.integers(1, 8)))
     lowered = lowerings(network, proved_ranges(network), input_levels=False)
     whole = lowered(1, 1)
