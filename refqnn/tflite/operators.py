@@ -271,10 +271,10 @@ def add(r: Reader, op: Operator) -> None:
     if not (r.profile.optimized and op.kind == "ADD" and any(single) and y.type != "INT16"):
         node, acc = summed("double", "double")
         return r.add(node, [acc], y)
-    first, second = ("double" if one else "double_down" for one in single)
+    inside: list[Way] = ["double" if one else "double_down" for one in single]
+    behind: list[Way] = ["double", "double"]
     last = _behind(y, 8)
-    choices = {False: (first, second), True: ("double", "double")}
-    r.select(y, last, {k: summed(*choices[k]) for k in np.unique(last).tolist()})
+    r.select(y, last, {k: summed(*(behind if k else inside)) for k in np.unique(last).tolist()})
 
 
 def _behind(y: Tensor, n: int) -> NDArray[np.bool_]:
