@@ -52,8 +52,8 @@ def diagnose(
         network: the integer program that both should compute.
         dump: integers of the other one by name, [n, *shape] each: a mapping, a .npz file, or a
             folder of .npy files.  Any values of the program: some layers, or the output alone.
-        inputs: codes [n, *input_shape], where the dump does not hold "input"; floats go through the
-            network's own input quantizer.
+        inputs: codes [n, *input_shape]; floats go through the network's own input quantizer.  Where
+            the dump holds "input" too, they are the same.
         names: their name -> ours.
         layout: the order of the axes in the dump, such as "NHWC", as in `Network.diff`; where none
             is given it is ours, "NCHW", or with the channels last if the shape of a tensor says so.
@@ -122,9 +122,10 @@ def _same_program(
 
 def _codes(network: Network, inputs: ArrayLike, given: IntArray | None) -> IntArray:
     samples = as_array(inputs, "inputs")
-    if given is not None:
-        raise InvalidArgument(mismatch("inputs", "an array", 'None, as the dump holds "input"'))
-    return network.quantize_input(samples) if samples.dtype.kind == "f" else samples
+    codes = network.quantize_input(samples) if samples.dtype.kind == "f" else samples
+    if given is not None and not np.array_equal(codes, given):
+        raise InvalidArgument(mismatch("inputs", "other codes", 'those of the dump\'s "input"'))
+    return codes
 
 
 def _check_samples(given: Mapping[str, IntArray]) -> None:

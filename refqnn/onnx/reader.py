@@ -70,6 +70,7 @@ __all__ = ["Imported", "InputDoor", "Reader", "read_onnx"]
 
 Array = NDArray[Any]
 
+_NEWEST = 27  # opset of ONNX whose operators are known
 _MAX_FOLDED = 2**25  # values of a constant that is computed
 
 # Behind the last accumulator these do not change the integers that come out.
@@ -137,9 +138,13 @@ class Reader(Program):
             self.declared = checked_door(door)
         versions = {o.domain: o.version for o in model.opset_import}
         self.opset = int(versions.get("", versions.get("ai.onnx", 13)))
+        if not 1 <= self.opset <= _NEWEST:
+            raise NotCovered(mismatch("model: its opset", self.opset, f"1 to {_NEWEST}"))
 
     def read(self, output: str | None) -> Imported:
         for proto in self.graph.initializer:
+            if proto.name in self.values:
+                raise FileFormatError(f"initializer {proto.name!r}: more than one has this name")
             array = tensor(proto, self.folder)
             self.values[proto.name] = Constant(array, declared=type_name(proto.data_type))
         known = [*self.values, *(i.name for i in self.graph.input)]

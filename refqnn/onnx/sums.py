@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refqnn.errors import FileFormatError, NotCovered, ShapeMismatch
+from refqnn.errors import FileFormatError, NotCovered, ShapeMismatch, mismatch
 from refqnn.onnx.program import Context, Handler, Program
 from refqnn.onnx.quantization import counting
 from refqnn.onnx.values import (
@@ -131,6 +131,9 @@ def window_of(
         or max(*strides, *dilations, *pads) > 2**16
     ):
         raise FileFormatError(f"{c.where}: strides, dilations or pads do not fit {axes} axes")
+    declared = c.attribute("kernel_shape", list(kernel))
+    if declared != list(kernel):
+        raise FileFormatError(mismatch(f"{c.where}: kernel_shape", declared, f"{list(kernel)}"))
     sizes = x.shape[1:]
     if len(sizes) != axes:
         raise ShapeMismatch(f"{c.where}: kernel {kernel} over samples of shape {x.shape}")

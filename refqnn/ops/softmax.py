@@ -180,7 +180,7 @@ def curve(function: Callable[[Any], Any]) -> NDArray[np.int64]:
     above = np.floor((np.append(at[1:], 0) + codes) / 2 + 0.5) - np.floor(middle + 0.5)
     above[-1] = 0
     lowered = codes - np.copysign(np.floor(np.abs(above) / 2 + 0.5), above)
-    return np.minimum(lowered, 2**15 - 1).astype(np.int64)
+    return np.asarray(np.minimum(lowered, 2**15 - 1), dtype=np.int64)
 
 
 def along_lines(table: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -47,7 +47,7 @@ def diagnose_dump(
         dump: tensors of the file, [n, *shape] each, by their names in it or by their numbers: a
             mapping, a .npz file, or a folder of .npy files.  Some layers suffice.  Constants of the
             file and floats are passed over, which the notes say.
-        inputs: codes or floats [n, ...], where the dump holds no input.
+        inputs: codes or floats [n, ...]; the same as the dump's, where it holds the input too.
         runtime: the one that the dump is held against.
         input, output: as for `from_tflite`.
         layout: of the dump, such as "NCHW"; None: that of the file.

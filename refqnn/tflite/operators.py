@@ -271,10 +271,10 @@ def add(r: Reader, op: Operator) -> None:
     if not (r.profile.optimized and op.kind == "ADD" and any(single) and y.type != "INT16"):
         node, acc = summed("double", "double")
         return r.add(node, [acc], y)
-    first, second = ("double" if one else "double_down" for one in single)
+    inside: list[Way] = ["double" if one else "double_down" for one in single]
+    behind: list[Way] = ["double", "double"]
     last = _behind(y, 8)
-    choices = {False: (first, second), True: ("double", "double")}
-    r.select(y, last, {k: summed(*choices[k]) for k in np.unique(last).tolist()})
+    r.select(y, last, {k: summed(*(behind if k else inside)) for k in np.unique(last).tolist()})
 
 
 def _behind(y: Tensor, n: int) -> NDArray[np.bool_]:
@@ -444,13 +444,16 @@ def transcendental(r: Reader, op: Operator) -> None:
     if y.type == "INT16":
         return r.table(op, r.value(x), _by_lines(r, op, x, y))
     v = (s_x * (x.codes - z_x).astype(np.float32)).astype(np.float64)
-    if op.kind == "TANH":
-        value = np.tanh(v).astype(np.float32)
-    else:
-        with np.errstate(over="ignore"):  # beyond, the value is 0
+    once = r.way(op) == "float32"  # the function is rounded once
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond, an exponential's inverse is 0
+        if op.kind == "TANH":
+            value = np.tanh(v).astype(np.float32)
+        elif once:
+            value = (1 / (1 + np.exp(-v))).astype(np.float32)
+        else:
             value = np.float32(1) / (np.float32(1) + np.exp(-v).astype(np.float32))
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = round_float(value * (np.float32(1) / s_y), "half_away")
+        scaled, zero = value * (np.float32(1) / s_y), np.float32(z_y)
+        rounded = np.rint(scaled + zero) - zero if once else round_float(scaled, "half_away")
     if not (abs(rounded) < 2**31).all():
         raise NotCovered(mismatch("its output's scale", f"{s_y}", "one that 32 bits suffice for"))
     r.table(op, r.value(x), _saturated(y, z_y + rounded.astype(np.int64)))

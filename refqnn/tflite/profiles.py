@@ -73,7 +73,10 @@ RUNTIMES: dict[Runtime, Profile] = {
         narrow_product=True,
     ),
     "xnnpack": Profile(
-        dict.fromkeys((*SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "MEAN", "QUANTIZE"), "float32"),
+        dict.fromkeys(
+            (*SUMS, "ADD", "SUB", "MUL", "LEAKY_RELU", "LOGISTIC", "MEAN", "QUANTIZE", "TANH"),
+            "float32",
+        ),
         _OPTIMIZED_16,
         optimized=True,
     ),

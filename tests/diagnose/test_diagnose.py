@@ -225,8 +225,10 @@ def test_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=text):
             diagnose(network, dump, x)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="inputs: got an array"):
-        diagnose(network, {"input": x, "fc1": fc1}, x)
+    assert diagnose(network, {"input": x, "fc1": fc1}, x).equal
+    other = np.where(x == x.max(), x - 1, x)
+    with pytest.raises(InvalidArgument, match="inputs: got other codes"):
+        diagnose(network, {"input": x, "fc1": fc1}, other)
     with pytest.raises(InvalidArgument, match="layout"):
         diagnose(network, {"fc1": fc1}, x, layout="channels_last")
     with pytest.raises(InvalidArgument, match="names"):

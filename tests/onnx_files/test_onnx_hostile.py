@@ -281,3 +281,31 @@ def test_an_error_of_ours_is_no_malformed_file(monkeypatch):
     monkeypatch.setitem(operators.TABLE, "MatMul", broken)
     with pytest.raises(KeyError, match="a mistake of the reader"):
         from_onnx(layer())
+
+
+@pytest.mark.parametrize("opset", [-1, 0, 28, 99])
+def test_versions_that_nobody_knows(tmp_path, opset):
+    model = layer()
+    model.opset_import[0].version = opset
+    with pytest.raises(NotCovered, match=f"its opset: got {opset}, expected 1 to 27"):
+        from_onnx(written(tmp_path, model))
+
+
+def test_two_initializers_of_one_name(tmp_path):
+    model = layer()
+    model.graph.initializer.append(model.graph.initializer[-1])
+    with pytest.raises(FileFormatError, match=r"initializer .*: more than one has this name"):
+        from_onnx(written(tmp_path, model))
+
+
+def test_a_kernel_of_another_shape_than_its_weights(tmp_path):
+    node = helper.make_node("ConvInteger", ["x", "w"], ["y"], kernel_shape=[5, 3])
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, (1, 1, 5, 5))
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, None)
+    weights = numpy_helper.from_array(np.ones((2, 1, 3, 3), np.int8), "w")
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x], [y], [weights]),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    with pytest.raises(FileFormatError, match=r"kernel_shape: got \[5, 3\], expected \[3, 3\]"):
+        from_onnx(written(tmp_path, model))

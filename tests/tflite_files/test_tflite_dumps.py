@@ -137,6 +137,8 @@ def test_numbers_flat_values_and_channels_first() -> None:
 
 def test_what_is_passed_over_and_refused() -> None:
     dump = device({})
+    again = diagnose_dump(chain(), dump, dump["t0"], catalogue=())
+    assert again.equal == diagnose_dump(chain(), dump, catalogue=()).equal
     weights = {"t1": np.zeros((8, 1, 1, 2), int)}
     found = diagnose_dump(chain(), {**dump, **weights}, catalogue=())
     assert found.notes["t1"] == "not compared: a constant"

@@ -104,6 +104,17 @@ def test_vectors_of_a_tensor_and_one_value(tmp_path: Path, type: str) -> None:
         from_tflite(one_value_added(type, (2, 7), False), "tflite_optimized")
 
 
+@pytest.mark.parametrize(("scale", "zero"), [(0.029342014, 127), (0.016894985, -17)])
+def test_a_sigmoid_in_float32_that_is_a_tie(tmp_path: Path, scale: float, zero: int) -> None:
+    """67.499995 and 82.499997 in units of 2**-8: the kernels make ties of them, XNNPACK of one."""
+    tensors = [T((1, 256), scale, zero), T((1, 256), 2.0**-8, -128)]
+    made, codes = model(tensors, [O("LOGISTIC", [0], [1])], [0], [1]), np.arange(-128, 128)[None]
+    ours = [from_tflite(made, runtime).forward(codes) for runtime in RUNTIMES]
+    theirs = run(tmp_path, [(made, codes, runtime) for runtime in RUNTIMES])
+    assert all(np.array_equal(a, b[1]) for a, b in zip(ours, theirs))
+    assert (ours[0] != ours[RUNTIMES.index("xnnpack")]).sum() == 1
+
+
 # --- floats to codes ----------------------------------------------------------------------------
 
 
