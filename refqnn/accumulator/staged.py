@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,9 +203,12 @@ def stage_reports(
                     each.see(trace)
         return [report for each in layers for report in each.enumerated()]
     none = np.zeros((0, *network.input_shape), dtype=np.int64)
+    late = inf if budget_s is None else deadline
     for trace in sampled(network, domain, none, seed):
         for each in layers:
-            each.see(trace)
+            each.see(trace, late)
+        if time.monotonic() >= late:
+            break
     reports = []
     for i, each in enumerate(layers):
         now = time.monotonic()
@@ -253,21 +256,25 @@ class _Layer:
             self.accumulator.ordered(self.op, tuple(side))
             for side in zip(*((r.lo[None], r.hi[None]) for r in self.operands))
         ]
-        products = [p.reshape(-1, p.shape[-1])[self.places].astype(object) for p, _ in sides]
+        products = [p.reshape(-1, p.shape[-1])[self.places] for p, _ in sides]
         bias = sides[0][1]
         added = None if bias is None else bias.reshape(-1)[self.places].astype(object)
-        mass = max(np.abs(p).sum(axis=1).max() for p in products)
+        mass = max(np.abs(p.astype(np.float64)).sum(axis=1).max() for p in products)
         if mass + (0 if added is None else np.abs(added).max()) < 2**62:
             products = [p.astype(np.int64) for p in products]
+        else:
+            products = [p.astype(object) for p in products]
         return products, added
 
     # --- what inputs show -------------------------------------------------------------------
 
-    def see(self, trace: Trace) -> None:
-        """Remember what the stages do on these inputs."""
+    def see(self, trace: Trace, late: float = inf) -> None:
+        """Remember what the stages do on these inputs, as far as the time reaches."""
         sources = tuple(trace[name] for name in inputs_of(self.node))
         block = at_a_time(self.terms)
         for start in range(0, len(trace[INPUT]), block):
+            if time.monotonic() >= late:
+                return
             part = slice(start, start + block)
             result, history = self._run(tuple(v[part] for v in sources))
             exact = trace[self.node.name][part].reshape(len(result), -1)[:, self.places]
