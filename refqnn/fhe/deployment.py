@@ -25,7 +25,7 @@ from refqnn.errors import (
     mismatch,
 )
 from refqnn.fhe.parties import Client, Server, as_bytes
-from refqnn.formats import as_array
+from refqnn.formats import as_array, as_truth
 
 if TYPE_CHECKING:
     from concrete.compiler import ServerKeyset
@@ -58,9 +58,9 @@ class FHEModelDev:
             for another mode, or for via_mlir: a server file is machine code of this kind of
             machine.
         """
-        if mode != "inference":
+        if not isinstance(mode, str) or mode != "inference":
             raise InvalidArgument(mismatch("mode", repr(mode), "'inference': training is in clear"))
-        if via_mlir:
+        if as_truth(via_mlir, "via_mlir"):
             raise InvalidArgument(mismatch("via_mlir", True, "False: save on the server's machine"))
         if self.model is None:
             raise NotCompiled(mismatch("model", None, "a compiled estimator"))
@@ -109,7 +109,7 @@ class FHEModelClient:
 
         Raises: InvalidArgument for include_tfhers_key.
         """
-        if include_tfhers_key:
+        if as_truth(include_tfhers_key, "include_tfhers_key"):
             expected = "False: ciphertexts of TFHE-rs are not taken"
             raise InvalidArgument(mismatch("include_tfhers_key", True, expected))
         self.generate_private_and_evaluation_keys()
