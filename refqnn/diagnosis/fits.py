@@ -25,6 +25,7 @@ __all__ = ["FITS", "roundings"]
 
 _PER_CONSTANT = 4
 _AT_LEAST = 8
+_FEW_CODES = 15
 _SHOWN = 8  # constants that a sentence lists
 _PROBES = 32  # samples on which two explanations of a sum are compared
 _CELLS = 2**20  # the same for thresholds, numbers in all
@@ -189,17 +190,23 @@ def _code_offset(op: Any, x: Operands, theirs: IntArray) -> Fit | None:
     """A constant added to every code before saturation: another zero point."""
     plain = op.forward(*x)
     low, high = op.format.q_min, op.format.q_max
+    if not low <= theirs.min() <= theirs.max() <= high or not _believed(x, plain, theirs, 1):
+        return None
     inside = (theirs > low) & (theirs < high) & (plain > low) & (plain < high)
-    if not inside.any() or not low <= theirs.min() <= theirs.max() <= high:
-        return None
-    k = int((theirs - plain)[inside][0])
-    if op.kind == "Rescale":
-        made = replace(op, zero_point=op.zero_point + k)
-    else:
-        made = forms.shifted(op, x[0], theirs, k)
-    if made is None or not k or not _believed(x, plain, theirs, 1):
-        return None
-    return Fit((made.forward,), f"{k:+d} to every code")
+    moved = (theirs - plain)[inside][:1].tolist()
+    most = min(high - low, _FEW_CODES) + 1  # of few codes none may be inside both times
+    for k in moved or sorted(range(1 - most, most), key=abs):
+        made = _with_codes_moved(op, x[0], theirs, k) if k else None
+        if made is not None and np.array_equal(made.forward(*x), theirs):
+            return Fit((made.forward,), f"{k:+d} to every code")
+    return None
+
+
+def _with_codes_moved(op: Any, acc: IntArray, theirs: IntArray, k: int) -> Op | None:
+    if op.kind == "Requantize":
+        return forms.shifted(op, acc, theirs, k)
+    moved: Op = replace(op, zero_point=op.zero_point + k)
+    return moved
 
 
 def _rescaled(op: Any, x: Operands, theirs: IntArray, field: str) -> Fit | None:

@@ -140,6 +140,14 @@ def test_what_is_done_about_a_rounding_is_among_what_fits(name: str, k: int) -> 
     assert not finding.certain or finding.names == {name}
 
 
+@pytest.mark.parametrize("k", [-2, -1, 1, 2])
+def test_a_code_moved_among_few(k: int) -> None:
+    """Of two bits no code is inside the format before and after."""
+    op = Requantize.from_shift(3, IntFormat(2, signed=False), "half_up")
+    acc = np.random.default_rng(1).integers(-20, 40, (30, 3))
+    assert "code_offset" in _of(op, acc, np.clip(op.forward(acc) + k, 0, 3)).names
+
+
 def test_a_constant_of_each_channel_is_no_rounding() -> None:
     """What truncates looks like a bias that is smaller, unless every threshold is seen."""
     sparse = np.random.default_rng(2).integers(0, 60, (30, 3))
