@@ -26,4 +26,6 @@ collect_ignore_glob += ["fuzz/coverage_guided.py"]
 @pytest.fixture
 def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what asks nothing of the accuracy that an estimator reaches."""
+    for package in ("brevitas", "skorch"):  # without them what is asked is skipped as well
+        pytest.importorskip(package)
     monkeypatch.setattr("refqnn.training.progress.STEPS_PER_EPOCH", 4)

@@ -244,11 +244,13 @@ class Program:
         v = self.plain(v, name)
         return v if v.zero == 0 else self._affine(v, name)
 
-    def affine(self, v: Scaled, where: str, name: str) -> tuple[Scaled, Array, Array]:
+    def affine(
+        self, v: Scaled, where: str, name: str, beside: Sequence[float] = ()
+    ) -> tuple[Scaled, Array, Array]:
         """(v, scale, offset): a float tensor as (node - zero) * scale + offset, exactly.
 
         Where other operators gave integers, or multiples of the scale of their input, these become
-        the values of a node.
+        the values of a node; `beside` are multiples as well.
 
         Raises: NotCovered.
         """
@@ -256,7 +258,7 @@ class Program:
             v = self.plain(v, f"{name}_input")
         if not v.is_affine:
             refusal = f"{where}: its input comes out of {v.last} as a float; quantize it first"
-            v = self._on_grid(v, where, name, refusal)
+            v = self._on_grid(v, where, name, refusal, beside)
         return v, *v.affine()
 
     def multiple(self, v: Scaled, c: Context) -> tuple[Scaled, Array]:
@@ -268,13 +270,15 @@ class Program:
             return v, v.scale
         return v, scale
 
-    def _on_grid(self, v: Scaled, where: str, name: str, refusal: str) -> Scaled:
+    def _on_grid(
+        self, v: Scaled, where: str, name: str, refusal: str, beside: Sequence[float] = ()
+    ) -> Scaled:
         """Multiples of one number as that many times it, a node of their own."""
         unit, (lo, hi) = Fraction(1), self.ranges[v.node].ends
         if not (v.integral and (self.direction(v) != 0).all()):
             if hi - lo >= _LISTED:
-                raise NotCovered(refusal)
-            values, _ = self.table(v, where)
+                raise NotCovered(f"{refusal}; its values in [{lo}, {hi}] are too many to list")
+            values = np.append(self.table(v, where)[0], np.array(beside, dtype=np.float32))
             grids = [*uniform(v.scale).ravel()[:1], common_divisor(values)]
             units = [s for s in grids if s > 0 and _multiples(values, s)]
             if not units:

@@ -182,7 +182,7 @@ def _pad(r: Program, c: Context) -> Value:
         v = r.centred(v, c.name)
     fill = _fill(v, float(value))
     if fill is None:  # the values as those of a node have a code for each
-        v, *_ = r.affine(v, c.where, c.name)
+        v, *_ = r.affine(v, c.where, c.name, beside=[float(value)])
         fill = _fill(v, float(value))
     if fill is None:
         raise NotCovered(f"{c.where}: it pads with {value}, which no code stands for")
