@@ -10,8 +10,11 @@ Runs bench/test_fhe.py, prints two tables, writes fhe.json (as pytest-benchmark 
     peer        the same network in the peer's construction, encrypted (bench/fhe_peer.py); it may
                 fail with 2^-40 at each lookup, ours and the last column with 2^-128 altogether
 
-    python bench/fhe.py            # 26 minutes on two idle cores
-    python bench/fhe.py --quick    # the smallest network, nothing written
+Each network's commit stands beside its times.
+
+    python bench/fhe.py                        # 26 minutes on two idle cores
+    python bench/fhe.py iris "digits target"   # these alone; the others stay as they were measured
+    python bench/fhe.py --quick                # the smallest network, nothing written
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import FOLDER, machine
+from common import FOLDER, commit, machine
 
 FORMS = ("float", "integer", "simulated", "encrypted", "peer", "peer, 2^-128")
 
@@ -45,16 +48,31 @@ LABELS = {  # of the networks, as the README's table has them
 Results = dict[str, dict[str, dict[str, Any]]]  # network -> form -> {"seconds": ..., **extra_info}
 
 
-def measure(arguments: list[str]) -> dict[str, Any]:
-    """Run the suite and return what pytest-benchmark writes, without the host's name."""
+class Only:
+    """A plugin of pytest that leaves the other networks out."""
+
+    def __init__(self, networks: list[str]) -> None:
+        self.networks = networks
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if item.callspec.params["name"] in self.networks]
+
+
+def measure(networks: list[str]) -> dict[str, Any]:
+    """Run the suite and return what pytest-benchmark writes, without the host's name.
+
+    Args:
+        networks: those to measure; all where there is none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "fhe.json")
         status = pytest.main(
             [
                 str(FOLDER / "test_fhe.py"),
                 *("-m", "slow", "-v", "--benchmark-enable", "--benchmark-columns=median"),
-                *("-p", "no:cacheprovider", f"--benchmark-json={file}", *arguments),
-            ]
+                *("-p", "no:cacheprovider", f"--benchmark-json={file}"),
+            ],
+            plugins=[Only(networks)] if networks else [],
         )
         if status:
             sys.exit(int(status))
@@ -63,7 +81,19 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     content["refqnn_machine"] = machine()
     for run in content["benchmarks"]:
         run["stats"].pop("data", None)
+        run["commit"] = commit()
     return content
+
+
+def beside(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """With the networks that an earlier run measured, in its order."""
+    if not path.exists():
+        return content
+    earlier = json.loads(path.read_text())["benchmarks"]
+    measured = {run["group"] for run in content["benchmarks"]}
+    order = list(dict.fromkeys([*(run["group"] for run in earlier), *measured]))
+    runs = [*(run for run in earlier if run["group"] not in measured), *content["benchmarks"]]
+    return {**content, "benchmarks": sorted(runs, key=lambda run: order.index(run["group"]))}
 
 
 def by_network(content: dict[str, Any]) -> Results:
@@ -158,12 +188,13 @@ def plot(results: Results, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", help="names of networks; default: all")
     parser.add_argument("--quick", action="store_true", help="the smallest network only")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the results")
     arguments = parser.parse_args()
-    content = measure(
-        ["-k", "iris and not w3a3 and not dense and not target"] if arguments.quick else []
-    )
+    content = measure(["iris"] if arguments.quick else arguments.networks)
+    if not arguments.quick:
+        content = beside(content, arguments.output / "fhe.json")
     results = by_network(content)
     print(times(results))
     print()
