@@ -4,6 +4,7 @@ deviation   what a deviation is, and a node with some of them in force
 forms       thresholds as scales, offsets and roundings
 fits        deviations with constants of their own
 catalogue   all of them, one line each
+doubts      what the given values do not tell
 dump        tensors of another implementation
 search      alone, then two together
 report      what was found
@@ -15,12 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refqnn.accumulator.arguments import seconds, the_network
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.diagnosis.deviation import Deviation, distinct
+from refqnn.diagnosis.doubts import stuck
 from refqnn.diagnosis.dump import Dump, as_array, tensors
 from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
 from refqnn.diagnosis.search import Part, explained
@@ -214,11 +216,18 @@ class _Walk:
             answer.explanations,
             answer.tried,
             answer.exhausted,
-            int(differs[distinct(part.known.values())].sum()),
+            _supporting(part, differs),
             answer.open,
             answer.simplest,
+            answer.reasons,
         )
         self.findings.append(finding)
+
+
+def _supporting(part: Part, differs: NDArray[np.bool_]) -> int:
+    """Wrong values in samples that repeat no other and in channels that are not stuck."""
+    varying = ~stuck(part.plain[part.target], part.theirs)
+    return int(differs[distinct(part.known.values())][:, varying].sum())
 
 
 def _part(
