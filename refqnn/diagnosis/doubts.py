@@ -54,55 +54,44 @@ def same_by_weights(node: str, op: Any, x: Operands, function: Function) -> str:
     plain, made = op.forward(*x), function(*x)
     if made is None or made.shape != plain.shape or made.dtype == object:
         return ""
-    zeros = _reads_zeros(op, x, function)
     columns = op.columns(x[0], op.pad_code)  # [n, groups, K, *positions]
     moved = (made - plain).reshape(len(plain), op.groups, -1, *plain.shape[2:])
     for group in range(op.groups):
         read, differs = (np.moveaxis(v[:, group], 1, -1) for v in (columns, moved))
         reason = _dependent(
-            read.reshape(-1, read.shape[-1]), differs.reshape(-1, differs.shape[-1]), zeros
+            read.reshape(-1, read.shape[-1]), differs.reshape(-1, differs.shape[-1])
         )
         if reason:
             return f"inputs {reason} in these samples: other weights of {node} do the same"
     return ""
 
 
-def _reads_zeros(op: Any, x: Operands, function: Function) -> bool:
-    """Does it matter to a deviation what stands where all samples are 0?"""
-    moved = tuple(v + (v == 0).all(axis=0) for v in x)
-    if all(np.array_equal(v, w) for v, w in zip(x, moved)):
-        return False
-    (first, ours), (second, others) = ((function(*v), op.forward(*v)) for v in (x, moved))
-    return first is None or second is None or not np.array_equal(first - ours, second - others)
-
-
-def _dependent(columns: IntArray, differs: IntArray, zeros: bool) -> str:
+def _dependent(columns: IntArray, differs: IntArray) -> str:
     """Which columns [rows, K] leave open by what weights a difference [rows, out] comes, in words.
 
     "" where no weights give it, and where the columns are independent of each other and of 1, as
-    far as so many rows can be.
+    far as so many rows can be.  A constant difference is a bias, or weights that meet what adds up
+    to a constant; what meets zeros alone matters to all but a bias.
     """
     differs = differs[:, (differs != 0).any(axis=0)][:, :_WRONG]
-    constant = (columns == columns[:1]).all(axis=0)
-    if not zeros:
-        constant &= columns[0] != 0
-        read = np.flatnonzero((columns != 0).any(axis=0))
-    else:
-        read = np.arange(columns.shape[1])
     if not differs.shape[1] or columns.dtype == object:
         return ""
+    is_bias = bool((differs == differs[:1]).all())
+    if is_bias:
+        differs = np.ones_like(differs[:, :1])
+    constant = (columns == columns[:1]).all(axis=0) & ~(is_bias & (columns[0] == 0))
     named = f"{_named(constant)} are constant" if constant.any() else ""
-    if len(read) > _COLUMNS:
-        equal = len(np.unique(columns[:, read], axis=1).T) < len(read)
-        return named or (_FOLLOW if equal else "")
-    every = -(-len(columns) // (2 * len(read) + 18))
-    rows = np.unique(np.concatenate([columns[:, read], differs], axis=1)[::every], axis=0)
-    ones = np.ones((len(rows), 1), dtype=np.int64)
-    rank, given = _eliminated(np.concatenate([ones, rows], axis=1), 1 + len(read))
-    distinct = len(np.unique(rows[:, : len(read)], axis=0))
-    if not given or (not named and rank == min(distinct, 1 + len(read))):
-        return ""
-    return named or _FOLLOW
+    every = -(-len(columns) // (2 * columns.shape[1] + 18))
+    columns, differs = columns[::every], differs[::every]
+    if columns.shape[1] > _COLUMNS:
+        equal = len(np.unique(columns, axis=1).T) < columns.shape[1]
+        return named or (_FOLLOW if equal and not is_bias else "")
+    if not is_bias:
+        columns = np.concatenate([np.ones_like(columns[:, :1]), columns], axis=1)
+    most = len(np.unique(columns, axis=0))  # the rank that so many rows can have
+    most = most if is_bias else min(most, columns.shape[1])
+    rank, given = _eliminated(np.concatenate([columns, differs], axis=1), columns.shape[1])
+    return (named or _FOLLOW) if given and (named or rank < most) else ""
 
 
 def _named(which: NDArray[np.bool_]) -> str:

@@ -53,12 +53,20 @@ def test_inputs_that_follow_from_others() -> None:
     assert the_finding(NET, "fc", wraps, codes).certain
 
 
-def test_how_many_inputs_are_dropped_behind_a_zero() -> None:
-    codes = X.copy()
-    codes[:, -2] = 0
-    found = the_finding(NET, "fc", codes[:, :3] @ W[:, :3].T + B, codes)
+@pytest.mark.parametrize("dropped", [2, 3])
+def test_how_many_inputs_are_dropped_behind_a_zero(dropped: int) -> None:
+    codes, weight = rng().integers(0, 16, (60, 9)), rng().integers(-9, 10, (3, 9))
+    codes[:, -dropped:-1] = 0
+    network = Network([Node("fc", Linear(weight))], input_shape=(9,), input_format=U4)
+    found = the_finding(network, "fc", codes[:, :-dropped] @ weight[:, :-dropped].T, codes)
     assert "last_dropped" in found.names
     assert not found.certain
+
+
+def test_an_input_that_is_never_there_is_no_bias() -> None:
+    codes = X.copy()
+    codes[:, 3] = 0
+    assert the_finding(NET, "fc", codes @ W.T, codes).certain
 
 
 def test_a_kernel_flipped_for_one_channel_of_which_the_other_is_constant() -> None:
