@@ -80,7 +80,7 @@ def diagnose(
     >>> from refqnn import IntFormat, Linear, Node, Requantize
     >>> fc1 = Node("fc1", Linear([[7, -2], [1, 3]], [40, -9]))
     >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(4, signed=False))
-    >>> codes = np.array([[i, 15 - i] for i in range(16)])
+    >>> codes = np.array([[i, 15 - i * i % 16] for i in range(16)])
     >>> print(diagnose(net, {"fc1": codes @ fc1.op.weight.T}, codes))  # a bias forgotten
     fc1[0, 0]: expected 10, got -30; 32 of 32 values of this node differ
       explained by (all 32 values reproduced, 32 of them wrong here)
