@@ -4,6 +4,7 @@ deviation   what a deviation is, and a node with some of them in force
 forms       thresholds as scales, offsets and roundings
 fits        deviations with constants of their own
 catalogue   all of them, one line each
+doubts      what the given values do not tell
 dump        tensors of another implementation
 search      alone, then two together
 report      what was found
@@ -15,12 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refqnn.accumulator.arguments import seconds, the_network
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis.catalogue import with_roundings
 from refqnn.diagnosis.deviation import Deviation, distinct
+from refqnn.diagnosis.doubts import stuck
 from refqnn.diagnosis.dump import Dump, as_array, tensors
 from refqnn.diagnosis.report import Applied, Diagnosis, Explanation, Finding
 from refqnn.diagnosis.search import Part, explained
@@ -78,7 +80,7 @@ def diagnose(
     >>> from refqnn import IntFormat, Linear, Node, Requantize
     >>> fc1 = Node("fc1", Linear([[7, -2], [1, 3]], [40, -9]))
     >>> net = Network([fc1], input_shape=(2,), input_format=IntFormat(4, signed=False))
-    >>> codes = np.array([[i, 15 - i] for i in range(16)])
+    >>> codes = np.array([[i, 15 - i * i % 16] for i in range(16)])
     >>> print(diagnose(net, {"fc1": codes @ fc1.op.weight.T}, codes))  # a bias forgotten
     fc1[0, 0]: expected 10, got -30; 32 of 32 values of this node differ
       explained by (all 32 values reproduced, 32 of them wrong here)
@@ -214,11 +216,18 @@ class _Walk:
             answer.explanations,
             answer.tried,
             answer.exhausted,
-            int(differs[distinct(part.known.values())].sum()),
+            _supporting(part, differs),
             answer.open,
             answer.simplest,
+            answer.reasons,
         )
         self.findings.append(finding)
+
+
+def _supporting(part: Part, differs: NDArray[np.bool_]) -> int:
+    """Wrong values in samples that repeat no other and in channels that are not stuck."""
+    varying = ~stuck(part.plain[part.target], part.theirs)
+    return int(differs[distinct(part.known.values())][:, varying].sum())
 
 
 def _part(

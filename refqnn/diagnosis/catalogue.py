@@ -170,6 +170,10 @@ def _accumulated(op: Any, x: Operands, accumulator: Accumulator) -> IntArray | N
     return accumulator.accumulate(op, x)
 
 
+def _by_machine(accumulator: Accumulator) -> dict[str, Any]:
+    return {"compute": partial(_accumulated, accumulator=accumulator), "machine": accumulator}
+
+
 def _float_sum(op: Any, x: Operands, dtype: Any) -> IntArray:
     terms = np.asarray(op.terms(*x)).astype(dtype)
     acc = np.zeros_like(terms[..., 0])
@@ -193,16 +197,17 @@ for _bits in _WIDTHS:
     for _way, (_told, _ordered) in _WAYS.items():
         _sum(f"acc_saturates_{_bits}{_way}",
              f"sums in {_bits} bits that saturate at every step{_told}",
-             compute=partial(_accumulated, accumulator=Accumulator(
-                 [Stage(_bits, overflow="saturate")], **_ordered)))
+             **_by_machine(Accumulator([Stage(_bits, overflow="saturate")], **_ordered)))
     _sum(f"acc_saturates_{_bits}_at_end", f"saturates the final sum at {_bits} bits",
-         result=lambda op, y, n=_bits: _clipped(y, n))
+         result=lambda op, y, n=_bits: _clipped(y, n),
+         machine=Accumulator([Stage(_bits, overflow="saturate", when="end")]))
     _sum(f"acc_saturates_unsigned_{_bits}_at_end",
          f"saturates the final sum at {_bits} unsigned bits",
-         result=lambda op, y, n=_bits: _clipped(y, n, signed=False))
+         result=lambda op, y, n=_bits: _clipped(y, n, signed=False),
+         machine=Accumulator([Stage(_bits, False, overflow="saturate", when="end")]))
     for _name, _overflow in zip(("saturates_", "int"), _OVERFLOWS):
         _sum(f"product_{_name}{_bits}", f"multiplies in {_bits} bits that {_overflow}",
-             compute=partial(_accumulated, accumulator=Accumulator(
+             **_by_machine(Accumulator(
                  [Stage(_bits, group=1, overflow=_overflow), Stage(64)], bias="outside")))
 for _size in (2, 3, 4, 8, 9, 16, 32):
     for _bits in (8, 12, 16):
@@ -212,8 +217,7 @@ for _size in (2, 3, 4, 8, 9, 16, 32):
                 _stages = [Stage(_bits, group=_size, overflow=_overflow), Stage(64)]
                 _sum(f"groups_of_{_size}_{_overflow}_{_bits}{_way}",
                      f"sums {_size} neighbouring products in {_bits} bits that {_overflow}{_told}",
-                     compute=partial(_accumulated, accumulator=Accumulator(
-                         _stages, bias="outside", **_ordered)))
+                     **_by_machine(Accumulator(_stages, bias="outside", **_ordered)))
 for _type in (np.float16, np.float32, np.float64):
     _sum(f"acc_{_type.__name__}", f"sums in {_type.__name__}, one term after the other",
          compute=lambda op, x, t=_type: _float_sum(op, x, t))

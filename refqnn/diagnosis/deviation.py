@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import IntArray, to_int64_if_possible
+from refqnn.emulate import Accumulator
 from refqnn.errors import InvalidArgument, mismatch
 from refqnn.ops.base import Op
 
@@ -58,6 +59,9 @@ class Deviation:
         fit: (op, x, theirs) -> Fit, where constants that make it reproduce `theirs` exist.
         level: 0 where nothing is free; with free constants 1 or more, tried when all below fail.
         batch: does it mix samples?
+        hidden: of a fit, (op) -> the ops that it may be, where what it has to reproduce is not
+            given.
+        machine: an accumulator that does this, where others of its width may do the same.
 
     Raises: InvalidArgument.
 
@@ -79,6 +83,8 @@ class Deviation:
     fit: Callable[[Op, Operands, IntArray], Fit | None] | None = None
     level: int = 0
     batch: bool = False
+    hidden: Callable[[Op], Iterable[Op]] | None = None
+    machine: Accumulator | None = None
 
     def __post_init__(self) -> None:
         given = [stage for stage in STAGES if getattr(self, stage) is not None]

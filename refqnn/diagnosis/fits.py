@@ -6,7 +6,7 @@ eight at least: with fewer, anything could be fitted.  Samples that repeat anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -128,6 +128,12 @@ def _by_rule(
         return Fit((node.forward,), f"{twice}the node itself read as {own.value}")
 
     return fit
+
+
+def _hidden(
+    rules: Sequence[forms.Rule], base: Rounding | None
+) -> Callable[[Any], Iterator[Requantize]]:
+    return lambda op: forms.alone(op, rules, forms.readings(op) if base is None else [base])
 
 
 def _rethresholded(
@@ -253,10 +259,11 @@ for _rule in forms.RULES[len(_SINGLE) :]:
 
 def roundings(base: Rounding | None = None) -> list[Deviation]:
     """Other roundings, where the node's own is known, or for any that it may be."""
-    single = [Deviation(r.name, r.sentence, _CODES, fit=_by_rule([r], base)) for r in _SINGLE]
-    return single + [
-        Deviation(name, "rounds twice", _CODES, fit=_by_rule(rules, base))
-        for name, rules in _DOUBLE.items()
+    named = [(r.name, r.sentence, [r]) for r in _SINGLE]
+    named += [(name, "rounds twice", rules) for name, rules in _DOUBLE.items()]
+    return [
+        Deviation(name, told, _CODES, fit=_by_rule(rules, base), hidden=_hidden(rules, base))
+        for name, told, rules in named
     ]
 
 

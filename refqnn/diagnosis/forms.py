@@ -15,7 +15,7 @@ the codes under the rule.  Everything is rational; no float decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
@@ -33,6 +33,7 @@ from refqnn.rounding import Rounding, round_ratio
 __all__ = [
     "RULES",
     "Rule",
+    "alone",
     "fitted",
     "free",
     "offsets",
@@ -310,6 +311,27 @@ def fitted(
                 ]
                 return Requantize(np.stack(made), op.format), rule, base
     return None
+
+
+def alone(op: Requantize, rules: Sequence[Rule], bases: Sequence[Rounding]) -> Iterator[Requantize]:
+    """The node with each rule, at the simplest scale and offset that its own thresholds have by one
+    of the roundings `bases`."""
+    seen = set[bytes]()
+    for base, zero_point in product(bases, zero_points(op)):
+        limits = [_own_limits(op, row, base, zero_point) for row in op.thresholds]
+        affines = [None if own is None else _solved([own]) for own in limits]
+        if any(own is not None and a is None for own, a in zip(limits, affines)):
+            continue
+        for rule in rules:
+            rows = np.stack(
+                [
+                    row if affine is None else _by_rule(op, row, rule, affine, zero_point)
+                    for row, affine in zip(op.thresholds, affines)
+                ]
+            )
+            if rows.tobytes() not in seen:
+                seen.add(rows.tobytes())
+                yield Requantize(rows, op.format)
 
 
 def _limits(

@@ -54,12 +54,14 @@ class Finding:
             than one cannot be told apart here; none is "none of mine".
         exhausted: were all pairs tried, where no deviation alone will do?
         tried: how many sets of deviations were compared.
-        support: how many of the wrong values stand in samples that repeat no other; of none given,
-            all of them.
+        support: how many of the wrong values stand in samples that repeat no other, and in channels
+            that hold more than one value; of none given, all of them.
         open: nodes before it that are not given, where constants that would explain it as well
             were not looked for: they are fitted to what is given.
         simplest: how many of the explanations stand in front: the others have constants of their
             own where these have fewer or none.
+        reasons: why the only explanation is not certain though no other was found: inputs that are
+            constant in the samples, channels that are stuck, another machine that does the same.
     """
 
     node: str
@@ -72,13 +74,14 @@ class Finding:
     support: int | None = None
     open: tuple[str, ...] = ()
     simplest: int | None = None
+    reasons: tuple[str, ...] = ()
 
     @property
     def certain(self) -> bool:
         """One explanation alone, after all were tried, and eight wrong values for each of its
         deviations.  Constants in front of a rounding or behind it, and scales, count as others."""
         support = self.wrong if self.support is None else self.support
-        tried = self.exhausted and not self.open
+        tried = self.exhausted and not self.open and not self.reasons
         needed = _CERTAIN_FROM * max(map(len, self.explanations), default=1)
         return len(self.explanations) == 1 and tried and support >= needed
 
@@ -92,17 +95,20 @@ class Finding:
         said = [str(self.difference)]
         if not self.explanations:
             more = "" if self.exhausted else "; the time ran out before all pairs were tried"
+            if self.open:
+                more += f"; the dump lacks {', '.join(self.open)}, where constants were not tried"
             return [*said, f"  none of mine: {self.tried:,} deviations tried{more}"]
         if self.certain:
             heading = "explained by"
         elif len(self.explanations) > 1:
             heading = f"one of {len(self.explanations)} that cannot be told apart here:"
-        elif self.open:
-            heading = f"fits; the dump lacks {', '.join(self.open)}, where it may be as well:"
-        elif not self.exhausted:
-            heading = "fits; the time ran out before all pairs were tried:"
         else:
-            heading = "fits, on few values:"
+            doubts = list(self.reasons)
+            if self.open:
+                doubts.append(f"the dump lacks {', '.join(self.open)}, where it may be as well")
+            if not self.exhausted:
+                doubts.append("the time ran out before all pairs were tried")
+            heading = f"fits; {'; '.join(doubts)}:" if doubts else "fits, on few values:"
         said.append(
             f"  {heading} (all {self.total:,} values reproduced, {self.wrong:,} of them wrong here)"
         )
@@ -193,6 +199,7 @@ class Diagnosis(Shown):
                     "exhausted": f.exhausted,
                     "support": f.support,
                     "open": list[Json](f.open),
+                    "reasons": list[Json](f.reasons),
                     "explanations": [[dict[str, Json](vars(a)) for a in e] for e in f.explanations],
                 }
                 for f in self.findings

@@ -17,10 +17,12 @@ import numpy as np
 
 from refqnn.arithmetic import IntArray
 from refqnn.diagnosis.deviation import Deviation, Fit, Operands, computed
+from refqnn.diagnosis.doubts import one_valued, other_machine, same_by_weights
 from refqnn.diagnosis.report import Applied, Explanation
 from refqnn.errors import RefqnnError
 from refqnn.graph import Node, inputs_of
 from refqnn.ops.base import is_sum
+from refqnn.ops.weighted import WeightedSum
 
 __all__ = ["Answer", "Part", "explained"]
 
@@ -28,6 +30,7 @@ Values = dict[str, IntArray]
 Choice = tuple[Node, Deviation]
 
 _SORTING = 12  # samples that a deviation alone is tried on first
+_GUESSES = 9  # constants of a fit at a node that is not given, before a look at the clock
 _PAIRING = 2  # the same for two of them
 
 
@@ -37,6 +40,7 @@ class Answer:
 
     Attributes:
         open: nodes where constants that would explain it as well were not looked for.
+        reasons: why one explanation alone is not certain for all that.
         simplest: how many of the explanations stand in front of those with more constants.
     """
 
@@ -46,6 +50,7 @@ class Answer:
     exhausted: bool
     open: tuple[str, ...] = ()
     simplest: int = 0
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,9 +130,12 @@ def explained(
     few = part.worst(_SORTING) if len(part.theirs) == len(next(iter(part.known.values()))) else part
     left = [c for c in free if c[1].batch or few.reproduced([c])]
     singles = [c for c in left if part.reproduced([c])]
+    hidden = [(n, d) for n in part.nodes[:-1] for d in catalogue if d.hidden and d.applies_to(n.op)]
+    guessed = list(_guessed(part, few, hidden, deadline))
+    singles += guessed
     found: list[Explanation] = [*known, *((_applied(c),) for c in singles)]
     values = part.deviated(singles[:1]) if singles else None
-    tried, exhausted = len(free), True
+    tried, exhausted = len(free) + len(hidden), True
     last = part.nodes[-1]
     as_functions: list[Callable[..., IntArray | None]] = [
         partial(_alone, last, c[1]) for c in singles if c[0] is last
@@ -135,6 +143,9 @@ def explained(
     fits = sorted((c for c in choices if c[1].fit is not None), key=lambda c: c[1].level)
     open_ = tuple(dict.fromkeys(node.name for node, _ in fits if not _through(node, last)))
     rest: list[tuple[Choice, Fit]] = []
+    doubted: list[Callable[[], tuple[str, ...]]] = [
+        partial(_doubts, part, *c, partial(_alone, *c)) for c in singles
+    ]
     for level, group in groupby((c for c in fits if c[0] is last), key=lambda c: c[1].level):
         among = rest if found and level > 0 else None
         for choice in group:
@@ -147,6 +158,7 @@ def explained(
                 continue
             found.append((_applied(choice, fit.found),))
             as_functions.append(fit.functions[0])
+            doubted.append(partial(_doubts, part, *choice, fit.functions[0]))
             if values is None:
                 values = {**part.plain, last.name: part.theirs}
     if not found and pairs:
@@ -154,6 +166,7 @@ def explained(
         exhausted = time.monotonic() < deadline
         found = [tuple(_applied(c) for c in pair) for pair in two]
         values = part.deviated(two[0]) if two else None
+        doubted = [lambda: tuple(r for c in two[0] for r in _doubts(part, *c, partial(_alone, *c)))]
     simplest = len(found)
     if found:
         found += [
@@ -161,8 +174,53 @@ def explained(
             for choice, fit in rest
             if fit.specific and (fit.single or not _the_same(fit, as_functions))
         ]
-    open_ = open_ if found else ()
-    return Answer(tuple(found), values or part.plain, tried, exhausted, open_, simplest)
+    reasons = doubted[0]() if len(found) == 1 and doubted and not known else ()
+    return Answer(tuple(found), values or part.plain, tried, exhausted, open_, simplest, reasons)
+
+
+def _guessed(part: Part, few: Part, choices: Sequence[Choice], deadline: float) -> Iterator[Choice]:
+    """Fits at nodes that are not given, with the constants that the nodes have by themselves."""
+    for node, deviation in choices:
+        for number, op in enumerate(deviation.hidden(node.op) if deviation.hidden else ()):
+            if number >= _GUESSES and time.monotonic() > deadline:
+                break
+            made = Deviation(deviation.name, deviation.sentence, node=lambda *_, op=op: op)
+            if few.reproduced([(node, made)]) and part.reproduced([(node, made)]):
+                yield node, made
+                break
+
+
+def _doubts(
+    part: Part, node: Node, deviation: Deviation, function: Callable[..., IntArray | None]
+) -> tuple[str, ...]:
+    """Why the only explanation is not certain."""
+    reasons, last = [], part.nodes[-1]
+    theirs = part.theirs if node is last else part.theirs[:0]
+    x = part.operands(node, part.plain)
+    in_front = next((n for n in part.nodes if inputs_of(last) == (n.name,)), None)
+    if deviation.fit is not None:
+        wrong = (part.plain[last.name] != part.theirs).swapaxes(0, 1).reshape(theirs.shape[1], -1)
+        same = np.flatnonzero(one_valued(theirs) & wrong.any(axis=1)).tolist()
+        if same:  # saturated values bound a constant on one side only
+            reasons.append(f"channels {same} of {last.name} have one value in these samples")
+    if isinstance(node.op, WeightedSum):
+        reasons.append(same_by_weights(node.name, node.op, x, function))
+    elif deviation.fit is not None and in_front and isinstance(in_front.op, WeightedSum):
+        op = in_front.op  # a constant or a factor in front of a rounding is one of the sum
+
+        def moved(*x: IntArray) -> IntArray:
+            y = op.forward(*x)
+            return 2 * y if deviation.name == "scale_changed" else y + 1
+
+        if deviation.level:
+            behind = part.operands(in_front, part.plain)
+            reasons.append(same_by_weights(in_front.name, op, behind, moved))
+    if deviation.machine is not None and is_sum(node.op):
+        if node is last:
+            reasons.append(other_machine(deviation.machine, node.op, x, theirs, function))
+        else:
+            reasons.append(f"the order of {node.name} is not told where it is not given")
+    return tuple(filter(None, reasons))
 
 
 def _applied(choice: Choice, found: str = "") -> Applied:
