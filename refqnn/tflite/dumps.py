@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from refqnn.diagnosis import Deviation, Diagnosis, diagnose
 from refqnn.diagnosis.dump import Dump, integers, renamed
-from refqnn.dumps import arranged
-from refqnn.errors import InvalidArgument, NotCovered, mismatch
+from refqnn.dumps import add_value, arranged
+from refqnn.errors import NotCovered
 from refqnn.graph import INPUT
 from refqnn.network import Network
 from refqnn.ops.base import IntArray
@@ -71,9 +70,7 @@ def diagnose_dump(
             notes[theirs] = f"not compared: {'floats' if tensor.data is None else 'a constant'}"
             continue
         value, codes = _arranged(imported, tensor, integers(array, theirs), layout)
-        if not np.array_equal(values.setdefault(value, codes), codes):
-            got = "others than those of the tensor to which it gives another shape"
-            raise InvalidArgument(mismatch(f"values of {theirs!r}", got, "the same"))
+        add_value(values, value, codes, theirs)
     found = diagnose(
         imported.network,
         values,
