@@ -43,7 +43,7 @@ from refqnn.ops.structure import Role
 if TYPE_CHECKING:
     from refqnn.network import Network
 
-__all__ = ["FORMS", "arranged", "read_dump", "write_trace"]
+__all__ = ["FORMS", "add_value", "arranged", "read_dump", "write_trace"]
 
 Trace = Mapping[str, IntArray]
 
@@ -237,6 +237,7 @@ def arranged(
     """The values of a dump as `Network.trace` has them, [n, *shape].
 
     Args:
+        dump: by the names of values, or of a file's tensors that hold them (`Network.tensors`).
         n: how many samples there are.
         layout: of the dump, such as "NHWC"; None: ours, "NCHW".
 
@@ -257,16 +258,24 @@ def arranged(
         raise InvalidArgument(
             mismatch("layout", repr(layout), "the letters N, C, H, W in an order")
         )
-    known = [INPUT, *(node.name for node in network)]
+    known = [*network.shapes, *network.tensors]
     unknown = [name for name in dump if name not in known]
     if unknown:
         raise InvalidArgument(mismatch("dump", f"names {unknown}", f"names out of {known}"))
-    return {
-        name: _in_our_order(
-            as_integers(values, name), name, (n, *_spread(network, name)), order
-        ).reshape(n, *network.shapes[name])
-        for name, values in dump.items()
-    }
+    found: dict[str, IntArray] = {}
+    for theirs, values in dump.items():
+        name = network.value_of(theirs)
+        given = as_integers(values, theirs)
+        ours = _in_our_order(given, theirs, (n, *_spread(network, name)), order)
+        add_value(found, name, ours.reshape(n, *network.shapes[name]), theirs)
+    return found
+
+
+def add_value(values: dict[str, IntArray], name: str, array: IntArray, theirs: str) -> None:
+    """Keep an array of a dump.  Raises: InvalidArgument where another has this name and differs."""
+    if not np.array_equal(values.setdefault(name, array), array):
+        got, expected = f"others than another tensor of {name!r}", "the same: both are that value"
+        raise InvalidArgument(mismatch(f"values of {theirs!r}", got, expected))
 
 
 def _spread(network: Network, name: str) -> Shape:

@@ -101,6 +101,10 @@ class Network:
         output_dequantizer: accumulators to floats, or None.
         output: name of the output node.
 
+    Attributes:
+        tensors: of the ONNX file that it was read from, name of a tensor -> name of the value whose
+            integers it holds: dumps may use these names.  No file of ours and no copy keeps them.
+
     Raises: InvalidArgument, InvalidType, ShapeMismatch.
 
     >>> from refqnn import IntFormat, Linear, Network, Node, Requantize
@@ -142,6 +146,7 @@ class Network:
         self.input_shape = _sample_shape(input_shape)
         self.input_quantizer = input_quantizer
         self.output_dequantizer = output_dequantizer
+        self.tensors: Mapping[str, str] = {}
         self.nodes = linked(nodes)
         self.shapes = shapes_of(self.nodes, self.input_shape)
         self.output = self.nodes[-1].name if output is None else output
@@ -295,11 +300,11 @@ class Network:
         from refqnn.dumps import arranged
 
         if codes is None:
-            if INPUT not in other:
+            first = {n: v for n, v in other.items() if self.value_of(n) == INPUT}
+            if not first:
                 expected = 'the name "input" too, or codes'
                 raise InvalidArgument(mismatch("other", f"names {sorted(other)}", expected))
-            values = np.size(np.asarray(other[INPUT]))
-            first = {INPUT: other[INPUT]}
+            values = np.size(np.asarray(next(iter(first.values()))))
             codes = arranged(self, first, values // prod(self.input_shape), layout)[INPUT]
         trace = self.trace(codes)
         return diff(trace, arranged(self, other, len(trace[INPUT]), layout), self)
@@ -325,6 +330,11 @@ class Network:
         checked = self.input_format.check(codes)
         self._check_batch(checked.shape, "codes")
         return checked
+
+    def value_of(self, name: str) -> str:
+        """The value that a dump means by a name: its own, or that of a tensor of the file; a name
+        of neither stays as it is."""
+        return name if name in self.shapes else self.tensors.get(name, name)
 
     def accumulators(self) -> list[Node]:
         """The nodes that sum: where an overflow could happen."""

@@ -117,12 +117,19 @@ def project(
         size = register.products or terms
         tiles = np.pad(codes, ((0, 0), (0, -terms % size))).reshape(-1, size)
         rooms = [register.room(v) for v in (b if register.products is None else [0] * len(tiles))]
-        if min(min(room) for room in rooms) < 0:
-            worst, ends = max(b, key=abs), [register.q_min, register.q_max]
-            raise OutOfRange(mismatch("bias", worst, f"a value of the last register, {ends}"))
+        if register.products is None:
+            ends = [register.q_min, register.q_max]
+            _check_room(b, rooms, f"a value of the last register, {ends}")
         codes = _projected(tiles, rooms, s, t).reshape(len(rows), -1)[:, :terms]
     codes[:, order] = codes.copy()
     return np.asarray(codes.astype(np.int64).reshape(values.shape))
+
+
+def _check_room(bias: list[int], rooms: list[tuple[int, int]], expected: str) -> None:
+    """Raises: OutOfRange that names the value that fits least."""
+    room, worst = min((min(room), value) for value, room in zip(bias, rooms))
+    if room < 0:
+        raise OutOfRange(mismatch("bias", worst, expected))
 
 
 def _projected(
@@ -223,9 +230,7 @@ def sign_budgets(
         raise ShapeMismatch(mismatch("N", f"{len(wanted_N)} sums", f"{len(wanted_P)}, as of P"))
     b = _bias(bias, len(wanted_P))
     rooms = [register.room(v) for v in b]
-    if min(min(room) for room in rooms) < 0:
-        worst = max(b, key=abs)
-        raise OutOfRange(mismatch("bias", worst, f"a value of {bits} signed bits"))
+    _check_room(b, rooms, f"a value of {bits} signed bits")
     pairs = [_row_budgets(p, n, *room, s, t) for p, n, room in zip(wanted_P, wanted_N, rooms)]
     P_max, N_max = np.array(pairs, dtype=np.int64).T
     return P_max, N_max

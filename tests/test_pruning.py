@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refqnn import IntFormat, Linear, Network, Node, certify, exact, max_fan_in, omega
+from refqnn import (
+    Accumulator,
+    IntFormat,
+    Linear,
+    Network,
+    Node,
+    Stage,
+    certify,
+    exact,
+    max_fan_in,
+    omega,
+)
 from refqnn.errors import InvalidArgument, InvalidType, OutOfRange, ShapeMismatch
 from refqnn.pruning import Register, fan_in_mask, project, sign_budgets
 
@@ -200,6 +211,18 @@ def test_arguments():
         fan_in_mask([[1.0]], -1)
     with pytest.raises(InvalidType, match="fan_in"):
         fan_in_mask([[1.0]], 1.5)
+
+
+def test_the_bias_that_does_not_fit_is_named():
+    unsigned = Accumulator([Stage(6, False)])
+    with pytest.raises(OutOfRange, match=r"bias: got -3, .*\[0, 63\]"):
+        project([[1.0], [1.0]], [4, -3], (0, 3), unsigned)
+    for bias, worst in (([-8, 8], 8), ([7, -9], -9), ([-8, 7, 9, -9], 9), ([8, -10], -10)):
+        weight = np.ones((len(bias), 1))
+        with pytest.raises(OutOfRange, match=f"bias: got {worst}, "):
+            project(weight, bias, (0, 3), 4)
+        with pytest.raises(OutOfRange, match=f"bias: got {worst}, "):
+            sign_budgets([1] * len(bias), [0] * len(bias), bias, (0, 3), 4)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-8, 7), (0, 15)])

@@ -32,7 +32,7 @@ from refqnn.conformance.suite import (
     select,
 )
 from refqnn.container import write_atomically
-from refqnn.display import Shown, safe
+from refqnn.display import Shown, safe, shortened
 from refqnn.errors import InvalidType, mismatch
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class Outcome:
         if self.others:
             more = f"{self.others} {'more' if self.resembles else 'mutants'}"
             lines.append(f"  {more} would give it, but not all answers of {self.vector.operation}")
-        if self.mismatch is not None and not self.resembles and self.vector.flags:
+        is_value = self.mismatch is not None and self.mismatch.is_value
+        if is_value and not self.resembles and self.vector.flags:
             lines.append(f"  may be: {', '.join(NOTES[f].bug_type for f in self.vector.flags[:4])}")
         return "\n".join([*lines, f"  reproduce: {self.reproduction}"])
 
@@ -132,9 +133,16 @@ class Report(Shown):
 
     @property
     def conforms(self) -> bool:
-        """Something passed, nothing failed, no fault.  Unsupported operations are not held against
-        an implementation; they are never counted as passed either."""
-        return bool(self.counts["passed"]) and not self.failures
+        """Some result was right, nothing failed, no fault.  Unsupported operations are not held
+        against an implementation; they are never counted as passed either, and who only refuses
+        what is invalid has shown nothing."""
+        return bool(self._computed) and not self.failures
+
+    @property
+    def _computed(self) -> set[str]:
+        """The operations of which a result was judged."""
+        valid = [o for o in self.outcomes if o.vector.error is None]
+        return {o.vector.operation for o in valid if o.status != "unsupported"}
 
     @property
     def failures(self) -> list[Outcome]:
@@ -166,6 +174,11 @@ class Report(Shown):
                 f"{name:24}{count['passed']:>8}{count['failed']:>8}{count['fault']:>8}"
                 f"{count['unsupported']:>13}"
             )
+        computed = self._computed
+        unseen = [name for name, _ in rows if name not in computed]
+        if unseen:
+            told = f"no result was checked of {', '.join(unseen)}: every valid question was skipped"
+            lines += ["", *textwrap.wrap(told, 88)]
         if silent:
             lines += ["", *textwrap.wrap(f"unsupported: {', '.join(silent)}", 88)]
         failed = Counter(flag for o in self.failures for flag in o.vector.flags)
@@ -321,10 +334,14 @@ def functions_of(implementation: Implementation) -> dict[str, Function]:
     else:
         found = {n: getattr(implementation, n) for n in OPERATIONS if hasattr(implementation, n)}
     if not found or not all(callable(f) for f in found.values()):
-        expected = (
-            f"a mapping or module with functions named like {', '.join(list(OPERATIONS)[:3])}"
-        )
-        raise InvalidType(mismatch("implementation", type(implementation).__name__, expected))
+        got = getattr(implementation, "__name__", type(implementation).__name__)
+        if isinstance(implementation, Mapping):
+            got = f"names [{shortened(', '.join(map(str, implementation)))}]"
+        like = ", ".join(list(OPERATIONS)[:3])
+        expected = f"a mapping or module with functions named like {like}"
+        if strange := [name for name, f in found.items() if not callable(f)]:
+            got, expected = f"{strange[0]} = {shortened(repr(found[strange[0]]))}", "a function"
+        raise InvalidType(mismatch("implementation", got, expected))
     return found
 
 

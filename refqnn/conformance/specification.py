@@ -118,7 +118,8 @@ before, in `<operation>_refuses.json`.
   anything else.
 - Where nothing is said, integers have any size: a sum beyond 64 bits is a result. Who cannot hold
   it skips the question.
-- `first_shift` without `first_rounding` may be anything.
+- `first_shift` without `first_rounding` may hold any integers, which are not read; its axes, and
+  how many there are, are checked all the same.
 - What is 1 or 0 in `signed`, `saturates` and `at_end` may be any integer: not 0 is 1.
 - Sizes that nothing could hold (a stride of 2^40, a billion positions, a list of 2^20 thresholds)
   may be refused under any code; no vector asks.

@@ -19,8 +19,9 @@ import numpy as np
 
 import refqnn
 from refqnn.conformance.encoding import decode_fields
-from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Array, Function, Values
+from refqnn.conformance.operations import ERROR_CODES, OPERATIONS, Array, Field, Function, Values
 from refqnn.container import MALFORMED, read_file
+from refqnn.display import shortened
 from refqnn.errors import FileFormatError, InvalidArgument, RefqnnError, mismatch
 from refqnn.formats import as_array, as_integers
 
@@ -212,6 +213,8 @@ class Mismatch:
         index: of the first differing value; None when shape or type differ.
         expected, got: the two values, as text.
         differing, total: how many values differ.
+        is_value: False where the result is missing or not of its kind, which no way of computing
+            it explains.
     """
 
     output: str
@@ -220,6 +223,7 @@ class Mismatch:
     got: str
     differing: int = 0
     total: int = 0
+    is_value: bool = True
 
     def __str__(self) -> str:
         where = "" if self.index is None else str(list(self.index))
@@ -260,36 +264,43 @@ def as_result(value: object) -> object:
     return value if value is None or isinstance(value, (int, np.ndarray)) else np.asarray(value)
 
 
+_INTEGERS = Field("int_tensor", "a value in between")
+
+
 def compare(vector: Vector, results: Mapping[str, Any]) -> Mismatch | None:
     """The first result that differs from the vector's, outputs before intermediates, or None."""
     operation = OPERATIONS[vector.operation]
     for name, expected in vector.outputs.items():
         if name not in results:
-            return Mismatch(name, None, "a result", "none")
-        found = _compare(name, operation.outputs[name].kind, expected, results[name])
+            return Mismatch(name, None, "a result", "none", is_value=False)
+        found = _compare(name, operation.outputs[name], expected, results[name])
         if found is not None:
             return found
     for name, expected in vector.intermediates.items():
         if results.get(name) is None:
             continue
-        kind = "int_tensor"
-        found = _compare(name, kind, expected, results[name])
+        found = _compare(name, _INTEGERS, expected, results[name])
         if found is not None:
             return found
     return None
 
 
-def _compare(name: str, kind: str, expected: Any, got: object) -> Mismatch | None:
+def _compare(name: str, field: Field, expected: Any, got: object) -> Mismatch | None:
+    kind = field.kind
     if kind not in ("int_tensor", "float_tensor"):
         got = got.item() if isinstance(got, np.generic) else got
-        same = type(got) is type(expected) and got == expected
-        return None if same else Mismatch(name, None, repr(expected), repr(got))
+        if type(got) is type(expected) and got == expected:
+            return None
+        is_value = type(got) is int or (field.optional and got is None)
+        return Mismatch(name, None, repr(expected), shortened(repr(got)), is_value=is_value)
+    wanted = "integers" if kind == "int_tensor" else "floats"
     try:
-        read = as_integers(got, name) if kind == "int_tensor" else as_array(got, name, "floats")
-    except RefqnnError as error:
-        return Mismatch(name, None, "a tensor", str(error))
+        read = as_integers(got, name) if kind == "int_tensor" else as_array(got, name, wanted)
+    except RefqnnError:
+        text = f"dtype {got.dtype}" if isinstance(got, np.ndarray) else shortened(repr(got))
+        return Mismatch(name, None, f"a tensor of {wanted}", text, is_value=False)
     if kind == "float_tensor" and read.dtype.kind != "f":
-        return Mismatch(name, None, "floats", f"dtype {read.dtype}")
+        return Mismatch(name, None, wanted, f"dtype {read.dtype}", is_value=False)
     if read.shape != expected.shape:
         return Mismatch(name, None, f"shape {expected.shape}", f"shape {read.shape}")
     unequal = np.argwhere(_differs(read, expected))

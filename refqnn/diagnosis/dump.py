@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refqnn.arithmetic import IntArray, to_int64_if_possible
-from refqnn.dumps import arranged, read_dump
+from refqnn.dumps import add_value, arranged, read_dump
 from refqnn.errors import InvalidArgument, InvalidType, ShapeMismatch, mismatch
 from refqnn.formats import as_integers
 from refqnn.network import Network
@@ -67,7 +67,8 @@ def tensors(
     """The integers of a dump by our names, in our shapes where they can be had.
 
     Args:
-        names: their name -> ours; tensors that it does not name keep their name.
+        names: their name -> ours; tensors that it does not name keep their name.  Names of the file
+            that the network was read from do too (`Network.tensors`).
         layout: see `refqnn.dumps.arranged`; None: ours, or "NHWC" where the shape says so.
 
     Returns: the values, and what had to be done to them.
@@ -77,13 +78,18 @@ def tensors(
     """
     values: dict[str, IntArray] = {}
     notes: dict[str, str] = {}
-    for theirs, name, array in renamed(dump, names):
+    taken: set[str] = set()
+    for theirs, told, array in renamed(dump, names):
+        name = network.value_of(told)
         if name not in network.shapes:
-            expected = f"one of {list(network.shapes)}, or a name that `names` maps to one"
+            known = [*network.shapes, *network.tensors]
+            expected = f"one of {known}, or a name that `names` maps to one"
             raise InvalidArgument(mismatch("name in dump", repr(theirs), expected))
-        if name in values:
-            raise InvalidArgument(mismatch("names", f"{name!r} twice", "each value once"))
-        values[name], note = _laid_out(network, name, integers(array, theirs), layout)
+        if told in taken:
+            raise InvalidArgument(mismatch("names", f"{told!r} twice", "each value once"))
+        taken.add(told)
+        laid_out, note = _laid_out(network, name, integers(array, theirs), layout)
+        add_value(values, name, laid_out, theirs)
         if note:
             notes[name] = note
     return values, notes

@@ -157,7 +157,18 @@ class Reader(Program):
                 self._visit(proto)
         final = self._final_value(output)
         network = self._network(final)
+        held = {name: self._held(value) for name, value in self.values.items()}
+        network.tensors = {
+            name: value for name, value in held.items() if value in network.shapes and name != value
+        }
         return Imported(network, tuple(self.dropped), self.model.producer_name)
+
+    def _held(self, value: Value) -> str:
+        """The node, or INPUT, whose very values a tensor holds; "" where it holds others."""
+        v = value.done if isinstance(value, Quantized) else value
+        if not isinstance(v, Scaled) or v.pad or v.zero or not v.is_integers:
+            return ""
+        return v.node if v.shape == self.shapes[v.node] else ""
 
     def _visit(self, proto: Any) -> None:
         where = describe(proto)

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from refqnn.diagnosis import Deviation, Diagnosis, diagnose
 from refqnn.diagnosis.dump import Dump, integers, renamed
-from refqnn.dumps import arranged
-from refqnn.errors import InvalidArgument, NotCovered, mismatch
+from refqnn.dumps import add_value, arranged
+from refqnn.errors import InvalidArgument, NotCovered
 from refqnn.graph import INPUT
 from refqnn.network import Network
 from refqnn.ops.base import IntArray
@@ -46,11 +45,12 @@ def diagnose_dump(
         model: a TFLite file, or its bytes.
         dump: tensors of the file, [n, *shape] each, by their names in it or by their numbers: a
             mapping, a .npz file, or a folder of .npy files.  Some layers suffice.  Constants of the
-            file and floats are passed over, which the notes say.
+            file and floats are passed over, which the notes say.  Also `Network.trace` of the same
+            file, with sums that are no tensors of it.
         inputs: codes or floats [n, ...]; the same as the dump's, where it holds the input too.
         runtime: the one that the dump is held against.
         input, output: as for `from_tflite`.
-        layout: of the dump, such as "NCHW"; None: that of the file.
+        layout: of the dump, such as "NCHW"; None: that of the file, or ours for a trace of ours.
         names, rounding, catalogue, budget_s: as for `refqnn.diagnose`; the names are the file's.
 
     Returns: as `refqnn.diagnose`, with all runtimes in `Diagnosis.profiles`.  A tensor is computed
@@ -65,15 +65,21 @@ def diagnose_dump(
     profiles = {str(name): v for name, v in covered.items() if isinstance(v, Network)}
     notes = {str(n): f"no profile: {v}" for n, v in covered.items() if isinstance(v, NotCovered)}
     values: dict[str, IntArray] = {}
-    for theirs, name, array in renamed(dump, names):
+    given = renamed(dump, names)
+    ours = {name for _, name, _ in given if _is_ours(opened, imported.network, name)}
+    if layout is None and ours - {INPUT}:
+        layout = "NCHW"  # a trace of ours
+    for theirs, name, array in given:
+        if name in ours:
+            codes = _in_batches(imported.network, name, integers(array, theirs), None)
+            add_value(values, name, codes, theirs)
+            continue
         tensor = opened.tensor(name, "name in dump")
         if tensor.index not in imported.nodes:
             notes[theirs] = f"not compared: {'floats' if tensor.data is None else 'a constant'}"
             continue
         value, codes = _arranged(imported, tensor, integers(array, theirs), layout)
-        if not np.array_equal(values.setdefault(value, codes), codes):
-            got = "others than those of the tensor to which it gives another shape"
-            raise InvalidArgument(mismatch(f"values of {theirs!r}", got, "the same"))
+        add_value(values, value, codes, theirs)
     found = diagnose(
         imported.network,
         values,
@@ -94,11 +100,24 @@ def _covered(model: Model, runtime: Runtime) -> Network | NotCovered:
         return error
 
 
+def _is_ours(model: Model, network: Network, name: str) -> bool:
+    """Is it the name of a value of the network, and of no tensor of the file?"""
+    try:
+        model.tensor(name, "name")
+    except InvalidArgument:
+        return name in network.shapes
+    return False
+
+
+def _in_batches(network: Network, name: str, values: IntArray, layout: str | None) -> IntArray:
+    n = max(1, values.size // prod(network.shapes[name]))
+    return arranged(network, {name: values}, n, layout)[name]
+
+
 def _arranged(
     imported: Imported, tensor: Tensor, values: IntArray, layout: str | None
 ) -> tuple[str, IntArray]:
     """The value that holds a tensor, and the dump's integers in our order."""
     name, network = imported.nodes[tensor.index], imported.network
-    n = max(1, values.size // prod(network.shapes[name]))
-    found = arranged(network, {name: values}, n, layout or "NHWC")[name]
+    found = _in_batches(network, name, values, layout or "NHWC")
     return (INPUT, file_order(found)) if tensor.index == imported.entry else (name, found)

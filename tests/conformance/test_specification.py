@@ -115,6 +115,18 @@ def test_a_first_shift_without_first_rounding_is_not_read(operation: str) -> Non
         assert np.array_equal(codes, REFERENCE[operation](**usual)["codes"])
 
 
+def test_the_axes_of_a_first_shift_count_without_first_rounding() -> None:
+    usual = vector("rescale-ties-half-up").arguments
+    assert usual["first_rounding"] is None
+    usual = {**usual, "acc": np.zeros((1, 2), int), "multiplier": np.array([1, 2])}
+    for wrong, code in (
+        (np.array([1, 2, 3]), "shape_mismatch"),
+        (np.zeros((1, 2), int), "shape_mismatch"),
+        (np.array([], int), "invalid_parameter"),
+    ):
+        assert code_of(REFERENCE["rescale"], **{**usual, "first_shift": wrong}) == code
+
+
 def test_the_first_sentence_decides() -> None:
     usual = vector("quantize-ties-half-even").arguments
     nothing = {**usual, "bits": 33, "scale": np.float32(0), "x": np.array([np.nan])}

@@ -452,6 +452,51 @@ def test_missing_functions_are_unsupported_and_nothing_passed_is_no_conformance(
     assert not Report("nothing", ()).conforms
 
 
+def test_who_only_refuses_shows_nothing() -> None:
+    def omega(**arguments: int) -> int:
+        if min(arguments.values()) < 1:
+            raise Rejected("invalid_parameter")
+        raise NotImplementedError
+
+    report = run({"omega": omega}, operations=["omega"])
+    assert report.counts["passed"] > 0
+    assert not report.failures
+    assert not report.conforms
+    assert "no result was checked of omega" in report.summary()
+    both = run({"omega": omega, "flatten": REFERENCE["flatten"]}, operations=["omega", "flatten"])
+    assert both.conforms
+    assert "no result was checked of omega: " in both.summary()
+    assert "no result was checked" not in run(REFERENCE, operations=["omega"]).summary()
+
+
+@pytest.mark.parametrize("answer", [{}, None, "28", 28.0, True, [28]])
+def test_what_is_no_answer_is_explained_by_no_mistake_in_computing(answer: object) -> None:
+    failures = run({"omega": lambda **_: answer}, operations=["omega"]).failures
+    assert failures
+    assert not any("may be:" in str(failure) for failure in failures)
+
+
+def test_a_wrong_value_may_be_explained() -> None:
+    wrong = run({"omega": lambda **_: -5}, operations=["omega"]).failures
+    wrong += run({"flatten": lambda x: x}, operations=["flatten"]).failures
+    assert {f.vector.operation for f in wrong if "may be:" in str(f)} == {"omega", "flatten"}
+
+
+def test_tensors_of_another_kind_are_named_once() -> None:
+    floats = run({"flatten": lambda x: x.reshape(len(x), -1).astype(float)}, operations=["flatten"])
+    failure = next(f for f in floats.failures if f.mismatch is not None)
+    assert "y: expected a tensor of integers, got dtype float64\n" in str(failure)
+    assert "may be:" not in str(failure)
+
+
+def test_an_implementation_without_functions_is_told_what_it_has() -> None:
+    for functions, got in (({}, r"names \[\]"), ({"omgea": abs}, r"names \[omgea\]")):
+        with pytest.raises(InvalidType, match=f"implementation: got {got}, expected a mapping or"):
+            run(functions)
+    with pytest.raises(InvalidType, match="implementation: got omega = 3, expected a function"):
+        run({"omega": 3})  # type: ignore[dict-item]
+
+
 def test_how_an_implementation_may_answer() -> None:
     v = vector("flatten-image")
 

@@ -188,3 +188,16 @@ def test_diagnose_names_the_runtimes(files: tuple[str, str]) -> None:
     assert said.exit_code == 1
     assert "t3: it computes as xnnpack [xnnpack]" in said.output
     assert "follows t9: tflite_optimized" in said.output
+
+
+def test_a_trace_of_the_same_file_is_a_dump() -> None:
+    """Values by our names, in our order: the sums and the input are no tensors' names."""
+    network = read_tflite(chain()).network
+    codes = np.random.default_rng(1).integers(-128, 128, (2, *SHAPES["t0"]))
+    trace = network.trace(codes)
+    assert {"input", "t3: sum"} <= set(trace)
+    assert diagnose_dump(chain(), trace, catalogue=()).ok
+    wrong = {"input": codes, "t3: sum": trace["t3: sum"] + 1}
+    assert diagnose_dump(chain(), wrong, catalogue=()).findings[0].node == "t3: sum"
+    with pytest.raises(InvalidArgument, match="'nothing', which 0 tensors are called"):
+        diagnose_dump(chain(), {**trace, "nothing": codes})
