@@ -22,6 +22,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _ignored(unraisable: sys.UnraisableHookArgs) -> None:
+    """An interrupt inside of a callback goes nowhere; the timer brings it again."""
+    if not (_signals and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(unraisable)
+
+
 def main() -> None:
     """Run the command line; without the `cli` extra, say how to get it.
 
@@ -29,6 +35,7 @@ def main() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error does
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = _ignored
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _interrupt)
     try:

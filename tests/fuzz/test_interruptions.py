@@ -92,6 +92,26 @@ COMMANDS = {
 }
 
 
+def test_an_interrupt_inside_of_a_callback_prints_nothing_and_comes_again() -> None:
+    """Python ignores what a callback of a weak reference raises; importing has such callbacks."""
+    code = (
+        "import signal, sys, time, types, weakref\n"
+        "class Held: pass\n"
+        "held = Held()\n"
+        "gone = weakref.ref(held, lambda _: signal.raise_signal(signal.SIGTERM))\n"
+        "def command():\n"
+        "    global held\n"
+        "    del held\n"
+        "    time.sleep(60)\n"
+        "cli = types.ModuleType('refqnn.commands.cli'); cli.refqnn = command\n"
+        "sys.modules['refqnn.commands.cli'] = cli\n"
+        "from refqnn.__main__ import main; main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.splitlines() == ["interrupted; no file was left half-written"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("seconds", [0.1, pytest.param(0.6, marks=pytest.mark.slow)])
