@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import FOLDER, commit, machine
+from common import FOLDER, machine
 
 FORMS = ("float", "integer", "simulated", "encrypted", "peer", "peer, 2^-128")
 
@@ -81,7 +81,7 @@ def measure(networks: list[str]) -> dict[str, Any]:
     content["refqnn_machine"] = machine()
     for run in content["benchmarks"]:
         run["stats"].pop("data", None)
-        run["commit"] = commit()
+        run["commit"] = content["refqnn_machine"]["commit"]
     return content
 
 
@@ -89,11 +89,12 @@ def beside(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """With the networks that an earlier run measured, in its order."""
     if not path.exists():
         return content
-    earlier = json.loads(path.read_text())["benchmarks"]
-    measured = {run["group"] for run in content["benchmarks"]}
-    order = list(dict.fromkeys([*(run["group"] for run in earlier), *measured]))
-    runs = [*(run for run in earlier if run["group"] not in measured), *content["benchmarks"]]
-    return {**content, "benchmarks": sorted(runs, key=lambda run: order.index(run["group"]))}
+    runs: dict[str, list[Any]] = {}
+    for run in json.loads(path.read_text())["benchmarks"]:
+        runs.setdefault(run["group"], []).append(run)
+    for name in {run["group"]: None for run in content["benchmarks"]}:
+        runs[name] = [run for run in content["benchmarks"] if run["group"] == name]
+    return {**content, "benchmarks": [run for found in runs.values() for run in found]}
 
 
 def by_network(content: dict[str, Any]) -> Results:

@@ -267,7 +267,7 @@ def conform(
         process.kill()
         if transcript is not None:
             text = "".join(line + "\n" for line in sent)
-            write_atomically(Path(transcript), lambda out: out.write(text.encode()))
+            write_atomically(transcript, lambda out: out.write(text.encode()))
     return report_on(name or about["name"], outcomes)
 
 

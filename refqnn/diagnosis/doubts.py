@@ -136,7 +136,8 @@ def other_machine(
     machine: Accumulator, op: Any, x: Operands, theirs: IntArray, function: Function
 ) -> str:
     """Another machine that makes the given values too, and others elsewhere, in words, or ""."""
-    count = min(_PROBES, max(2, _TERMS // max(1, op.terms(*(v[:1] for v in x)).size)))
+    terms = op.terms(*(v[:1] for v in x))
+    count = min(_PROBES, max(2, _TERMS // max(1, terms.size)))
     rng = np.random.default_rng(0)
     probe = tuple(
         np.concatenate(
@@ -151,7 +152,7 @@ def other_machine(
     wrong = (op.forward(*x) != theirs).reshape(len(theirs), -1).sum(axis=1)
     few = np.argsort(-wrong, kind="stable")[:_FEW]
     has_bias = getattr(op, "bias", None) is not None
-    products = op.terms(*(v[:1] for v in x)).shape[-1] - has_bias
+    products = terms.shape[-1] - has_bias
     for words, rival in _rivals(machine, products, rng) if elsewhere is not None else ():
         try:
             if not np.array_equal(rival.accumulate(op, tuple(v[few] for v in x)), theirs[few]):

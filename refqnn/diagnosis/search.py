@@ -30,8 +30,8 @@ Values = dict[str, IntArray]
 Choice = tuple[Node, Deviation]
 
 _SORTING = 12  # samples that a deviation alone is tried on first
-_GUESSES = 9  # constants of a fit at a node that is not given, before a look at the clock
 _PAIRING = 2  # the same for two of them
+_GUESSES = 9  # constants of a fit at a node that is not given, before a look at the clock
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,9 @@ def explained(
     free = [choice for choice in choices if choice[1].fit is None]
     few = part.worst(_SORTING) if len(part.theirs) == len(next(iter(part.known.values()))) else part
     left = [c for c in free if c[1].batch or few.reproduced([c])]
-    singles = [c for c in left if part.reproduced([c])]
     hidden = [(n, d) for n in part.nodes[:-1] for d in catalogue if d.hidden and d.applies_to(n.op)]
-    guessed = list(_guessed(part, few, hidden, deadline))
-    singles += guessed
+    singles = [c for c in left if part.reproduced([c])]
+    singles += _guessed(part, few, hidden, deadline)
     found: list[Explanation] = [*known, *((_applied(c),) for c in singles)]
     values = part.deviated(singles[:1]) if singles else None
     tried, exhausted = len(free) + len(hidden), True
@@ -147,13 +146,13 @@ def explained(
         partial(_doubts, part, *c, partial(_alone, *c)) for c in singles
     ]
     for level, group in groupby((c for c in fits if c[0] is last), key=lambda c: c[1].level):
-        among = rest if found and level > 0 else None
+        behind = bool(found) and level > 0
         for choice in group:
             tried += 1
             fit = _fitted(part, choice)
             if fit is None:
                 continue
-            if among is not None or not fit.believed:
+            if behind or not fit.believed:
                 rest.append((choice, fit))
                 continue
             found.append((_applied(choice, fit.found),))

@@ -261,15 +261,19 @@ def _narrower(
     The noise that a lookup may leave is set by the widest sum that its result enters, and the last
     layer has the widest of all.  A secret model's integers are no more dependent than its outputs.
     """
+    if not whole.layers:
+        return
     asked = _asked(whole)
     dependent = whole.program.dependent() if secret else 0
     for parts, digits in _SHARED_OUT:
         shared = shared_out(parts, digits)
-        if not whole.layers or shared.output_parts == 1:
+        if shared.output_parts == 1:
             return
-        too_many = secret and shared.program.dependent() > dependent
-        if shared.output_parts == parts * digits and not too_many and 1.4 * _asked(shared) < asked:
-            asked = _asked(shared)
+        less = _asked(shared)
+        if shared.output_parts != parts * digits or 1.4 * less >= asked:
+            continue
+        if not secret or shared.program.dependent() <= dependent:
+            asked = less
             yield shared
 
 

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -150,8 +151,13 @@ def _short_shares(e: NDArray[np.int64]) -> NDArray[np.int64]:
     total = e.sum(axis=1, keepdims=True)
     z = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)  # leading zeros
     h = ((total << z - 1) + 2**13) >> 14
-    inverse = along_lines(curve(lambda x: 1 / (1 + x)), np.minimum(h - 2**16, 2**16 - 1))
+    inverse = along_lines(_inverses(), np.minimum(h - 2**16, 2**16 - 1))
     return np.asarray((e * inverse + (1 << 30 - z)) >> 31 - z)
+
+
+@cache
+def _inverses() -> NDArray[np.int64]:
+    return curve(lambda x: 1 / (1 + x))
 
 
 def _high(a: NDArray[np.int64] | int, b: NDArray[np.int64] | int) -> NDArray[np.int64]:

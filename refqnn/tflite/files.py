@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,7 +175,7 @@ def open_model(source: str | os.PathLike[str] | bytes) -> Model:
     """
     if not isinstance(source, (str, os.PathLike, bytes)):
         raise InvalidType(mismatch("model", type(source).__name__, "a path or bytes"))
-    data = source if isinstance(source, bytes) else read_file(Path(source))
+    data = source if isinstance(source, bytes) else read_file(source)
     name = "model" if isinstance(source, bytes) else str(source)
     if not is_tflite(data):
         if not isinstance(source, bytes):
